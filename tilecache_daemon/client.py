@@ -1,0 +1,223 @@
+"""A typed client for Python peers: the stubs of both services over one socket.
+
+    with TileCacheClient("/run/tilecache/tilecache.sock") as client:
+        client.wait_until_ready(timeout_s=10)
+        info = client.store.GetServerInfo(GetServerInfoRequest(), timeout=1)
+
+A call that fails raises `CallError` with the facts of its `google.rpc.Status`.
+Calls that may be repeated are tried again while the daemon is `UNAVAILABLE`.
+"""
+
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, cast
+
+import grpc
+import platformdirs
+from google.rpc import error_details_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_status import rpc_status
+from tilecache.v1.tile_cache_admin_pb2_grpc import TileCacheAdminStub
+from tilecache.v1.tile_metadata_store_pb2_grpc import TileMetadataStoreStub
+
+from tilecache_daemon.errors import FieldViolation
+
+STORE_SERVICE: Final = "tilecache.v1.TileMetadataStore"
+ADMIN_SERVICE: Final = "tilecache.v1.TileCacheAdmin"
+SYSTEM_SOCKET: Final = Path("/run/tilecache/tilecache.sock")
+
+_REPEATABLE: Final = {
+    STORE_SERVICE: (
+        "GetServerInfo",
+        "DeriveTileIdentity",
+        "InsertTile",
+        "GetTile",
+        "LookupTiles",
+        "QueryTiles",
+        "DescribeCoverage",
+        "TouchTiles",
+        "ListPendingUploads",
+        "MarkUploaded",
+    ),
+    ADMIN_SERVICE: (
+        "GetStorageUsage",
+        "ListEvictions",
+        "ListSectors",
+        "ListFreshnessRules",
+        "ExplainFreshness",
+    ),
+}
+
+_SERVICE_CONFIG: Final = {
+    "methodConfig": [
+        {
+            "name": [
+                {"service": service, "method": method}
+                for service, methods in _REPEATABLE.items()
+                for method in methods
+            ],
+            "retryPolicy": {
+                "maxAttempts": 4,
+                "initialBackoff": "0.1s",
+                "maxBackoff": "1s",
+                "backoffMultiplier": 2,
+                "retryableStatusCodes": ["UNAVAILABLE"],
+            },
+        }
+    ]
+}
+
+_MAX_MESSAGE_BYTES: Final = 64 * 1024 * 1024
+
+
+@dataclass
+class CallError(Exception):
+    """A call that the daemon refused, or that did not reach it."""
+
+    code: grpc.StatusCode
+    message: str
+    reason: str = ""
+    """Stable, for machines; empty if the daemon did not answer."""
+    violations: list[FieldViolation] = field(default_factory=list)
+    facts: dict[str, str] = field(default_factory=dict)
+    retry_after_s: float | None = None
+
+    def __str__(self) -> str:
+        return self.message
+
+
+def default_socket_path() -> Path:
+    """`$TILECACHE_SOCKET_PATH`, else the user's own daemon's, else the system's."""
+    if named := os.environ.get("TILECACHE_SOCKET_PATH"):
+        return Path(named)
+    own = platformdirs.user_runtime_path("tilecache") / SYSTEM_SOCKET.name
+    return own if os.geteuid() != 0 and own.exists() else SYSTEM_SOCKET
+
+
+class TileCacheClient:
+    """Stubs on one channel. Usable from many threads; close it, or use `with`."""
+
+    def __init__(self, socket_path: Path | str | None = None) -> None:
+        self.socket_path = Path(socket_path or default_socket_path()).absolute()
+        self._channel = grpc.insecure_channel(
+            f"unix:{self.socket_path}",
+            options=[
+                # gRPC would send the percent-encoded path, which some servers refuse.
+                ("grpc.default_authority", "localhost"),
+                ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
+                ("grpc.max_send_message_length", _MAX_MESSAGE_BYTES),
+                ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),
+            ],
+        )
+        translating = cast(grpc.Channel, _TranslatingChannel(self._channel))
+        self.store = TileMetadataStoreStub(translating)
+        self.admin = TileCacheAdminStub(translating)
+        self._health = health_pb2_grpc.HealthStub(translating)
+
+    def __enter__(self) -> "TileCacheClient":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the channel and every call on it."""
+        self._channel.close()
+
+    def is_serving(self, service: str = STORE_SERVICE, timeout_s: float = 1.0) -> bool:
+        """Whether a service is ready; raises CallError if no daemon answers."""
+        answer = self._health.Check(
+            health_pb2.HealthCheckRequest(service=service), timeout=timeout_s
+        )
+        return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+
+    def wait_until_ready(self, timeout_s: float, service: str = STORE_SERVICE) -> None:
+        """Returns when a service is ready; raises CallError if that takes too long."""
+        watch = self._health.Watch(
+            health_pb2.HealthCheckRequest(service=service), timeout=timeout_s, wait_for_ready=True
+        )
+        for answer in watch:
+            if answer.status == health_pb2.HealthCheckResponse.SERVING:
+                watch.cancel()
+                return
+
+
+class _TranslatingChannel:
+    """A channel whose calls raise CallError instead of grpc.RpcError."""
+
+    def __init__(self, channel: grpc.Channel) -> None:
+        self._channel = channel
+
+    def unary_unary(self, *args: Any, **kwargs: Any) -> Callable[..., Any]:
+        return _answering(self._channel.unary_unary(*args, **kwargs))
+
+    def stream_unary(self, *args: Any, **kwargs: Any) -> Callable[..., Any]:
+        return _answering(self._channel.stream_unary(*args, **kwargs))
+
+    def unary_stream(self, *args: Any, **kwargs: Any) -> Callable[..., Any]:
+        return _streaming(self._channel.unary_stream(*args, **kwargs))
+
+    def stream_stream(self, *args: Any, **kwargs: Any) -> Callable[..., Any]:
+        return _streaming(self._channel.stream_stream(*args, **kwargs))
+
+
+def _answering(call: Callable[..., Any]) -> Callable[..., Any]:
+    def answer(request: object, **options: Any) -> Any:
+        try:
+            return call(request, **options)
+        except grpc.RpcError as error:
+            raise _call_error(error) from error
+
+    return answer
+
+
+def _streaming(call: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda request, **options: _Answers(call(request, **options))
+
+
+class _Answers(Iterator[Any]):
+    """The answers of a stream, which can be cancelled."""
+
+    def __init__(self, answers: Any) -> None:
+        self._answers = answers
+
+    def __next__(self) -> Any:
+        try:
+            return next(self._answers)
+        except grpc.RpcError as error:
+            raise _call_error(error) from error
+
+    def cancel(self) -> None:
+        self._answers.cancel()
+
+
+def _call_error(error: grpc.RpcError) -> CallError:
+    call = cast(grpc.Call, error)
+    failure = CallError(call.code(), call.details() or call.code().name)
+    status = rpc_status.from_call(call)
+    for detail in _details(status.details if status else ()):
+        if isinstance(detail, error_details_pb2.ErrorInfo):
+            failure.reason, failure.facts = detail.reason, dict(detail.metadata)
+        elif isinstance(detail, error_details_pb2.BadRequest):
+            failure.violations = [
+                FieldViolation(violation.field, violation.description)
+                for violation in detail.field_violations
+            ]
+        elif isinstance(detail, error_details_pb2.RetryInfo):
+            failure.retry_after_s = detail.retry_delay.ToNanoseconds() / 1e9
+    return failure
+
+
+def _details(packed: Iterable[Any]) -> Iterator[object]:
+    for detail in packed:
+        for kind in (
+            error_details_pb2.ErrorInfo,
+            error_details_pb2.BadRequest,
+            error_details_pb2.RetryInfo,
+        ):
+            message = kind()
+            if detail.Unpack(message):
+                yield message

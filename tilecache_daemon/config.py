@@ -1,0 +1,179 @@
+"""The daemon's settings: default < file < environment < flag, validated once.
+
+The file is TOML: `--config`, else `$TILECACHE_CONFIG`, else
+/etc/tilecache/tilecache.toml where that exists. In the environment a setting is
+`TILECACHE_` and its name in capitals; `DB_URL` gives the database's address
+where neither file, environment nor flag has a `dsn`.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+import platformdirs
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from pydantic import BeforeValidator, Field, ValidationError, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+SYSTEM_CONFIG: Final = Path("/etc/tilecache/tilecache.toml")
+SYSTEM_RUNTIME_DIRECTORY: Final = Path("/run/tilecache")
+SYSTEM_STATE_DIRECTORY: Final = Path("/var/lib/tilecache")
+MAX_SOCKET_PATH_BYTES: Final = 107
+"""What `sockaddr_un` holds (unix(7)), less its closing zero."""
+
+
+class ConfigError(Exception):
+    """A setting that cannot be used; the message names it."""
+
+
+def runtime_directory() -> Path:
+    """Where the sockets lie: the system's for root, else the user's own."""
+    if os.geteuid() == 0:
+        return SYSTEM_RUNTIME_DIRECTORY
+    return platformdirs.user_runtime_path("tilecache")
+
+
+def state_directory() -> Path:
+    """Where an embedded PostgreSQL keeps its data: the system's for root, else the user's own."""
+    if os.geteuid() == 0:
+        return SYSTEM_STATE_DIRECTORY
+    return platformdirs.user_state_path("tilecache")
+
+
+def _octal(value: object) -> object:
+    return int(value, 8) if isinstance(value, str) else value
+
+
+Mode = Annotated[int, BeforeValidator(_octal), Field(ge=0, le=0o777)]
+
+
+class Config(BaseSettings):
+    """All settings. Frozen; `describe` prints it without secrets."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="TILECACHE_", frozen=True, extra="forbid", validate_default=True
+    )
+
+    dsn: str | None = None
+    """libpq connection string or URL. Without one the daemon runs its own PostgreSQL."""
+    state_directory: Path = Field(default_factory=state_directory)
+    """Where the daemon's own PostgreSQL keeps its data."""
+    tiles_directory: Path | None = None
+    """Where the callers' pictures lie; only told to clients, never opened."""
+
+    socket_path: Path = Field(default_factory=lambda: runtime_directory() / "tilecache.sock")
+    socket_mode: Mode = 0o660
+    """In a file: an octal text, for example "0660"."""
+    socket_group: str | None = None
+
+    pool_min_size: int = Field(default=2, ge=1, le=100)
+    pool_max_size: int = Field(default=8, ge=1, le=100)
+    pool_timeout_s: float = Field(default=2.0, gt=0)
+    """How long a call waits for a free connection."""
+    statement_timeout_s: float = Field(default=30.0, gt=0)
+    """The longest that a query may run when its caller sets no deadline."""
+    database_wait_s: float = Field(default=60.0, ge=0)
+    """How long a start waits for a database that does not answer."""
+    migration_lock_timeout_s: float = Field(default=60.0, gt=0)
+    """How long a start waits for another one that migrates."""
+
+    access_flush_interval_s: float = Field(default=5.0, gt=0)
+    """How often recorded accesses are written: what a crash may lose."""
+    access_recent_s: float = Field(default=60.0, ge=0)
+    """An access so soon after a written one of the same tile is not written again."""
+    reevaluate_interval_s: float = Field(default=86_400.0, gt=0)
+    """How often the labels of stored tiles are brought up to date."""
+
+    max_concurrent_calls: int = Field(default=64, ge=1)
+    drain_timeout_s: float = Field(default=10.0, ge=0)
+    """How long calls may go on after the daemon is told to stop."""
+
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["auto", "json", "text"] = "auto"
+
+    @field_validator("socket_path")
+    @classmethod
+    def _fits_an_address(cls, path: Path) -> Path:
+        length = len(os.fsencode(path.absolute()))
+        if length > MAX_SOCKET_PATH_BYTES:
+            raise ValueError(
+                f"{path} has {length} bytes; a socket's address holds {MAX_SOCKET_PATH_BYTES}"
+            )
+        return path.absolute()
+
+    @field_validator("dsn")
+    @classmethod
+    def _is_a_connection_string(cls, dsn: str | None) -> str | None:
+        if not dsn:
+            return None
+        try:
+            conninfo_to_dict(dsn)
+        except Exception:
+            # libpq's message quotes the string, and with it the password.
+            raise ValueError("not a connection string that libpq reads") from None
+        return dsn
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        file = TomlConfigSettingsSource(settings_cls)
+        return init_settings, env_settings, file
+
+    def describe(self) -> dict[str, Any]:
+        """Every setting as text or number, passwords blotted out."""
+        settings = self.model_dump(mode="json")
+        if self.dsn:
+            settings["dsn"] = redact(self.dsn)
+        settings["socket_mode"] = f"{self.socket_mode:04o}"
+        return settings
+
+
+def load_config(file: Path | None = None, flags: Mapping[str, object] | None = None) -> Config:
+    """The settings in force; raises ConfigError, naming the setting or the file."""
+    file = file or _config_file()
+
+    class FiledConfig(Config):
+        model_config = SettingsConfigDict(toml_file=file)
+
+    try:
+        if file is not None and not file.is_file():
+            raise ConfigError(f"{file}: there is no such file")
+        given: dict[str, Any] = {k: v for k, v in (flags or {}).items() if v is not None}
+        config = FiledConfig(**given)
+        if config.dsn is None and (address := os.environ.get("DB_URL")):
+            config = FiledConfig(**given | {"dsn": address})
+    except ValidationError as error:
+        problems = (
+            f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in error.errors()
+        )
+        raise ConfigError("; ".join(problems)) from None
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{file}: {error}") from error
+    return config
+
+
+def redact(dsn: str) -> str:
+    """A connection string without its secrets."""
+    parameters: dict[str, Any] = conninfo_to_dict(dsn)
+    for name in ("password", "sslpassword"):
+        if name in parameters:
+            parameters[name] = "***"
+    return make_conninfo(**parameters)
+
+
+def _config_file() -> Path | None:
+    if named := os.environ.get("TILECACHE_CONFIG"):
+        return Path(named)
+    return SYSTEM_CONFIG if SYSTEM_CONFIG.is_file() else None

@@ -1,0 +1,136 @@
+"""What the store speaks of. UUIDs are canonical lower-case text."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import Enum
+from typing import Final, NamedTuple
+
+
+class FreshnessLabel(str, Enum):
+    """How fresh a tile is; from best to worst."""
+
+    FRESH = "fresh"
+    DOWNGRADED = "downgraded"
+    STALE_WARN = "stale_warn"
+    STALE_REJECT = "stale_reject"
+    REJECTED = "rejected"
+
+
+UNUSABLE_LABELS: Final = frozenset({FreshnessLabel.STALE_REJECT, FreshnessLabel.REJECTED})
+
+
+class TileKey(NamedTuple):
+    """A cell, its source in canonical text, and the flight that made the tile."""
+
+    zoom: int
+    x: int
+    y: int
+    source: str
+    flight_id: str | None
+
+
+class NewTile(NamedTuple):
+    """A tile to be stored, valid and with everything derived."""
+
+    tile_uuid: str
+    location_hash: str
+    zoom: int
+    x: int
+    y: int
+    source: str
+    flight_id: str | None
+    latitude: float
+    longitude: float
+    tile_size_meters: float
+    tile_size_pixels: int
+    file_path: str
+    content_sha256: str
+    disk_bytes: int
+    captured_at: datetime
+    quality_metadata: str | None
+    """JSON text."""
+
+
+class Tile(NamedTuple):
+    """A stored tile, with its columns in the order of the query catalogue."""
+
+    tile_uuid: str
+    location_hash: str
+    zoom: int
+    x: int
+    y: int
+    source: str
+    flight_id: str | None
+    latitude: float
+    longitude: float
+    tile_size_meters: float
+    tile_size_pixels: int
+    file_path: str
+    content_sha256: str | None
+    disk_bytes: int | None
+    captured_at: datetime
+    created_at: datetime
+    accessed_at: datetime | None
+    uploaded_at: datetime | None
+    freshness_label: str
+    quality_metadata: str | None
+    """JSON text."""
+
+
+class OnConflict(Enum):
+    """What to do when another content is stored under the same key."""
+
+    FAIL = "fail"
+    KEEP_EXISTING = "keep_existing"
+    REPLACE_IF_NEWER = "replace_if_newer"
+
+
+class InsertOutcome(Enum):
+    """What became of a tile that was accepted."""
+
+    INSERTED = "inserted"
+    DOWNGRADED = "downgraded"
+    ALREADY_PRESENT = "already_present"
+    KEPT_EXISTING = "kept_existing"
+    REPLACED = "replaced"
+
+
+class TileSelection(Enum):
+    """Which tiles of a cell are wanted."""
+
+    ALL = "all"
+    BEST_PER_CELL = "best_per_cell"
+
+
+@dataclass(frozen=True, slots=True)
+class TileFilter:
+    """Which tiles of a region are wanted. Empty sources or labels: all of them."""
+
+    sources: frozenset[str] = frozenset()
+    flight_id: str | None = None
+    captured_after: datetime | None = None
+    labels: frozenset[str] = frozenset(FreshnessLabel) - UNUSABLE_LABELS
+    selection: TileSelection = TileSelection.ALL
+    limit: int = 0
+
+
+class MarkOutcome(Enum):
+    """What became of the mark that a tile was uploaded."""
+
+    MARKED = "marked"
+    ALREADY_MARKED = "already_marked"
+    NOT_FOUND = "not_found"
+    CONTENT_DIFFERS = "content_differs"
+    NOT_UPLOADABLE = "not_uploadable"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds on requests and answers, published by `GetServerInfo`."""
+
+    max_batch_tiles: int = 10_000
+    max_request_items: int = 4_096
+    max_message_bytes: int = 8 * 1024 * 1024
+    max_region_cells: int = 4_194_304
+    max_answer_tiles: int = 1_000_000
+    max_concurrent_calls: int = 64
