@@ -1,0 +1,64 @@
+"""Alembic, driven in code: no alembic.ini, no command line, no output.
+
+Imported only where there is something to do, because Alembic and SQLAlchemy
+cost a start time and memory that a database at its head need not pay.
+"""
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, Literal
+
+import psycopg
+from alembic import command
+from alembic.config import Config
+from alembic.script import ScriptDirectory
+from alembic.util import CommandError
+from sqlalchemy import NullPool, create_engine
+from sqlalchemy.exc import DBAPIError
+
+from tilecache_daemon.errors import MigrationError
+
+Direction = Literal["upgrade", "downgrade"]
+
+_COMMANDS: Final[dict[Direction, Callable[[Config, str], None]]] = {
+    "upgrade": command.upgrade,
+    "downgrade": command.downgrade,
+}
+
+
+def run_alembic(
+    migrations: Path,
+    direction: Direction,
+    target: str,
+    connect: Callable[[], psycopg.Connection],
+) -> None:
+    """Takes a database to a revision in one transaction; raises psycopg.Error or MigrationError."""
+    engine = create_engine("postgresql+psycopg://", creator=connect, poolclass=NullPool)
+    config = _config(migrations)
+    try:
+        with engine.begin() as connection:
+            config.attributes["connection"] = connection
+            _COMMANDS[direction](config, target)
+    except DBAPIError as error:
+        if isinstance(error.orig, psycopg.Error):
+            raise error.orig from error
+        raise
+    except CommandError as error:
+        raise MigrationError(str(error)) from error
+
+
+def describe_upgrade(migrations: Path, previous: str | None, revision: str) -> tuple[str, str]:
+    """The summary of one revision and the SQL that its upgrade runs."""
+    config = _config(migrations)
+    config.output_buffer = written = io.StringIO()
+    command.upgrade(config, f"{previous or 'base'}:{revision}", sql=True)
+    sql = written.getvalue().strip().replace("\n        ", "\n")  # as indented in the revisions
+    return ScriptDirectory.from_config(config).get_revision(revision).doc, sql
+
+
+def _config(migrations: Path) -> Config:
+    config = Config()
+    # Alembic reads the setting with configparser, to which % is special.
+    config.set_main_option("script_location", str(migrations).replace("%", "%%"))
+    return config
