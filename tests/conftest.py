@@ -1,0 +1,103 @@
+"""What all tests share: a real PostgreSQL, and databases of their own on it.
+
+The server is the one at `DB_URL`, else an embedded one in memory.
+"""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from uuid import uuid4
+
+import psycopg
+import pytest
+from psycopg.conninfo import make_conninfo
+from psycopg.sql import SQL, Composed, Identifier
+
+from tilecache_daemon.embedded_postgres import EmbeddedPostgres
+
+UNSAFE_BUT_FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
+
+
+@pytest.fixture
+def open_directory() -> Iterator[Path]:
+    """A fresh directory in memory that every user may enter.
+
+    As root pytest's own `tmp_path` is closed to the server's unprivileged user.
+    """
+    with _memory_directory() as directory:
+        yield directory
+
+
+@pytest.fixture(scope="session")
+def postgres_dsn() -> Iterator[str]:
+    """The address of a PostgreSQL server, as one who may create databases."""
+    if address := os.environ.get("DB_URL"):
+        yield address
+        return
+    with _memory_directory() as directory:
+        server = EmbeddedPostgres(directory, settings=UNSAFE_BUT_FAST)
+        try:
+            yield server.start()
+        finally:
+            server.stop()
+
+
+@pytest.fixture
+def empty_database(postgres_dsn: str) -> Iterator[str]:
+    """The address of a database without a schema, dropped afterwards."""
+    with _database(postgres_dsn, SQL("")) as dsn:
+        yield dsn
+
+
+@pytest.fixture
+def database(postgres_dsn: str, template_database: str) -> Iterator[str]:
+    """The address of a database at the newest schema, dropped afterwards."""
+    with psycopg.connect(postgres_dsn) as admin:
+        # Since 15 the default writes a copy to the log page by page, which is slower.
+        strategy = SQL(" STRATEGY file_copy" if admin.info.server_version >= 150000 else "")
+    with _database(
+        postgres_dsn, SQL("TEMPLATE {}").format(Identifier(template_database)) + strategy
+    ) as dsn:
+        yield dsn
+
+
+@pytest.fixture(scope="session")
+def template_database(postgres_dsn: str) -> Iterator[str]:
+    """The name of a database at the newest schema, to be copied and not to be used."""
+    from tilecache_daemon.config import Config
+    from tilecache_daemon.schema import apply_migrations
+
+    with _database(postgres_dsn, SQL("")) as dsn:
+        apply_migrations(Config(dsn=dsn))
+        with psycopg.connect(dsn) as connection:
+            name = connection.info.dbname
+        yield name
+
+
+@contextmanager
+def _memory_directory() -> Iterator[Path]:
+    memory = Path("/dev/shm")
+    path = Path(tempfile.mkdtemp(prefix="tilecache-", dir=memory if memory.is_dir() else None))
+    path.chmod(0o755)
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path)
+
+
+@contextmanager
+def _database(postgres_dsn: str, options: SQL | Composed) -> Iterator[str]:
+    name = f"tilecache_test_{uuid4().hex}"
+    _execute(postgres_dsn, SQL("CREATE DATABASE {} {}").format(Identifier(name), options))
+    try:
+        yield make_conninfo(postgres_dsn, dbname=name)
+    finally:
+        _execute(postgres_dsn, SQL("DROP DATABASE {} WITH (FORCE)").format(Identifier(name)))
+
+
+def _execute(dsn: str, statement: SQL | Composed) -> None:
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute(statement)
