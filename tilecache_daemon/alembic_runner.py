@@ -34,7 +34,15 @@ def run_alembic(
     connect: Callable[[], psycopg.Connection],
 ) -> None:
     """Takes a database to a revision in one transaction; raises psycopg.Error or MigrationError."""
-    engine = create_engine("postgresql+psycopg://", creator=connect, poolclass=NullPool)
+
+    def connect_for_transaction() -> psycopg.Connection:
+        connection = connect()
+        connection.autocommit = False
+        return connection
+
+    engine = create_engine(
+        "postgresql+psycopg://", creator=connect_for_transaction, poolclass=NullPool
+    )
     config = _config(migrations)
     try:
         with engine.begin() as connection:

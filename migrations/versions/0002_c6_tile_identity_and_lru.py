@@ -29,12 +29,9 @@ WHERE source NOT IN ('googlemaps', 'onboard_ingest') OR zoom NOT BETWEEN 0 AND 2
 ORDER BY id"""
 
 DUPLICATE_TILES = f"""
-SELECT id FROM (
-  SELECT id, zoom, x, y, source, flight_id, count(*) OVER (
-    PARTITION BY zoom, x, y, source, coalesce(flight_id, '{NO_FLIGHT}'::uuid)
-  ) AS copies FROM tiles
-) AS counted
-WHERE copies > 1 ORDER BY zoom, x, y, source, flight_id, id"""
+SELECT unnest(array_agg(id ORDER BY id)) AS id FROM tiles
+GROUP BY zoom, x, y, source, coalesce(flight_id, '{NO_FLIGHT}'::uuid)
+HAVING count(*) > 1 ORDER BY min(id)"""
 
 
 def upgrade() -> None:
