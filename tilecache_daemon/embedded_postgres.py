@@ -13,9 +13,10 @@ import shutil
 import subprocess
 import tempfile
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import psycopg
 from psycopg.conninfo import make_conninfo
@@ -29,6 +30,7 @@ from tilecache_daemon.postgres_process import (
     SERVER_ENVIRONMENT,
     ServerProcess,
     ready_pid,
+    remove_stale_pid_file,
 )
 
 DATABASE: Final = "tilecache"
@@ -59,6 +61,8 @@ _SETTINGS: Final = {
     "log_destination": "stderr",
 }
 
+_T = TypeVar("_T")
+
 _logger = logging.getLogger(__name__)
 
 
@@ -82,8 +86,8 @@ class EmbeddedPostgres:
     ) -> None:
         """`settings` are PostgreSQL's and go before the daemon's choices.
 
-        `start_timeout_s` bounds the wait for the end of an earlier server and for
-        the recovery after a crash.
+        `start_timeout_s` bounds the wait for the end of an earlier server, and that
+        for the recovery after a crash.
         """
         self._state_directory = state_directory.absolute()
         self._directory = self._state_directory / "postgres"
@@ -121,21 +125,10 @@ class EmbeddedPostgres:
         """
         with self._lifecycle:
             if self._server is not None:
-                raise EmbeddedPostgresError(f"the PostgreSQL of {self._directory} is started")
+                raise EmbeddedPostgresError(f"the PostgreSQL in {self._directory} is started")
             try:
-                self._user = self._prepare_directory()
-                self._owner_lock = self._take_owner_lock()
-                self._binaries = self._choose_binaries()
-                if not self._data.exists():
-                    self._initialize_data()
-                self._socket_directory = self._make_socket_directory()
-                self._run_server()
-            except OSError as error:
-                self._release()
-                raise EmbeddedPostgresError(
-                    f"PostgreSQL cannot be started in {self._directory}: {error}"
-                    " (the place of its data is the setting state_directory)"
-                ) from error
+                with self._naming_failures():
+                    self._start()
             except BaseException:
                 self._release()
                 raise
@@ -146,14 +139,13 @@ class EmbeddedPostgres:
 
         Raises EmbeddedPostgresError if it cannot be; may then be called again.
         """
-        with self._lifecycle:
+        with self._lifecycle, self._naming_failures():
             if self._server is None or self._server.is_running():
                 return False
             _logger.warning("PostgreSQL has ended unexpectedly and is started again")
-            try:
-                self._run_server()
-            except OSError as error:
-                raise EmbeddedPostgresError(f"PostgreSQL cannot be restarted: {error}") from error
+            with self._server_lock() as lock:
+                self._server = self._launch(lock)
+            self._make_database(self._server)
             return True
 
     def stop(self) -> None:
@@ -166,6 +158,17 @@ class EmbeddedPostgres:
         with self._lifecycle:
             self._release()
             self._stopping.clear()
+
+    def _start(self) -> None:
+        self._user = self._prepare_directory()
+        self._owner_lock = self._take_owner_lock()
+        with self._server_lock() as lock:
+            self._binaries = self._choose_binaries()
+            if not self._data.exists():
+                self._initialize_data(lock)
+            self._socket_directory = self._make_socket_directory()
+            self._server = self._launch(lock)
+        self._make_database(self._server)
 
     def _release(self) -> None:
         if self._server is not None:
@@ -193,8 +196,8 @@ class EmbeddedPostgres:
         return ServerUser(owner.st_uid, owner.st_gid)
 
     def _take_owner_lock(self) -> int:
-        """One daemon owns the directory: the lock goes with its process."""
-        lock = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY)
+        """One daemon owns the server: this lock ends with its process."""
+        lock = os.open(self._directory.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o600)
         if not _try_lock(lock):
             os.close(lock)
             raise EmbeddedPostgresError(
@@ -202,6 +205,21 @@ class EmbeddedPostgres:
                 " stop it, or give this one another state_directory"
             )
         return lock
+
+    @contextmanager
+    def _server_lock(self) -> Iterator[int]:
+        """The lock that PostgreSQL's processes inherit.
+
+        Those of a killed daemon or a killed server live on for a moment, and two
+        servers must never be at the same data: this waits for the last of them.
+        """
+        lock = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            complaint = f"an earlier PostgreSQL in {self._directory} does not end"
+            self._await(lambda: _try_lock(lock) or None, complaint)
+            yield lock
+        finally:
+            os.close(lock)
 
     def _choose_binaries(self) -> Binaries:
         wanted = self._data_major()
@@ -238,7 +256,7 @@ class EmbeddedPostgres:
             )
         return int(text)
 
-    def _initialize_data(self) -> None:
+    def _initialize_data(self, lock: int) -> None:
         """Makes the data beside its place first, so that it is there in whole or not at all."""
         unfinished = self._data.with_name("data.new")
         if unfinished.exists():
@@ -260,12 +278,13 @@ class EmbeddedPostgres:
             text=True,
             errors="replace",
             timeout=_INITDB_TIMEOUT_S,
+            pass_fds=[lock],
             check=False,
         )
         if outcome.returncode != 0:
             raise self._failure("PostgreSQL's data could not be made", outcome.stderr)
         unfinished.rename(self._data)
-        _sync_directory(self._directory)
+        os.fsync(lock)  # It is the directory's, and makes the new name last.
 
     def _make_socket_directory(self) -> Path:
         if _fits_an_address(self._directory):
@@ -280,47 +299,50 @@ class EmbeddedPostgres:
             )
         return short
 
-    def _run_server(self) -> None:
-        deadline = self._clock.monotonic() + self._start_timeout_s
-        lock = self._take_server_lock(deadline)
-        try:
-            self._server = ServerProcess(launched(self._server_command(), self._user), lock)
-        finally:
-            os.close(lock)
-        self._wait_until_ready(self._server, deadline)
-        with psycopg.connect(self._conninfo("postgres"), autocommit=True) as connection:
+    def _launch(self, lock: int) -> ServerProcess:
+        assert self._socket_directory is not None
+        remove_stale_pid_file(self._data / "postmaster.pid")
+        remove_stale_pid_file(self._socket_directory / f"{_SOCKET_NAME}.lock")
+        settings = {**self._settings, "unix_socket_directories": str(self._socket_directory)}
+        options = [f"--{name}={value}" for name, value in settings.items()]
+        command = [str(self._binaries.directory / "postgres"), "-D", str(self._data), *options]
+        return ServerProcess(launched(command, self._user), lock)
+
+    def _make_database(self, server: ServerProcess) -> None:
+        complaint = f"PostgreSQL in {self._directory} does not become ready"
+        with self._await(lambda: self._find_connection(server), complaint) as connection:
             exists = "SELECT FROM pg_database WHERE datname = %s"
             if not connection.execute(exists, [DATABASE]).rowcount:
                 connection.execute(f"CREATE DATABASE {DATABASE}")
 
-    def _server_command(self) -> list[str]:
-        settings = {**self._settings, "unix_socket_directories": str(self._socket_directory)}
-        options = [f"--{name}={value}" for name, value in settings.items()]
-        return [str(self._binaries.directory / "postgres"), "-D", str(self._data), *options]
+    def _find_connection(self, server: ServerProcess) -> psycopg.Connection | None:
+        """A connection if the server is ready; EmbeddedPostgresError if it has ended."""
+        if not server.is_running():
+            raise self._failure("PostgreSQL did not start", server.last_words())
+        if ready_pid(self._data) == server.pid:
+            # The file may yet be that of an earlier server which had the same number.
+            with suppress(psycopg.OperationalError):
+                return psycopg.connect(self._conninfo("postgres"), autocommit=True)
+        return None
 
-    def _take_server_lock(self, deadline: float) -> int:
-        """Waits for the last process of an earlier server, which a killed daemon or a
-        killed postmaster leaves behind for a moment: they inherit this lock."""
-        lock = os.open(self._data, os.O_RDONLY | os.O_DIRECTORY)
+    def _await(self, find: Callable[[], _T | None], complaint: str) -> _T:
+        deadline = self._clock.monotonic() + self._start_timeout_s
+        while (found := find()) is None:
+            if self._stopping.wait(_POLL_INTERVAL_S):
+                raise EmbeddedPostgresError("PostgreSQL was told to stop while it started")
+            if self._clock.monotonic() > deadline:
+                raise EmbeddedPostgresError(f"{complaint}, waited {self._start_timeout_s:g} s")
+        return found
+
+    @contextmanager
+    def _naming_failures(self) -> Iterator[None]:
         try:
-            while not _try_lock(lock):
-                self._pause(deadline, f"an earlier PostgreSQL in {self._data} does not end")
-        except EmbeddedPostgresError:
-            os.close(lock)
-            raise
-        return lock
-
-    def _wait_until_ready(self, server: ServerProcess, deadline: float) -> None:
-        while ready_pid(self._data) != server.pid:
-            if not server.is_running():
-                raise self._failure("PostgreSQL did not start", server.last_words())
-            self._pause(deadline, f"PostgreSQL in {self._data} does not become ready")
-
-    def _pause(self, deadline: float, complaint: str) -> None:
-        if self._stopping.wait(_POLL_INTERVAL_S):
-            raise EmbeddedPostgresError("PostgreSQL was told to stop while it started")
-        if self._clock.monotonic() > deadline:
-            raise EmbeddedPostgresError(f"{complaint}, waited {self._start_timeout_s:g} s")
+            yield
+        except (OSError, subprocess.SubprocessError, psycopg.Error) as error:
+            raise EmbeddedPostgresError(
+                f"PostgreSQL cannot be started in {self._directory}: {error}"
+                " (the place of its data is the setting state_directory)"
+            ) from error
 
     def _failure(self, what: str, output: str) -> EmbeddedPostgresError:
         message = f"{what} in {self._directory}: {output.strip() or 'it gave no reason'}"
@@ -369,11 +391,3 @@ def _try_lock(descriptor: int) -> bool:
     except BlockingIOError:
         return False
     return True
-
-
-def _sync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

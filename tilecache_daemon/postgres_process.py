@@ -113,6 +113,23 @@ def ready_pid(data: Path) -> int | None:
     return int(lines[0]) if len(lines) >= 8 and lines[7].strip() == "ready" else None
 
 
+def remove_stale_pid_file(pid_file: Path) -> None:
+    """Removes a server's pid file whose number is another program's, as it may be after
+    a power cut, or that of a dead process that nobody has reaped, as in some containers.
+
+    PostgreSQL takes either for a living server and does not start. To be called by
+    one who holds the lock that all servers on the same data inherit.
+    """
+    try:
+        pid = int(pid_file.read_text().split()[0])
+        program = Path(f"/proc/{pid}/cmdline").read_bytes().partition(b"\0")[0]
+    except (FileNotFoundError, ProcessLookupError, IndexError, ValueError):
+        return  # PostgreSQL itself sees to these.
+    # An administrator may have started a server by hand; a dead process has no command line.
+    if Path(os.fsdecode(program)).name != "postgres":
+        pid_file.unlink()
+
+
 def _level(speaker: str, text: str) -> int:
     severity = text.partition(":")[0]
     if severity == "PANIC":
