@@ -1,0 +1,57 @@
+"""A migration that is broken off leaves the old schema and can be run again."""
+
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from tests.migration.observed_database import WAITING_SESSIONS, Database
+from tilecache_daemon.config import Config
+from tilecache_daemon.schema import HEAD_REVISION, DatabaseUnreachableError, apply_migrations
+
+# 0002 comes to the sectors when the tiles are already changed.
+STOP_HALFWAY = "LOCK TABLE sector_classifications IN ACCESS SHARE MODE"
+NOBODY_MIGRATES = """NOT EXISTS (
+    SELECT FROM pg_stat_activity
+    WHERE datname = current_database() AND application_name = 'tilecache migrate'
+)"""
+PROGRAM = """
+import sys
+from tilecache_daemon.config import Config
+from tilecache_daemon.schema import apply_migrations
+apply_migrations(Config(dsn=sys.argv[1]))
+"""
+
+
+def test_a_killed_process_leaves_the_old_schema(old: Database, written: Database) -> None:
+    catalog, rows = old.catalog(), old.rows("tiles", old.columns("tiles"))
+    with old.holding(STOP_HALFWAY):
+        process = subprocess.Popen([sys.executable, "-c", PROGRAM, old.dsn])
+        old.wait_for_waiting_sessions(1)
+        process.kill()
+        process.wait()
+    old.wait_until(NOBODY_MIGRATES)
+
+    assert old.catalog() == catalog
+    assert old.rows("tiles", old.columns("tiles")) == rows
+    assert old.revisions() == ["0001_initial"]
+
+    apply_migrations(Config(dsn=old.dsn))
+    assert old.catalog() == written.catalog()
+
+
+def test_a_terminated_backend_leaves_the_old_schema(old: Database, written: Database) -> None:
+    catalog = old.catalog()
+    with ThreadPoolExecutor() as starters, old.holding(STOP_HALFWAY):
+        start = starters.submit(apply_migrations, Config(dsn=old.dsn))
+        old.wait_for_waiting_sessions(1)
+        old.query(f"SELECT pg_terminate_backend(pid) FROM ({WAITING_SESSIONS}) AS waiting")
+        with pytest.raises(DatabaseUnreachableError, match="went away"):
+            start.result()
+
+    assert old.catalog() == catalog
+    assert old.revisions() == ["0001_initial"]
+
+    assert apply_migrations(Config(dsn=old.dsn)).to_revision == HEAD_REVISION
+    assert old.catalog() == written.catalog()
