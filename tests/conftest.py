@@ -16,6 +16,7 @@ import pytest
 from psycopg.conninfo import make_conninfo
 from psycopg.sql import SQL, Composed, Identifier
 
+from tests.daemon_process import DaemonProcess
 from tilecache_daemon.embedded_postgres import EmbeddedPostgres
 
 UNSAFE_BUT_FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
@@ -101,3 +102,17 @@ def _database(postgres_dsn: str, options: SQL | Composed) -> Iterator[str]:
 def _execute(dsn: str, statement: SQL | Composed) -> None:
     with psycopg.connect(dsn, autocommit=True) as connection:
         connection.execute(statement)
+
+
+@pytest.fixture
+def short_directory() -> Iterator[Path]:
+    """A fresh directory whose path leaves room for a socket's name."""
+    with tempfile.TemporaryDirectory(prefix="tilecache-") as directory:
+        yield Path(directory)
+
+
+@pytest.fixture
+def daemon(database: str, short_directory: Path) -> Iterator[DaemonProcess]:
+    """A ready daemon on a database of its own."""
+    with DaemonProcess(short_directory, dsn=database) as process:
+        yield process

@@ -34,6 +34,15 @@ class InvalidRequestError(TileCacheError):
         super().__init__("; ".join(f"{field}: {text}" for field, text in violations))
         self.violations: Sequence[FieldViolation] = violations
 
+    def within(self, field: str) -> "InvalidRequestError":
+        """The same of a message that is itself a field of the request."""
+        return type(self)(
+            *(
+                FieldViolation(f"{field}.{violation.field}", violation.description)
+                for violation in self.violations
+            )
+        )
+
 
 class LimitExceededError(InvalidRequestError):
     """The request is larger than a published limit."""

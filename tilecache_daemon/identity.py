@@ -21,11 +21,18 @@ TILE_NAMESPACE_UUID: Final = UUID(_SCHEME.namespace_uuid)
 NO_FLIGHT_UUID: Final = UUID(_SCHEME.no_flight_uuid)
 
 SOURCE_TEXTS: Final[dict[int, str]] = {
-    value.number: value.GetOptions().Extensions[tile_identity_pb2.source_text]
+    int(value.number): value.GetOptions().Extensions[tile_identity_pb2.source_text]
     for value in tile_identity_pb2.TileSource.DESCRIPTOR.values
     if value.GetOptions().HasExtension(tile_identity_pb2.source_text)
 }
 """Canonical text of each `TileSource` that a key may carry."""
+
+SOURCE_NUMBERS: Final[dict[str, "tile_identity_pb2.TileSource.ValueType"]] = {
+    SOURCE_TEXTS[number]: number
+    for number in tile_identity_pb2.TileSource.values()
+    if number in SOURCE_TEXTS
+}
+"""The other way round."""
 
 GOOGLEMAPS: Final = SOURCE_TEXTS[tile_identity_pb2.TILE_SOURCE_GOOGLEMAPS]
 ONBOARD_INGEST: Final = SOURCE_TEXTS[tile_identity_pb2.TILE_SOURCE_ONBOARD_INGEST]

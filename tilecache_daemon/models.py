@@ -16,7 +16,12 @@ class FreshnessLabel(str, Enum):
     REJECTED = "rejected"
 
 
-UNUSABLE_LABELS: Final = frozenset({FreshnessLabel.STALE_REJECT, FreshnessLabel.REJECTED})
+USABLE_LABELS: Final = frozenset(
+    label.value
+    for label in FreshnessLabel
+    if label not in (FreshnessLabel.STALE_REJECT, FreshnessLabel.REJECTED)
+)
+"""What a query gives unless it asks for others."""
 
 
 class TileKey(NamedTuple):
@@ -109,7 +114,7 @@ class TileFilter:
     sources: frozenset[str] = frozenset()
     flight_id: str | None = None
     captured_after: datetime | None = None
-    labels: frozenset[str] = frozenset(FreshnessLabel) - UNUSABLE_LABELS
+    labels: frozenset[str] = USABLE_LABELS
     selection: TileSelection = TileSelection.ALL
     limit: int = 0
 

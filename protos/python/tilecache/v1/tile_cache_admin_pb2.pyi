@@ -497,7 +497,7 @@ class ListEvictionsRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
-    """0: 1,000. At most `Limits.max_request_items`."""
+    """0 and what is more than 1,000 are taken as 1,000."""
     page_token: _builtins.str
     """From the page before; empty for the first."""
     def __init__(
@@ -761,7 +761,7 @@ class ListSectorsRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
-    """0: 1,000. At most `Limits.max_request_items`."""
+    """0 and what is more than 1,000 are taken as 1,000."""
     page_token: _builtins.str
     """From the page before; empty for the first."""
     def __init__(

@@ -1266,7 +1266,7 @@ class ListPendingUploadsRequest(_message.Message):
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     FLIGHT_ID_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
-    """0: 1,000. At most `Limits.max_request_items`."""
+    """0 and what is more than 1,000 are taken as 1,000."""
     page_token: _builtins.str
     """From the page before; empty for the first."""
     flight_id: _builtins.str

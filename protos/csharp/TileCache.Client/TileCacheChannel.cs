@@ -1,0 +1,55 @@
+using System.IO;
+using System.Net;
+using System.Net.Http;
+using System.Net.Sockets;
+using System.Threading;
+using System.Threading.Tasks;
+using Grpc.Net.Client;
+
+namespace TileCache.Client
+{
+    /// <summary>Opens channels on a daemon's Unix socket.</summary>
+    public static class TileCacheChannel
+    {
+        private const int MaxMessageBytes = 64 * 1024 * 1024;
+
+        /// <summary>
+        /// A channel on a daemon's socket. It connects with its first call, and anew when the daemon was restarted.
+        /// Keep one for the life of the program; dispose it at the end.
+        /// </summary>
+        /// <param name="socketPath">For example <c>/run/tilecache/tilecache.sock</c>.</param>
+        /// <returns>A channel for the generated clients.</returns>
+        public static GrpcChannel Open(string socketPath)
+        {
+            var endPoint = new UnixDomainSocketEndPoint(socketPath);
+            var handler = new SocketsHttpHandler
+            {
+                UseProxy = false,
+                ConnectCallback = (_, cancellationToken) => ConnectAsync(endPoint, cancellationToken),
+            };
+            // The address gives no more than the scheme and the authority that is sent.
+            return GrpcChannel.ForAddress("http://localhost", new GrpcChannelOptions
+            {
+                HttpHandler = handler,
+                DisposeHttpClient = true,
+                MaxReceiveMessageSize = MaxMessageBytes,
+                MaxSendMessageSize = MaxMessageBytes,
+            });
+        }
+
+        private static async ValueTask<Stream> ConnectAsync(EndPoint endPoint, CancellationToken cancellationToken)
+        {
+            var socket = new Socket(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified);
+            try
+            {
+                await socket.ConnectAsync(endPoint, cancellationToken).ConfigureAwait(false);
+                return new NetworkStream(socket, ownsSocket: true);
+            }
+            catch
+            {
+                socket.Dispose();
+                throw;
+            }
+        }
+    }
+}

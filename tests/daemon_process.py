@@ -1,0 +1,106 @@
+"""The daemon as its users meet it: a process that listens on a Unix socket."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from types import TracebackType
+
+from tilecache_daemon.client import TileCacheClient
+
+TILECACHE = Path(sys.executable).with_name("tilecache")
+READY_TIMEOUT_S = 60.0
+EXIT_TIMEOUT_S = 30.0
+
+
+class DaemonProcess:
+    """`tilecache serve` with its settings given in the environment."""
+
+    def __init__(self, directory: Path, **settings: object) -> None:
+        """`directory` takes the socket and the log, and must have a short path."""
+        self.socket_path = directory / "tilecache.sock"
+        self.log_path = directory / "daemon.log"
+        self._environment = daemon_environment(
+            socket_path=self.socket_path, state_directory=directory / "state", **settings
+        )
+        self._process: subprocess.Popen[bytes] | None = None
+        self.client = TileCacheClient(self.socket_path)
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    @property
+    def log(self) -> str:
+        return self.log_path.read_text()
+
+    def start(self) -> "DaemonProcess":
+        """Starts it and waits until it is ready."""
+        with self.log_path.open("ab") as log:
+            self._process = subprocess.Popen(
+                [TILECACHE, "serve"], env=self._environment, stdout=log, stderr=log
+            )
+        self.client.wait_until_ready(READY_TIMEOUT_S)
+        return self
+
+    def signal(self, number: signal.Signals) -> int:
+        """Sends a signal and gives the exit code that follows."""
+        assert self._process is not None
+        self._process.send_signal(number)
+        return self._process.wait(EXIT_TIMEOUT_S)
+
+    def stop(self) -> int:
+        """Stops it in order; gives its exit code."""
+        return self.signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """Ends it as a crash would."""
+        self.signal(signal.SIGKILL)
+
+    def close(self) -> None:
+        """Leaves nothing running."""
+        self.client.close()
+        if self._process is not None and self._process.poll() is None:
+            self.kill()
+
+    def __enter__(self) -> "DaemonProcess":
+        return self.start()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if error is not None and self.log_path.exists():
+            error.args = (*error.args, f"the daemon's log:\n{self.log}")
+        self.close()
+
+
+def daemon_environment(**settings: object) -> dict[str, str]:
+    """An environment whose only settings are those given; those of None are left out."""
+    inherited = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("TILECACHE_") and name != "DB_URL"
+    }
+    given = {
+        f"TILECACHE_{name.upper()}": str(value)
+        for name, value in settings.items()
+        if value is not None
+    }
+    return inherited | given
+
+
+def run_tilecache(*arguments: object, **settings: object) -> "subprocess.CompletedProcess[str]":
+    """A `tilecache` command to its end."""
+    return subprocess.run(
+        [TILECACHE, *map(str, arguments)],
+        env=daemon_environment(**settings),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )

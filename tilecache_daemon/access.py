@@ -1,0 +1,78 @@
+"""Uses of tiles, gathered in memory and written in batches.
+
+A write for each read would wear out the disk; so an access is written within
+`interval_s`, and not at all if one of the same tile was written less than
+`recent_s` ago. A crash loses at most that much.
+"""
+
+import asyncio
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+from itertools import islice
+from typing import Final
+
+import structlog
+
+from tilecache_daemon.clock import Clock
+from tilecache_daemon.errors import TileCacheError
+from tilecache_daemon.store import Store
+
+BATCH_ACCESSES: Final = 5_000
+MAX_PENDING: Final = 1_000_000
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+
+class AccessLog:
+    """Which tiles were used since the last write, in the order of their last use."""
+
+    def __init__(self, store: Store, clock: Clock, *, interval_s: float, recent_s: float) -> None:
+        self._store = store
+        self._clock = clock
+        self._interval_s = interval_s
+        self._recent = timedelta(seconds=recent_s)
+        self._pending: dict[str, datetime] = {}
+        self._flushing = asyncio.Lock()
+
+    @property
+    def loss_bound_s(self) -> float:
+        """Accesses younger than this may be lost in a crash."""
+        return self._interval_s + self._recent.total_seconds()
+
+    @property
+    def pending_count(self) -> int:
+        """Accesses that are not yet written."""
+        return len(self._pending)
+
+    def record(self, tile_uuids: Iterable[str]) -> None:
+        """Notes that tiles were used now. Beyond MAX_PENDING the oldest notes are dropped."""
+        now = self._clock.now()
+        for tile_uuid in tile_uuids:
+            self._pending.pop(tile_uuid, None)
+            self._pending[tile_uuid] = now
+        for tile_uuid in list(islice(self._pending, max(0, len(self._pending) - MAX_PENDING))):
+            del self._pending[tile_uuid]
+
+    async def flush(self) -> None:
+        """Writes what is noted; what cannot be written now stays noted."""
+        async with self._flushing:
+            held: dict[str, datetime] = {}
+            while self._pending:
+                batch = dict(islice(self._pending.items(), BATCH_ACCESSES))
+                async with self._store.connection() as queries:
+                    passed_over = await queries.write_accesses(batch, self._recent)
+                for tile_uuid, accessed_at in batch.items():
+                    if self._pending.get(tile_uuid) == accessed_at:
+                        del self._pending[tile_uuid]
+                        if tile_uuid in passed_over:
+                            held[tile_uuid] = accessed_at
+            self._pending = held | self._pending
+
+    async def run(self) -> None:
+        """Flushes for ever, until cancelled."""
+        while True:
+            await asyncio.sleep(self._interval_s)
+            try:
+                await self.flush()
+            except TileCacheError as error:
+                log.warning("accesses_not_written", waiting=self.pending_count, cause=str(error))

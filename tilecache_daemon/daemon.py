@@ -1,0 +1,167 @@
+"""The composition root: starts everything in order and stops it in reverse."""
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Coroutine
+from contextlib import AsyncExitStack
+
+import structlog
+
+from tilecache_daemon.access import AccessLog
+from tilecache_daemon.clock import Clock
+from tilecache_daemon.config import Config
+from tilecache_daemon.database import Database
+from tilecache_daemon.embedded_postgres import EmbeddedPostgres
+from tilecache_daemon.errors import TileCacheError
+from tilecache_daemon.identity import prove_identity
+from tilecache_daemon.models import Limits
+from tilecache_daemon.rpc.server import ADMIN, STORE, Server, UnixSocket
+from tilecache_daemon.rpc.store_servicer import StoreServicer
+from tilecache_daemon.schema import DatabaseUnreachableError, apply_migrations
+from tilecache_daemon.service.coverage import CoverageService
+from tilecache_daemon.service.freshness import FreshnessService
+from tilecache_daemon.service.information import InformationService
+from tilecache_daemon.service.insertion import InsertionService
+from tilecache_daemon.service.reading import ReadingService
+from tilecache_daemon.service.uploads import UploadService
+from tilecache_daemon.store import Store
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+DATABASE_RETRY_S = 0.5
+CLOCK_CHECK_S = 5.0
+
+
+class Daemon:
+    """One daemon on one socket."""
+
+    def __init__(self, config: Config, clock: Clock | None = None) -> None:
+        self._config = config
+        self._clock = clock or Clock()
+        self._closing = AsyncExitStack()
+        self._limits = Limits(max_concurrent_calls=config.max_concurrent_calls)
+
+    async def start(self, say: Callable[[str], None] = lambda _: None) -> None:
+        """Returns when the daemon serves; `say` is told what it waits for.
+
+        Raises IdentityProofError, SocketError, EmbeddedPostgresError or
+        MigrationError; what was started by then is stopped.
+        """
+        try:
+            await self._start(say)
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def stop(self) -> None:
+        """Stops in the reverse order of the start: not ready, calls drained,
+        accesses written, connections closed. Idempotent."""
+        await self._closing.aclose()
+
+    async def _start(self, say: Callable[[str], None]) -> None:
+        config, closing = self._config, self._closing
+        prove_identity()
+        unix_socket = UnixSocket(config.socket_path, config.socket_mode, config.socket_group)
+        unix_socket.claim()
+        closing.callback(unix_socket.release)
+
+        embedded = None
+        if config.dsn is None:
+            say("starting PostgreSQL")
+            embedded = EmbeddedPostgres(config.state_directory)
+            closing.push_async_callback(asyncio.to_thread, embedded.stop)
+            config = config.model_copy(update={"dsn": await asyncio.to_thread(embedded.start)})
+        say("waiting for the database")
+        revision = await self._migrate(config)
+
+        database = await self._open_database(config)
+        store = Store(database)
+        async with store.connection() as queries:
+            if seen := await queries.read_latest_time_seen():
+                self._clock.observe(seen)
+        accesses = AccessLog(
+            store,
+            self._clock,
+            interval_s=config.access_flush_interval_s,
+            recent_s=config.access_recent_s,
+        )
+        closing.push_async_callback(self._flush, accesses)
+        freshness = FreshnessService(store, self._clock)
+        servicer = StoreServicer(
+            InformationService(
+                store, self._clock, accesses, self._limits, revision, config.tiles_directory
+            ),
+            InsertionService(store, freshness, self._clock),
+            ReadingService(store, accesses, self._limits),
+            CoverageService(store, self._limits),
+            UploadService(store, self._clock),
+            self._limits,
+        )
+        server = Server(unix_socket, {STORE: servicer, ADMIN: object()}, self._limits)
+
+        async def follow_database(available: bool) -> None:
+            await server.set_ready(ready=available)
+            if embedded and not available:
+                await asyncio.to_thread(embedded.restart_if_dead)
+
+        database.on_change(follow_database)
+        self._run(accesses.run())
+        self._run(self._keep_labels(freshness))
+        await server.start()
+        closing.push_async_callback(server.stop, config.drain_timeout_s)
+        await server.set_ready(ready=True)
+        log.info("serving", socket=str(config.socket_path), schema_revision=revision)
+
+    async def _migrate(self, config: Config) -> str:
+        deadline = self._clock.monotonic() + config.database_wait_s
+        while True:
+            try:
+                result = await asyncio.to_thread(apply_migrations, config)
+            except DatabaseUnreachableError:
+                if self._clock.monotonic() >= deadline:
+                    raise
+                await asyncio.sleep(DATABASE_RETRY_S)
+            else:
+                return result.to_revision or ""
+
+    async def _open_database(self, config: Config) -> Database:
+        database = Database(
+            config.dsn or "",
+            min_size=config.pool_min_size,
+            max_size=config.pool_max_size,
+            timeout_s=config.pool_timeout_s,
+            statement_timeout_s=config.statement_timeout_s,
+        )
+        self._closing.push_async_callback(database.close)
+        await database.open()
+        return database
+
+    async def _flush(self, accesses: AccessLog) -> None:
+        try:
+            await accesses.flush()
+        except Exception:
+            log.exception("accesses_lost", count=accesses.pending_count)
+
+    async def _keep_labels(self, freshness: FreshnessService) -> None:
+        """Re-evaluates at the start, daily, and when the clock comes to be trusted."""
+        due, trusted = self._clock.monotonic(), self._clock.trusted
+        while True:
+            if self._clock.monotonic() >= due or self._clock.trusted != trusted:
+                trusted = self._clock.trusted
+                try:
+                    async for _ in freshness.reevaluate():
+                        pass
+                    due = self._clock.monotonic() + self._config.reevaluate_interval_s
+                except TileCacheError as error:
+                    log.warning("labels_not_evaluated", cause=str(error))
+            await asyncio.sleep(CLOCK_CHECK_S)
+
+    def _run(self, coroutine: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(coroutine)
+
+        async def end() -> None:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+        self._closing.push_async_callback(end)

@@ -1,0 +1,238 @@
+"""The connection pool's life, and the one place where psycopg's errors become ours."""
+
+import asyncio
+import contextlib
+import os
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from typing import Final
+
+import psycopg
+import structlog
+from psycopg import AsyncConnection, errors
+from psycopg.rows import TupleRow
+from psycopg_pool import AsyncConnectionPool, PoolTimeout, TooManyRequests
+
+from tilecache_daemon.errors import (
+    DatabaseFullError,
+    DatabaseUnavailableError,
+    OverloadedError,
+    QueryCanceledError,
+    SchemaMismatchError,
+    TileCacheError,
+)
+
+Connection = AsyncConnection[TupleRow]
+
+PROBE_INTERVAL_S: Final = 1.0
+PROBE_TIMEOUT_S: Final = 2.0
+WAITING_PER_CONNECTION: Final = 16
+"""How many calls may wait for each connection of the pool."""
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+
+class Database:
+    """A pool that is thrown away when PostgreSQL goes and made anew when it is back.
+
+    A probe on a connection of its own looks every second, and at once when a
+    call has met a broken connection. While PostgreSQL is away, calls fail
+    immediately instead of waiting for a connection that cannot come.
+    """
+
+    def __init__(
+        self,
+        dsn: str,
+        *,
+        min_size: int,
+        max_size: int,
+        timeout_s: float,
+        statement_timeout_s: float,
+    ) -> None:
+        self._dsn = dsn
+        self._sizes = (min_size, max_size)
+        self._timeout_s = timeout_s
+        self._statement_timeout_s = statement_timeout_s
+        self._pool: AsyncConnectionPool[Connection] | None = None
+        self._in_use: set[Connection] = set()
+        self._look_now = asyncio.Event()
+        self._watcher: asyncio.Task[None] | None = None
+        self._listeners: list[Callable[[bool], Awaitable[None]]] = []
+
+    @property
+    def available(self) -> bool:
+        """Whether PostgreSQL answered when it was last asked."""
+        return self._pool is not None
+
+    def on_change(self, listener: Callable[[bool], Awaitable[None]]) -> None:
+        """`listener` is told whenever PostgreSQL goes (False) or is back (True)."""
+        self._listeners.append(listener)
+
+    async def open(self) -> None:
+        """Opens the pool; raises DatabaseUnavailableError if PostgreSQL does not answer."""
+        with translated_errors():
+            await self._open_pool()
+        self._watcher = asyncio.create_task(self._watch(), name="database-watch")
+
+    async def close(self) -> None:
+        """Closes every connection. Idempotent."""
+        if self._watcher:
+            self._watcher.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._watcher
+            self._watcher = None
+        await self._drop_pool()
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[Connection]:
+        """A connection whose statements commit one by one.
+
+        Raises a TileCacheError for whatever psycopg raises within.
+        """
+        pool = self._pool
+        if pool is None:
+            raise DatabaseUnavailableError("PostgreSQL does not answer")
+        try:
+            with translated_errors():
+                async with pool.connection() as connection:
+                    self._in_use.add(connection)
+                    try:
+                        yield connection
+                    finally:
+                        self._in_use.discard(connection)
+        except DatabaseUnavailableError:
+            self._look_now.set()
+            raise
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Connection]:
+        """As `connection`, but all or nothing: committed when the block ends well."""
+        async with self.connection() as connection, connection.transaction():
+            yield connection
+
+    async def _open_pool(self) -> None:
+        min_size, max_size = self._sizes
+        pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
+            self._dsn,
+            kwargs={
+                "autocommit": True,
+                "options": f"-c statement_timeout={round(self._statement_timeout_s * 1000)}"
+                " -c idle_in_transaction_session_timeout=60000",
+                "application_name": "tilecache",
+                "connect_timeout": round(PROBE_TIMEOUT_S),
+                "prepare_threshold": 1,
+            },
+            min_size=min_size,
+            max_size=max_size,
+            max_waiting=max_size * WAITING_PER_CONNECTION,
+            timeout=self._timeout_s,
+            reconnect_timeout=PROBE_TIMEOUT_S,
+            open=False,
+        )
+        try:
+            await pool.open(wait=True, timeout=PROBE_TIMEOUT_S * 2)
+        except BaseException:
+            await pool.close(timeout=0)
+            raise
+        self._pool = pool
+
+    async def _drop_pool(self) -> None:
+        pool, self._pool = self._pool, None
+        for connection in list(self._in_use):
+            _cut(connection)
+        if pool:
+            await pool.close(timeout=0)
+
+    async def _watch(self) -> None:
+        probe: Connection | None = None
+        while True:
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._look_now.wait(), PROBE_INTERVAL_S)
+            was_called = self._look_now.is_set()
+            self._look_now.clear()
+            try:
+                probe = await self._probe(probe)
+                await self._found(was_called)
+            except (psycopg.Error, PoolTimeout, asyncio.TimeoutError, OSError) as error:
+                await self._missed(probe, error)
+                probe = None
+            except asyncio.CancelledError:
+                if probe:
+                    await probe.close()
+                raise
+
+    async def _probe(self, probe: Connection | None) -> Connection:
+        async def ask() -> Connection:
+            connection = probe or await AsyncConnection.connect(
+                self._dsn, autocommit=True, application_name="tilecache-probe"
+            )
+            await connection.execute("SELECT 1")
+            return connection
+
+        return await asyncio.wait_for(ask(), PROBE_TIMEOUT_S)
+
+    async def _found(self, connections_may_be_broken: bool) -> None:
+        if self._pool is None:
+            await self._open_pool()
+            log.info("database_back")
+            await self._tell(available=True)
+        elif connections_may_be_broken:
+            await self._pool.check()
+
+    async def _missed(self, probe: Connection | None, error: Exception) -> None:
+        if probe:
+            _cut(probe)
+            await probe.close()
+        if self._pool is not None:
+            log.warning("database_lost", cause=str(error) or type(error).__name__)
+            await self._drop_pool()
+        await self._tell(available=False)
+
+    async def _tell(self, *, available: bool) -> None:
+        for listener in self._listeners:
+            try:
+                await listener(available)
+            except Exception:
+                log.exception("database_listener_failed")
+
+
+def _cut(connection: Connection) -> None:
+    """Ends a connection under whoever waits on it: a frozen server never would."""
+    with (
+        contextlib.suppress(psycopg.Error, OSError),
+        socket.socket(fileno=os.dup(connection.fileno())) as wire,
+    ):
+        wire.shutdown(socket.SHUT_RDWR)
+
+
+@contextlib.contextmanager
+def translated_errors() -> Iterator[None]:
+    """Raises what psycopg raises as a TileCacheError, with the cause kept."""
+    try:
+        yield
+    except (psycopg.Error, PoolTimeout) as error:
+        raise translate(error) from error
+
+
+def translate(error: Exception) -> TileCacheError:
+    """The TileCacheError that a psycopg error stands for; what is no operating
+    condition is raised as it is."""
+    match error:
+        case TooManyRequests() | PoolTimeout():
+            return OverloadedError("all database connections are busy")
+        case errors.QueryCanceled():
+            return QueryCanceledError("the query ran longer than it may")
+        case errors.DiskFull() | errors.OutOfMemory() | errors.ConfigurationLimitExceeded():
+            return DatabaseFullError(f"PostgreSQL has no room left: {_first_line(error)}")
+        case errors.UndefinedTable() | errors.UndefinedColumn() | errors.UndefinedFunction():
+            return SchemaMismatchError(f"the schema is not this version's: {_first_line(error)}")
+        case errors.ReadOnlySqlTransaction():
+            return DatabaseUnavailableError("PostgreSQL takes no writes: it is a standby")
+        case psycopg.OperationalError() | psycopg.InterfaceError():
+            return DatabaseUnavailableError(f"PostgreSQL does not answer: {_first_line(error)}")
+    raise error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]

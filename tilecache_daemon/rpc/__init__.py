@@ -1,0 +1,1 @@
+"""The wire: what is said over gRPC, and nothing else."""

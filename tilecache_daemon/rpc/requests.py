@@ -1,0 +1,257 @@
+"""From messages to models: the one place where a request is checked.
+
+Each function raises InvalidRequestError with every bad field that it finds.
+"""
+
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime, timedelta, timezone
+from typing import Final, TypeVar
+
+from google.protobuf.timestamp_pb2 import Timestamp
+from tilecache.v1.tile_identity_pb2 import TileKey as TileKeyMessage
+from tilecache.v1.tile_metadata_store_pb2 import (
+    FreshnessLabel as FreshnessLabelMessage,
+)
+from tilecache.v1.tile_metadata_store_pb2 import (
+    ListPendingUploadsRequest,
+    QueryTilesRequest,
+    Region,
+    TileRef,
+)
+
+from tilecache_daemon.errors import FieldViolation, InvalidRequestError, LimitExceededError
+from tilecache_daemon.identity import (
+    MAX_ZOOM,
+    SOURCE_TEXTS,
+    flight_text,
+    tile_uuid_text,
+)
+from tilecache_daemon.mercator import (
+    EARTH_RADIUS_METERS,
+    BoundingBox,
+    CellRectangle,
+    cells_in_box,
+    cells_in_circle,
+)
+from tilecache_daemon.models import (
+    USABLE_LABELS,
+    FreshnessLabel,
+    OnConflict,
+    TileFilter,
+    TileKey,
+    TileSelection,
+)
+
+_UUID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+MAX_PAGE_SIZE: Final = 1_000
+SHA256: Final = re.compile(r"[0-9a-f]{64}")
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_LABELS: Final[dict[int, str]] = {
+    FreshnessLabelMessage.Value(f"FRESHNESS_LABEL_{label.name}"): label.value
+    for label in FreshnessLabel
+}
+_ON_CONFLICT: Final[dict[int, OnConflict]] = dict(enumerate((OnConflict.FAIL, *OnConflict)))
+_SELECTION: Final[dict[int, TileSelection]] = dict(enumerate((TileSelection.ALL, *TileSelection)))
+
+Choice = TypeVar("Choice")
+
+
+def invalid(field: str, description: str) -> InvalidRequestError:
+    """One bad field."""
+    return InvalidRequestError(FieldViolation(field, description))
+
+
+def check_count(field: str, count: int, most: int) -> None:
+    """Raises LimitExceededError for more items than a published limit, and
+    InvalidRequestError for none at all."""
+    if count > most:
+        raise LimitExceededError(FieldViolation(field, f"has {count} items, {most} at most"))
+    if count == 0:
+        raise invalid(field, "is empty")
+
+
+def tile_key(message: TileKeyMessage) -> TileKey:
+    """A key whose cell exists, with its source and flight in canonical text."""
+    wrong = []
+    zoom, x, y = message.zoom, message.x, message.y
+    if not 0 <= zoom <= MAX_ZOOM:
+        wrong.append(FieldViolation("zoom", f"is {zoom}, not within 0..{MAX_ZOOM}"))
+    else:
+        last = (1 << zoom) - 1
+        for name, value in (("x", x), ("y", y)):
+            if not 0 <= value <= last:
+                wrong.append(
+                    FieldViolation(name, f"is {value}, not within 0..{last} of zoom {zoom}")
+                )
+    source = SOURCE_TEXTS.get(message.source)
+    if source is None:
+        wrong.append(FieldViolation("source", f"is {message.source}, no source that is known"))
+    flight_id = message.flight_id if message.HasField("flight_id") else None
+    if flight_id is not None and not _UUID.fullmatch(flight_id):
+        wrong.append(FieldViolation("flight_id", _not_uuid(flight_id)))
+    if wrong or source is None:
+        raise InvalidRequestError(*wrong)
+    return TileKey(zoom, x, y, source, flight_text(flight_id))
+
+
+def key_uuid(key: TileKey) -> str:
+    """The `tile_uuid` of a key."""
+    return tile_uuid_text(*key)
+
+
+def uuid_text(field: str, text: str) -> str:
+    """A UUID in canonical text."""
+    if not _UUID.fullmatch(text):
+        raise invalid(field, _not_uuid(text))
+    return text
+
+
+def sha256_text(field: str, text: str) -> str:
+    """A SHA-256 in canonical text."""
+    if not SHA256.fullmatch(text):
+        raise invalid(field, "is not 64 lower-case hexadecimal digits")
+    return text
+
+
+def tile_refs(field: str, refs: Sequence[TileRef], most: int) -> list[str]:
+    """The ids that references name."""
+    check_count(field, len(refs), most)
+    return [tile_ref(f"{field}[{index}]", ref) for index, ref in enumerate(refs)]
+
+
+def tile_ref(field: str, ref: TileRef) -> str:
+    """The id that a reference names."""
+    match ref.WhichOneof("ref"):
+        case "tile_uuid":
+            return uuid_text(f"{field}.tile_uuid", ref.tile_uuid)
+        case "key":
+            try:
+                return key_uuid(tile_key(ref.key))
+            except InvalidRequestError as error:
+                raise error.within(f"{field}.key") from None
+    raise invalid(field, "names no tile: give tile_uuid or key")
+
+
+def moment(field: str, message: Timestamp) -> datetime:
+    """A moment to the microsecond."""
+    if not 0 <= message.nanos < 1_000_000_000:
+        raise invalid(field, "has nanos outside 0..999999999")
+    try:
+        return _EPOCH + timedelta(seconds=message.seconds, microseconds=message.nanos // 1_000)
+    except OverflowError:
+        raise invalid(field, "lies outside the years 1 to 9999") from None
+
+
+def on_conflict(number: int) -> OnConflict:
+    """What to do on a conflict."""
+    return _choice("on_conflict", _ON_CONFLICT, number)
+
+
+def zoom(number: int) -> int:
+    """A zoom that exists."""
+    if not 0 <= number <= MAX_ZOOM:
+        raise invalid("zoom", f"is {number}, not within 0..{MAX_ZOOM}")
+    return number
+
+
+def region_cells(zoom: int, region: Region) -> Iterable[CellRectangle]:
+    """The cells of a region, made one after the other."""
+    match region.WhichOneof("area"):
+        case "bounding_box":
+            return cells_in_box(zoom, bounding_box("region.bounding_box", region))
+        case "circle":
+            circle = region.circle
+            _check_degrees("region.circle.latitude", circle.latitude, 90.0)
+            _check_degrees("region.circle.longitude", circle.longitude, 180.0)
+            most = math.pi * EARTH_RADIUS_METERS
+            if not 0 < circle.radius_meters <= most:
+                raise invalid(
+                    "region.circle.radius_meters",
+                    f"is {circle.radius_meters}, not within 0..{most:.0f}",
+                )
+            return cells_in_circle(zoom, circle.latitude, circle.longitude, circle.radius_meters)
+        case "cell_range":
+            return [_cell_range(zoom, region)]
+    raise invalid("region", "is required: give bounding_box, circle or cell_range")
+
+
+def bounding_box(field: str, region: Region) -> BoundingBox:
+    """A box within the Earth's degrees, not inverted from south to north."""
+    message = region.bounding_box
+    box = BoundingBox(message.south, message.west, message.north, message.east)
+    for name, value in box._asdict().items():
+        _check_degrees(f"{field}.{name}", value, 90.0 if name in ("south", "north") else 180.0)
+    if box.south > box.north:
+        raise invalid(f"{field}.south", f"is {box.south}, north of north ({box.north})")
+    return box
+
+
+def tile_filter(request: QueryTilesRequest) -> TileFilter:
+    """Which tiles of the region are wanted."""
+    if request.limit < 0:
+        raise invalid("limit", f"is {request.limit}, a negative number")
+    labels = frozenset(_each("labels", _LABELS, request.labels))
+    captured_after = None
+    if request.HasField("captured_after"):
+        captured_after = moment("captured_after", request.captured_after)
+    return TileFilter(
+        sources=frozenset(_each("sources", SOURCE_TEXTS, request.sources)),
+        flight_id=optional_flight(request),
+        captured_after=captured_after,
+        labels=labels or USABLE_LABELS,
+        selection=_choice("selection", _SELECTION, request.selection),
+        limit=request.limit,
+    )
+
+
+def page_size(number: int) -> int:
+    """How many items a page may have; 0 asks for the most, and so does more."""
+    if number < 0:
+        raise invalid("page_size", f"is {number}, a negative number")
+    return min(number or MAX_PAGE_SIZE, MAX_PAGE_SIZE)
+
+
+def optional_flight(request: QueryTilesRequest | ListPendingUploadsRequest) -> str | None:
+    """The flight of a filter, if it has one."""
+    if not request.HasField("flight_id"):
+        return None
+    return uuid_text("flight_id", request.flight_id)
+
+
+def _cell_range(zoom: int, region: Region) -> CellRectangle:
+    message = region.cell_range
+    last = (1 << zoom) - 1
+    cells = CellRectangle(message.x_from, message.x_to, message.y_from, message.y_to)
+    for name, value in cells._asdict().items():
+        if not 0 <= value <= last:
+            raise invalid(
+                f"region.cell_range.{name}", f"is {value}, not within 0..{last} of zoom {zoom}"
+            )
+    for axis in ("x", "y"):
+        start, end = getattr(cells, f"{axis}_from"), getattr(cells, f"{axis}_to")
+        if start > end:
+            raise invalid(f"region.cell_range.{axis}_from", f"is {start}, after the end ({end})")
+    return cells
+
+
+def _check_degrees(field: str, value: float, most: float) -> None:
+    # Written so that a NaN fails.
+    if not -most <= value <= most:
+        raise invalid(field, f"is {value}, not within -{most:g}..{most:g} degrees")
+
+
+def _choice(field: str, choices: Mapping[int, Choice], number: int) -> Choice:
+    if number not in choices:
+        raise invalid(field, f"is {number}, no value that is known")
+    return choices[number]
+
+
+def _each(field: str, choices: Mapping[int, Choice], numbers: Iterable[int]) -> Iterator[Choice]:
+    for index, number in enumerate(numbers):
+        yield _choice(f"{field}[{index}]", choices, number)
+
+
+def _not_uuid(text: str) -> str:
+    return f"is {text[:50]!r}, not a UUID in canonical lower-case text"

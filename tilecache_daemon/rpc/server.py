@@ -1,0 +1,163 @@
+"""The gRPC server: its sockets, its services, health and reflection."""
+
+import fcntl
+import logging
+import os
+import shutil
+import socket
+import stat
+from pathlib import Path
+from typing import Final
+
+import grpc
+from google.protobuf.descriptor import ServiceDescriptor
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1._async import HealthServicer
+from grpc_reflection.v1alpha import reflection
+from tilecache.v1 import tile_cache_admin_pb2, tile_metadata_store_pb2
+
+from tilecache_daemon.models import Limits
+from tilecache_daemon.rpc.calls import Calls
+
+STORE: Final = tile_metadata_store_pb2.DESCRIPTOR.services_by_name["TileMetadataStore"]
+ADMIN: Final = tile_cache_admin_pb2.DESCRIPTOR.services_by_name["TileCacheAdmin"]
+LIVENESS: Final = ""
+"""The health of the server as a whole: it is alive, whatever the database does."""
+
+_HARD_MESSAGE_FACTOR: Final = 4
+"""gRPC's own refusal of a large message has no details; ours comes first, up to this."""
+
+log = logging.getLogger(__name__)
+
+
+class SocketError(Exception):
+    """A socket that cannot be taken; the message says why."""
+
+
+class UnixSocket:
+    """A path that is ours alone, held by a lock beside it.
+
+    A socket that a dead daemon left is taken over. A living one's, or anything
+    that is no socket, is left as it is.
+    """
+
+    def __init__(self, path: Path, mode: int, group: str | None) -> None:
+        self.path = path
+        self._mode = mode
+        self._group = group
+        self._lock: int | None = None
+
+    def claim(self) -> None:
+        """Takes the path; raises SocketError if it is not to be had."""
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
+            lock = os.open(f"{self.path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise SocketError(f"{self.path}: {error.strerror} ({error.filename})") from error
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._clear()
+        except BlockingIOError:
+            os.close(lock)
+            raise SocketError(f"{self.path}: another daemon serves here") from None
+        except SocketError:
+            os.close(lock)
+            raise
+        self._lock = lock
+
+    def protect(self) -> None:
+        """Sets mode and group; raises SocketError if the group cannot be given."""
+        try:
+            if self._group is not None:
+                shutil.chown(self.path, group=self._group)
+            self.path.chmod(self._mode)
+        except (OSError, LookupError) as error:
+            raise SocketError(f"{self.path}: group {self._group!r}: {error}") from error
+
+    def release(self) -> None:
+        """Removes the socket and gives the path back. Idempotent."""
+        if self._lock is None:
+            return
+        if self.path.is_socket():
+            self.path.unlink()
+        os.close(self._lock)
+        self._lock = None
+
+    def _clear(self) -> None:
+        try:
+            mode = self.path.lstat().st_mode
+        except FileNotFoundError:
+            return
+        if not stat.S_ISSOCK(mode):
+            raise SocketError(f"{self.path}: something that is no socket lies there")
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            try:
+                probe.connect(str(self.path))
+            except ConnectionRefusedError:
+                self.path.unlink()
+            except OSError as error:
+                raise SocketError(f"{self.path}: {error.strerror}") from error
+            else:
+                raise SocketError(f"{self.path}: another program serves here")
+
+
+class Server:
+    """grpc.aio on one Unix socket."""
+
+    def __init__(
+        self,
+        unix_socket: UnixSocket,
+        services: dict[ServiceDescriptor, object],
+        limits: Limits,
+    ) -> None:
+        self._socket = unix_socket
+        self._services = services
+        self._limits = limits
+        self._health = HealthServicer()
+        self._server = grpc.aio.server(
+            options=[
+                (
+                    "grpc.max_receive_message_length",
+                    limits.max_message_bytes * _HARD_MESSAGE_FACTOR,
+                ),
+                ("grpc.max_send_message_length", limits.max_message_bytes * _HARD_MESSAGE_FACTOR),
+                ("grpc.so_reuseport", 0),
+            ]
+        )
+
+    async def start(self) -> None:
+        """Listens, not yet ready. The socket must be claimed."""
+        calls = Calls(self._limits)
+        for service, servicer in self._services.items():
+            handlers = calls.handlers(service, servicer)
+            self._server.add_generic_rpc_handlers(
+                (grpc.method_handlers_generic_handler(service.full_name, handlers),)
+            )
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        names = [service.full_name for service in self._services]
+        reflection.enable_server_reflection(
+            [*names, reflection.SERVICE_NAME, "grpc.health.v1.Health"], self._server
+        )
+        await self.set_ready(ready=False)
+        await self._health.set(LIVENESS, health_pb2.HealthCheckResponse.SERVING)
+        # Nobody may connect before mode and group are set.
+        umask = os.umask(0o177)
+        try:
+            self._server.add_insecure_port(f"unix:{self._socket.path}")
+        finally:
+            os.umask(umask)
+        self._socket.protect()
+        await self._server.start()
+
+    async def set_ready(self, *, ready: bool) -> None:
+        """Tells health whether the services can do their work."""
+        status = health_pb2.HealthCheckResponse
+        for service in self._services:
+            await self._health.set(
+                service.full_name, status.SERVING if ready else status.NOT_SERVING
+            )
+
+    async def stop(self, drain_timeout_s: float) -> None:
+        """Takes no new calls; lets those under way go on for a while."""
+        await self._health.enter_graceful_shutdown()
+        await self._server.stop(drain_timeout_s)

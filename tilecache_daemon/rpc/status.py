@@ -1,0 +1,95 @@
+"""How an error is told: one table from the store's errors to gRPC's codes."""
+
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Final, NamedTuple
+
+from google.protobuf import any_pb2
+from google.protobuf.message import Message
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+
+from tilecache_daemon import errors
+from tilecache_daemon.errors import InvalidRequestError, TileCacheError
+
+DOMAIN: Final = "tilecache"
+INTERNAL_REASON: Final = "INTERNAL"
+
+
+class Telling(NamedTuple):
+    """A gRPC code, and after how long trying again makes sense (never, if None)."""
+
+    code: int
+    retry_after: timedelta | None = None
+
+
+_SOON: Final = timedelta(milliseconds=200)
+_LATER: Final = timedelta(seconds=1)
+
+TABLE: Final[dict[type[TileCacheError], Telling]] = {
+    errors.InvalidRequestError: Telling(code_pb2.INVALID_ARGUMENT),
+    errors.LimitExceededError: Telling(code_pb2.INVALID_ARGUMENT),
+    errors.TileNotFoundError: Telling(code_pb2.NOT_FOUND),
+    errors.SectorNotFoundError: Telling(code_pb2.NOT_FOUND),
+    errors.ContentConflictError: Telling(code_pb2.ALREADY_EXISTS),
+    errors.TileTooOldError: Telling(code_pb2.FAILED_PRECONDITION),
+    errors.SchemaMismatchError: Telling(code_pb2.FAILED_PRECONDITION),
+    errors.StorageCeilingError: Telling(code_pb2.RESOURCE_EXHAUSTED, _LATER),
+    errors.OverloadedError: Telling(code_pb2.RESOURCE_EXHAUSTED, _SOON),
+    errors.DatabaseFullError: Telling(code_pb2.RESOURCE_EXHAUSTED, _LATER),
+    errors.DatabaseUnavailableError: Telling(code_pb2.UNAVAILABLE, _LATER),
+    errors.QueryCanceledError: Telling(code_pb2.DEADLINE_EXCEEDED),
+}
+
+
+def status_of(error: TileCacheError) -> status_pb2.Status:
+    """The status that a caller is told, with its details."""
+    return status_pb2.Status(
+        code=TABLE[type(error)].code,
+        message=str(error),
+        details=[_pack(detail) for detail in _details(error)],
+    )
+
+
+def internal_status() -> status_pb2.Status:
+    """What a caller is told of a defect: nothing that could help an attacker."""
+    info = error_details_pb2.ErrorInfo(reason=INTERNAL_REASON, domain=DOMAIN)
+    return status_pb2.Status(
+        code=code_pb2.INTERNAL,
+        message="the daemon met a defect; its log says more",
+        details=[_pack(info)],
+    )
+
+
+def unimplemented_status(method: str) -> status_pb2.Status:
+    """What a caller is told of a call that this version does not answer yet."""
+    info = error_details_pb2.ErrorInfo(reason="UNIMPLEMENTED", domain=DOMAIN)
+    return status_pb2.Status(
+        code=code_pb2.UNIMPLEMENTED,
+        message=f"{method} is not implemented by this version",
+        details=[_pack(info)],
+    )
+
+
+def _details(error: TileCacheError) -> Iterator[Message]:
+    yield error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=error.facts)
+    if isinstance(error, InvalidRequestError):
+        yield error_details_pb2.BadRequest(
+            field_violations=[
+                error_details_pb2.BadRequest.FieldViolation(
+                    field=violation.field,
+                    description=violation.description,
+                    reason=error.reason,
+                )
+                for violation in error.violations
+            ]
+        )
+    if retry_after := TABLE[type(error)].retry_after:
+        retry = error_details_pb2.RetryInfo()
+        retry.retry_delay.FromTimedelta(retry_after)
+        yield retry
+
+
+def _pack(detail: Message) -> any_pb2.Any:
+    packed = any_pb2.Any()
+    packed.Pack(detail)
+    return packed

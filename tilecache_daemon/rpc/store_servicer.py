@@ -1,0 +1,248 @@
+"""TileMetadataStore: each method unpacks, calls a service and packs."""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from itertools import islice
+from typing import Final
+
+from google.protobuf.duration_pb2 import Duration
+from tilecache.v1 import tile_identity_pb2
+from tilecache.v1 import tile_metadata_store_pb2 as pb
+
+from tilecache_daemon.errors import (
+    FieldViolation,
+    InvalidRequestError,
+    LimitExceededError,
+    TileCacheError,
+)
+from tilecache_daemon.identity import location_hash_text
+from tilecache_daemon.mercator import CellRectangle
+from tilecache_daemon.models import FreshnessLabel, InsertOutcome, Limits, NewTile
+from tilecache_daemon.rpc import requests, wire
+from tilecache_daemon.rpc.new_tile import new_tile
+from tilecache_daemon.rpc.status import TABLE
+from tilecache_daemon.service.coverage import Coverage, CoverageService
+from tilecache_daemon.service.information import InformationService
+from tilecache_daemon.service.insertion import Answer, InsertionService
+from tilecache_daemon.service.reading import ReadingService
+from tilecache_daemon.service.uploads import UploadService
+
+CHUNK_RECTANGLES: Final = 50_000
+_TILES_A_TURN: Final = 64
+
+_OUTCOMES: Final = {
+    outcome: pb.InsertOutcome.Value(f"INSERT_OUTCOME_{outcome.name}") for outcome in InsertOutcome
+}
+
+
+class StoreServicer:
+    """The store on the wire."""
+
+    def __init__(
+        self,
+        information: InformationService,
+        insertion: InsertionService,
+        reading: ReadingService,
+        coverage: CoverageService,
+        uploads: UploadService,
+        limits: Limits,
+    ) -> None:
+        self._information = information
+        self._insertion = insertion
+        self._reading = reading
+        self._coverage = coverage
+        self._uploads = uploads
+        self._limits = limits
+
+    async def get_server_info(self, _: pb.GetServerInfoRequest) -> pb.GetServerInfoResponse:
+        info = self._information.describe()
+        loss_bound = Duration()
+        loss_bound.FromMilliseconds(round(info.access_loss_bound_s * 1000))
+        return pb.GetServerInfoResponse(
+            contract_version=info.contract_version,
+            daemon_version=info.daemon_version,
+            schema_revision=info.schema_revision,
+            namespace_uuid=info.namespace_uuid,
+            limits=pb.Limits(**asdict(info.limits)),
+            clock=pb.ClockStatus(
+                trusted=info.clock_trusted,
+                time=wire.timestamp(info.clock_time),
+                reason=info.clock_reason,
+            ),
+            cache=pb.CacheStatus(),
+            access_loss_bound=loss_bound,
+            database_available=info.database_available,
+            tiles_directory=info.tiles_directory,
+        )
+
+    async def derive_tile_identity(
+        self, request: pb.DeriveTileIdentityRequest
+    ) -> pb.DeriveTileIdentityResponse:
+        requests.check_count("keys", len(request.keys), self._limits.max_request_items)
+        identities = []
+        for index, message in enumerate(request.keys):
+            try:
+                key = requests.tile_key(message)
+            except InvalidRequestError as error:
+                raise error.within(f"keys[{index}]") from None
+            identities.append(
+                tile_identity_pb2.TileIdentity(
+                    tile_uuid=requests.key_uuid(key),
+                    location_hash=location_hash_text(key.zoom, key.x, key.y),
+                )
+            )
+        return pb.DeriveTileIdentityResponse(identities=identities)
+
+    async def insert_tile(self, request: pb.InsertTileRequest) -> pb.InsertTileResponse:
+        try:
+            tile, outcome = await self._insertion.insert(
+                new_tile(request.tile), requests.on_conflict(request.on_conflict)
+            )
+        except InvalidRequestError as error:
+            raise error.within("tile") from error
+        return pb.InsertTileResponse(tile=wire.tile_message(tile), outcome=_OUTCOMES[outcome])
+
+    async def bulk_insert_tiles(
+        self, batches: AsyncIterator[pb.BulkInsertTilesRequest]
+    ) -> AsyncIterator[pb.BulkInsertTilesResponse]:
+        batch_index = 0
+        async for batch in batches:
+            requests.check_count("tiles", len(batch.tiles), self._limits.max_batch_tiles)
+            on_conflict = requests.on_conflict(batch.on_conflict)
+            tiles, answers = await _read_tiles(batch.tiles)
+            if tiles:
+                stored = await self._insertion.insert_batch(list(tiles.values()), on_conflict)
+                answers |= dict(zip(tiles, stored, strict=True))
+            yield _acknowledgement(batch_index, answers)
+            batch_index += 1
+
+    async def get_tile(self, request: pb.GetTileRequest) -> bytes:
+        tile = await self._reading.get(
+            requests.tile_ref("tile", request.tile), record_access=request.record_access
+        )
+        return wire.pack_tile(tile)
+
+    async def lookup_tiles(self, request: pb.LookupTilesRequest) -> bytes:
+        tile_uuids = requests.tile_refs("tiles", request.tiles, self._limits.max_request_items)
+        tiles = await self._reading.lookup(tile_uuids, record_access=request.record_access)
+        answer = b"".join(
+            wire.pack_element(wire.pack_tile(tile) if tile else b"") for tile in tiles
+        )
+        if len(answer) > self._limits.max_message_bytes:
+            raise LimitExceededError(
+                FieldViolation("tiles", "name tiles whose answer is too large: ask for fewer")
+            )
+        return answer
+
+    async def query_tiles(self, request: pb.QueryTilesRequest) -> AsyncIterator[bytes]:
+        zoom = requests.zoom(request.zoom)
+        cells = requests.region_cells(zoom, request.region)
+        wanted = requests.tile_filter(request)
+        async for tiles in self._reading.query(zoom, cells, wanted):
+            for chunk in wire.join_elements(map(wire.pack_tile, tiles)):
+                yield chunk
+
+    async def describe_coverage(
+        self, request: pb.DescribeCoverageRequest
+    ) -> AsyncIterator[pb.DescribeCoverageResponse]:
+        zoom = requests.zoom(request.zoom)
+        cells = requests.region_cells(zoom, request.region)
+        coverage = await self._coverage.describe(zoom, cells)
+        missing = iter(coverage.missing)
+        yield pb.DescribeCoverageResponse(summary=_summary(coverage), missing=_cell_ranges(missing))
+        while rest := _cell_ranges(missing):
+            yield pb.DescribeCoverageResponse(missing=rest)
+
+    async def touch_tiles(self, request: pb.TouchTilesRequest) -> pb.TouchTilesResponse:
+        tile_uuids = requests.tile_refs("tiles", request.tiles, self._limits.max_request_items)
+        return pb.TouchTilesResponse(recorded=await self._reading.touch(tile_uuids))
+
+    async def list_pending_uploads(
+        self, request: pb.ListPendingUploadsRequest
+    ) -> pb.ListPendingUploadsResponse:
+        tiles, next_page_token = await self._uploads.list_pending(
+            requests.page_size(request.page_size),
+            request.page_token,
+            requests.optional_flight(request),
+        )
+        return pb.ListPendingUploadsResponse(
+            tiles=map(wire.tile_message, tiles), next_page_token=next_page_token
+        )
+
+    async def mark_uploaded(self, request: pb.MarkUploadedRequest) -> pb.MarkUploadedResponse:
+        requests.check_count("tiles", len(request.tiles), self._limits.max_request_items)
+        outcomes = await self._uploads.mark(
+            [
+                (
+                    requests.uuid_text(f"tiles[{index}].tile_uuid", tile.tile_uuid),
+                    requests.sha256_text(f"tiles[{index}].content_sha256", tile.content_sha256),
+                )
+                for index, tile in enumerate(request.tiles)
+            ]
+        )
+        return pb.MarkUploadedResponse(
+            outcomes=[pb.MarkOutcome.Value(f"MARK_OUTCOME_{outcome.name}") for outcome in outcomes]
+        )
+
+
+async def _read_tiles(
+    messages: Sequence[pb.TileMetadata],
+) -> tuple[dict[int, NewTile], dict[int, Answer]]:
+    """The sound tiles of a batch and the refusals of the others, by position."""
+    tiles: dict[int, NewTile] = {}
+    refused: dict[int, Answer] = {}
+    for index, message in enumerate(messages):
+        if index % _TILES_A_TURN == 0:
+            # A read that waits goes first.
+            await asyncio.sleep(0)
+        try:
+            tiles[index] = new_tile(message)
+        except InvalidRequestError as error:
+            refused[index] = error
+    return tiles, refused
+
+
+def _acknowledgement(batch_index: int, answers: Mapping[int, Answer]) -> pb.BulkInsertTilesResponse:
+    counts = Counter(answer for answer in answers.values() if isinstance(answer, InsertOutcome))
+    return pb.BulkInsertTilesResponse(
+        batch_index=batch_index,
+        refused=[
+            _refusal(index, answer)
+            for index, answer in sorted(answers.items())
+            if isinstance(answer, TileCacheError)
+        ],
+        **{f"{outcome.value}_count": counts[outcome] for outcome in InsertOutcome},
+    )
+
+
+def _refusal(index: int, error: TileCacheError) -> pb.RefusedTile:
+    field = ""
+    if isinstance(error, InvalidRequestError):
+        error = error.within(f"tiles[{index}]")
+        field = error.violations[0].field
+    return pb.RefusedTile(
+        index=index,
+        code=TABLE[type(error)].code,
+        reason=error.reason,
+        field=field,
+        message=str(error),
+    )
+
+
+def _summary(coverage: Coverage) -> pb.CoverageSummary:
+    return pb.CoverageSummary(
+        cell_count=coverage.cell_count,
+        covered_count=coverage.covered_count,
+        missing_count=coverage.cell_count - coverage.covered_count,
+        labels=[
+            pb.LabelCount(label=wire.LABEL_NUMBERS[label.value], count=coverage.labels[label.value])
+            for label in FreshnessLabel
+            if coverage.labels[label.value]
+        ],
+    )
+
+
+def _cell_ranges(rectangles: Iterator[CellRectangle]) -> list[pb.CellRange]:
+    return [pb.CellRange(**cells._asdict()) for cells in islice(rectangles, CHUNK_RECTANGLES)]

@@ -1,0 +1,1 @@
+"""The use cases. They know neither gRPC nor psycopg."""

@@ -1,0 +1,77 @@
+"""Labels for new tiles, and new labels for old ones."""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+
+from tilecache_daemon.clock import Clock
+from tilecache_daemon.errors import TileTooOldError
+from tilecache_daemon.freshness import FreshnessPolicy
+from tilecache_daemon.models import FreshnessLabel, NewTile
+from tilecache_daemon.store import Store
+
+RELABEL_BATCH_TILES: Final = 2_000
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+
+@dataclass(slots=True)
+class Reevaluation:
+    """How far a re-evaluation came."""
+
+    evaluated: int = 0
+    relabelled: int = 0
+
+
+class FreshnessService:
+    """Applies the sectors and rules in force."""
+
+    def __init__(self, store: Store, clock: Clock) -> None:
+        self._store = store
+        self._clock = clock
+
+    def label(self, tile: NewTile, policy: FreshnessPolicy) -> FreshnessLabel:
+        """The label of a tile that is inserted now; raises TileTooOldError where
+        its rule rejects it.
+
+        A clock that is not trusted may only be early: what it calls too old is,
+        and what it calls fresh may not be.
+        """
+        verdict = policy.evaluate(
+            tile.latitude, tile.longitude, tile.captured_at, self._clock.now()
+        )
+        if verdict.label is FreshnessLabel.REJECTED and verdict.rule and verdict.sector:
+            raise TileTooOldError(
+                f"captured {tile.captured_at:%Y-%m-%d}, and sector {verdict.sector.name!r} "
+                f"({verdict.rule.classification.value}) rejects what is older than "
+                f"{verdict.rule.max_age_months} months",
+                sector=verdict.sector.name,
+                classification=verdict.rule.classification.value,
+                max_age_months=verdict.rule.max_age_months,
+                captured_at=tile.captured_at.isoformat(),
+            )
+        if verdict.rule and not self._clock.trusted:
+            return FreshnessLabel.DOWNGRADED
+        return verdict.label
+
+    async def reevaluate(self) -> AsyncIterator[Reevaluation]:
+        """Brings all labels up to date, a batch a transaction, saying how far it is.
+        Can be stopped and begun again at any point."""
+        progress, last_id = Reevaluation(), 0
+        while True:
+            async with self._store.connection() as queries:
+                batch = await queries.relabel_tiles(
+                    last_id,
+                    RELABEL_BATCH_TILES,
+                    self._clock.now(),
+                    clock_trusted=self._clock.trusted,
+                )
+            progress.evaluated += batch.evaluated
+            progress.relabelled += batch.relabelled
+            yield progress
+            if batch.last_id is None:
+                break
+            last_id = batch.last_id
+        log.info("labels_up_to_date", evaluated=progress.evaluated, relabelled=progress.relabelled)

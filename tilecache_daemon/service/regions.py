@@ -1,0 +1,48 @@
+"""From an area on the ground to the cells of a zoom."""
+
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+from tilecache_daemon.errors import FieldViolation, LimitExceededError
+from tilecache_daemon.mercator import CellRectangle
+
+PIECE_CELLS: Final = 16_384
+"""Cells that one query covers: it keeps a connection for some milliseconds, and
+its rows fit into a few messages."""
+
+
+def bound_cells(cells: Iterable[CellRectangle], max_cells: int) -> list[CellRectangle]:
+    """The rectangles as a list; raises LimitExceededError as soon as they are too many."""
+    bounded, count = [], 0
+    for rectangle in cells:
+        count += rectangle.cell_count
+        if count > max_cells:
+            raise LimitExceededError(
+                FieldViolation("region", f"has more than {max_cells} cells at this zoom")
+            )
+        bounded.append(rectangle)
+    return bounded
+
+
+def split_cells(cells: Iterable[CellRectangle]) -> Iterator[list[CellRectangle]]:
+    """The same cells in pieces of at most PIECE_CELLS, each one query's worth."""
+    piece: list[CellRectangle] = []
+    room = PIECE_CELLS
+    for rectangle in cells:
+        for part in _split_rectangle(rectangle):
+            if part.cell_count > room:
+                yield piece
+                piece, room = [], PIECE_CELLS
+            piece.append(part)
+            room -= part.cell_count
+    if piece:
+        yield piece
+
+
+def _split_rectangle(rectangle: CellRectangle) -> Iterator[CellRectangle]:
+    x_from, x_to, y_from, y_to = rectangle
+    width = min(x_to - x_from + 1, PIECE_CELLS)
+    height = PIECE_CELLS // width
+    for top in range(y_from, y_to + 1, height):
+        for left in range(x_from, x_to + 1, width):
+            yield CellRectangle(left, min(left + width - 1, x_to), top, min(top + height - 1, y_to))

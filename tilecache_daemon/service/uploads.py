@@ -1,0 +1,73 @@
+"""What still has to be uploaded."""
+
+import base64
+import binascii
+import struct
+from collections.abc import Sequence
+from datetime import datetime, timedelta, timezone
+
+from tilecache_daemon.clock import Clock
+from tilecache_daemon.errors import FieldViolation, InvalidRequestError
+from tilecache_daemon.identity import ONBOARD_INGEST
+from tilecache_daemon.models import MarkOutcome, Tile
+from tilecache_daemon.store import PendingUpload, Store, UploadState
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_START = (datetime(1, 1, 1, tzinfo=timezone.utc), 0)
+_TOKEN = struct.Struct(">qq")
+
+
+class UploadService:
+    """Lists and marks uploads."""
+
+    def __init__(self, store: Store, clock: Clock) -> None:
+        self._store = store
+        self._clock = clock
+
+    async def list_pending(
+        self, page_size: int, page_token: str, flight_id: str | None
+    ) -> tuple[list[Tile], str]:
+        """A page, oldest capture first, and the token of the next (empty if there is none).
+
+        A page begins after the last tile of the one before, so tiles that come
+        and go neither shift nor repeat the others.
+        """
+        after = decode_page_token(page_token) if page_token else _START
+        async with self._store.connection() as queries:
+            page = await queries.list_pending_uploads(after, flight_id, page_size + 1)
+        more = len(page) > page_size
+        page = page[:page_size]
+        return [entry.tile for entry in page], encode_page_token(page[-1]) if more else ""
+
+    async def mark(self, contents: Sequence[tuple[str, str]]) -> list[MarkOutcome]:
+        """Marks (tile_uuid, content_sha256) as uploaded; an answer for each, in order."""
+        async with self._store.transaction() as queries:
+            states = await queries.mark_uploaded(contents, self._clock.now())
+        return [_outcome(states.get(tile_uuid), sha256) for tile_uuid, sha256 in contents]
+
+
+def encode_page_token(last: PendingUpload) -> str:
+    """Where a page ended, as opaque text."""
+    micros = (last.tile.captured_at - _EPOCH) // timedelta(microseconds=1)
+    return base64.urlsafe_b64encode(_TOKEN.pack(micros, last.id)).decode()
+
+
+def decode_page_token(token: str) -> tuple[datetime, int]:
+    """Raises InvalidRequestError for what was never a token."""
+    try:
+        micros, row_id = _TOKEN.unpack(base64.b64decode(token, altchars=b"-_", validate=True))
+        return _EPOCH + timedelta(microseconds=micros), row_id
+    except (binascii.Error, struct.error, OverflowError, ValueError):
+        raise InvalidRequestError(
+            FieldViolation("page_token", "is not a token of an earlier answer")
+        ) from None
+
+
+def _outcome(before: UploadState | None, content_sha256: str) -> MarkOutcome:
+    if before is None:
+        return MarkOutcome.NOT_FOUND
+    if before.source != ONBOARD_INGEST:
+        return MarkOutcome.NOT_UPLOADABLE
+    if before.content_sha256 != content_sha256:
+        return MarkOutcome.CONTENT_DIFFERS
+    return MarkOutcome.ALREADY_MARKED if before.uploaded_at else MarkOutcome.MARKED

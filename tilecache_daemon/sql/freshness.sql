@@ -1,0 +1,61 @@
+-- hold_policy --
+-- Keeps sectors and rules as they are until the transaction ends.
+SELECT pg_advisory_xact_lock_shared(%(key)s::bigint);
+
+-- list_sectors --
+-- All sectors, by name.
+SELECT name, classification, south, west, north, east, created_at
+FROM sector_classifications
+ORDER BY name, id;
+
+-- list_rules --
+-- All rules.
+SELECT classification, max_age_months, action
+FROM tile_freshness_rules;
+
+-- relabel_tiles --
+-- Brings the labels of the next few tiles up to date, as `freshness.py` has it.
+-- The old words are left alone: nobody knows the rule that gave them.
+WITH batch AS (
+    SELECT id, latitude, longitude, captured_at, freshness_status
+    FROM tiles
+    WHERE id > %(after_id)s
+    ORDER BY id
+    LIMIT %(limit)s
+), verdict AS (
+    SELECT batch.id, batch.freshness_status AS old_label,
+           coalesce(rule.label, 'fresh') AS new_label,
+           rule.label IS NOT NULL AS aged
+    FROM batch
+    LEFT JOIN LATERAL (
+        SELECT CASE
+                   WHEN r.classification IS NULL THEN NULL
+                   WHEN (batch.captured_at AT TIME ZONE 'UTC'
+                         + make_interval(months => r.max_age_months)) AT TIME ZONE 'UTC'
+                        > %(now)s THEN 'fresh'
+                   WHEN r.action = 'reject' THEN 'rejected'
+                   ELSE 'downgraded'
+               END AS label
+        FROM sector_classifications s
+        LEFT JOIN tile_freshness_rules r USING (classification)
+        WHERE batch.latitude BETWEEN s.south AND s.north
+          AND CASE
+                  WHEN s.west <= s.east THEN batch.longitude BETWEEN s.west AND s.east
+                  ELSE batch.longitude >= s.west OR batch.longitude <= s.east
+              END
+        ORDER BY s.classification = 'active_conflict' DESC
+        LIMIT 1
+    ) AS rule ON true
+), relabelled AS (
+    UPDATE tiles t
+    SET freshness_status = verdict.new_label
+    FROM verdict
+    WHERE t.id = verdict.id
+      AND verdict.new_label <> verdict.old_label
+      AND verdict.old_label IN ('fresh', 'downgraded', 'rejected')
+      AND (%(clock_trusted)s OR NOT (verdict.aged AND verdict.new_label = 'fresh'))
+    RETURNING t.tile_uuid
+)
+SELECT (SELECT max(id) FROM batch) AS last_id,
+       (SELECT count(*) FROM batch) AS evaluated,
+       (SELECT count(*) FROM relabelled) AS relabelled;

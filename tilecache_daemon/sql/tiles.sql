@@ -1,0 +1,140 @@
+-- find_tiles --
+-- Tiles by id; ids that name none are left out.
+SELECT {tile_columns}
+FROM tiles t
+WHERE t.tile_uuid = ANY(%(tile_uuids)s::uuid[]);
+
+-- read_region --
+-- Tiles of a zoom in a few rectangles of cells.
+SELECT {tile_columns}
+FROM unnest(%(x_from)s::int[], %(x_to)s::int[], %(y_from)s::int[], %(y_to)s::int[])
+         AS r (x_from, x_to, y_from, y_to)
+JOIN tiles t
+  ON t.zoom = %(zoom)s
+ AND t.x BETWEEN r.x_from AND r.x_to
+ AND t.y BETWEEN r.y_from AND r.y_to;
+
+-- read_cell_labels --
+-- The labels that occur in each covered cell of a few rectangles.
+SELECT DISTINCT t.y, t.x, t.freshness_status
+FROM unnest(%(x_from)s::int[], %(x_to)s::int[], %(y_from)s::int[], %(y_to)s::int[])
+         AS r (x_from, x_to, y_from, y_to)
+JOIN tiles t
+  ON t.zoom = %(zoom)s
+ AND t.x BETWEEN r.x_from AND r.x_to
+ AND t.y BETWEEN r.y_from AND r.y_to;
+
+-- copy_tiles --
+-- New tiles in bulk; a key that is there already fails the whole statement.
+COPY tiles (
+    tile_uuid, location_hash, zoom, x, y, source, flight_id, latitude, longitude,
+    tile_size_meters, tile_size_pixels, file_path, content_sha256, disk_bytes, captured_at,
+    tile_quality_metadata, freshness_status, created_at
+) FROM STDIN;
+
+-- insert_tiles --
+-- New tiles, without those whose key is there already; says which went in.
+INSERT INTO tiles (
+    tile_uuid, location_hash, zoom, x, y, source, flight_id, latitude, longitude,
+    tile_size_meters, tile_size_pixels, file_path, content_sha256, disk_bytes, captured_at,
+    tile_quality_metadata, freshness_status, created_at
+)
+SELECT n.*, %(created_at)s
+FROM unnest(
+    %(tile_uuid)s::uuid[], %(location_hash)s::uuid[], %(zoom)s::int[], %(x)s::int[],
+    %(y)s::int[], %(source)s::text[], %(flight_id)s::uuid[], %(latitude)s::float8[],
+    %(longitude)s::float8[], %(tile_size_meters)s::float8[], %(tile_size_pixels)s::int[],
+    %(file_path)s::text[], %(content_sha256)s::text[], %(disk_bytes)s::bigint[],
+    %(captured_at)s::timestamptz[], %(quality_metadata)s::jsonb[], %(freshness_label)s::text[]
+) AS n
+ON CONFLICT DO NOTHING
+RETURNING tile_uuid::text;
+
+-- lock_tiles --
+-- Tiles by id, locked in the order of their keys so that two writers cannot deadlock.
+SELECT {tile_columns}
+FROM tiles t
+WHERE t.tile_uuid = ANY(%(tile_uuids)s::uuid[])
+ORDER BY t.zoom, t.x, t.y, t.source, t.flight_id
+FOR UPDATE;
+
+-- replace_tile --
+-- Another content for a stored tile. Its upload starts anew.
+UPDATE tiles t
+SET latitude = %(latitude)s,
+    longitude = %(longitude)s,
+    tile_size_meters = %(tile_size_meters)s,
+    tile_size_pixels = %(tile_size_pixels)s,
+    file_path = %(file_path)s,
+    content_sha256 = %(content_sha256)s,
+    disk_bytes = %(disk_bytes)s,
+    captured_at = %(captured_at)s,
+    tile_quality_metadata = %(quality_metadata)s::jsonb,
+    freshness_status = %(freshness_label)s,
+    uploaded_at = NULL
+WHERE t.tile_uuid = %(tile_uuid)s::uuid
+RETURNING {tile_columns};
+
+-- write_accesses --
+-- Accesses in the order in which they were made. Tiles that another writer
+-- holds are passed over, and those whose written access is recent are left.
+WITH access AS (
+    SELECT a.tile_uuid, a.accessed_at, a.position
+    FROM unnest(%(tile_uuids)s::uuid[], %(accessed_at)s::timestamptz[])
+             WITH ORDINALITY AS a (tile_uuid, accessed_at, position)
+), held AS (
+    SELECT t.id, access.tile_uuid, access.accessed_at, access.position,
+           t.accessed_at IS NULL
+               OR t.accessed_at <= access.accessed_at - %(recent)s::interval AS due
+    FROM tiles t
+    JOIN access USING (tile_uuid)
+    FOR UPDATE OF t SKIP LOCKED
+), numbered AS (
+    SELECT id, accessed_at, nextval('tile_access_order_seq') AS access_order
+    FROM (SELECT * FROM held WHERE due ORDER BY position) AS due_in_order
+), written AS (
+    UPDATE tiles t
+    SET accessed_at = greatest(t.accessed_at, numbered.accessed_at),
+        access_order = numbered.access_order
+    FROM numbered
+    WHERE t.id = numbered.id
+    RETURNING t.tile_uuid
+)
+SELECT access.tile_uuid::text
+FROM access
+JOIN tiles t USING (tile_uuid)
+LEFT JOIN held USING (tile_uuid)
+WHERE held.id IS NULL;
+
+-- list_pending_uploads --
+-- Onboard tiles that wait for upload, from a place in their order on.
+SELECT {tile_columns}, t.id
+FROM tiles t
+WHERE t.source = 'onboard_ingest'
+  AND t.uploaded_at IS NULL
+  AND (t.captured_at, t.id) > (%(after_captured_at)s::timestamptz, %(after_id)s::bigint)
+  AND (%(flight_id)s::uuid IS NULL OR t.flight_id = %(flight_id)s::uuid)
+ORDER BY t.captured_at, t.id
+LIMIT %(limit)s;
+
+-- mark_uploaded --
+-- Marks tiles that still have the content that was uploaded; says what each was before.
+WITH given AS (
+    SELECT g.tile_uuid, g.content_sha256
+    FROM unnest(%(tile_uuids)s::uuid[], %(content_sha256)s::text[])
+             AS g (tile_uuid, content_sha256)
+), before AS (
+    SELECT t.id, t.tile_uuid, t.source, t.content_sha256, t.uploaded_at
+    FROM tiles t
+    WHERE t.tile_uuid = ANY(%(tile_uuids)s::uuid[])
+    ORDER BY t.zoom, t.x, t.y, t.source, t.flight_id
+    FOR UPDATE
+), marked AS (
+    UPDATE tiles t
+    SET uploaded_at = %(now)s
+    FROM before
+    JOIN given USING (tile_uuid, content_sha256)
+    WHERE t.id = before.id AND before.uploaded_at IS NULL AND before.source = 'onboard_ingest'
+)
+SELECT before.tile_uuid::text, before.source, before.content_sha256, before.uploaded_at
+FROM before;
