@@ -73,7 +73,7 @@ def cell_edge_meters(zoom: int, latitude: float) -> float:
 def cell_at(zoom: int, latitude: float, longitude: float) -> tuple[int, int]:
     """The cell (x, y) that holds a point; the nearest one beyond the projection's edge."""
     x, _ = _span(_column_position(zoom, longitude), 0, zoom)
-    y, _ = _span(_row_position(zoom, latitude), 0, zoom)
+    y, _ = _span(row_position(zoom, latitude), 0, zoom)
     return x, y
 
 
@@ -82,7 +82,7 @@ def cells_in_box(zoom: int, box: BoundingBox) -> Iterator[CellRectangle]:
     rectangles across the antimeridian. Sharing an edge is not overlapping."""
     if box.south > MAX_LATITUDE or box.north < -MAX_LATITUDE:
         return
-    y_from, y_to = _span(_row_position(zoom, box.north), _row_position(zoom, box.south), zoom)
+    y_from, y_to = _span(row_position(zoom, box.north), row_position(zoom, box.south), zoom)
     west, east = _column_position(zoom, box.west), _column_position(zoom, box.east)
     if box.west <= box.east:
         yield CellRectangle(*_span(west, east, zoom), y_from, y_to)
@@ -152,7 +152,8 @@ def _column_position(zoom: int, longitude: float) -> float:
     return (longitude + 180.0) / 360.0 * (1 << zoom)
 
 
-def _row_position(zoom: int, latitude: float) -> float:
+def row_position(zoom: int, latitude: float) -> float:
+    """Where a latitude lies, in rows from the north edge."""
     clamped = min(max(latitude, -MAX_LATITUDE), MAX_LATITUDE)
     position = (1 - math.asinh(math.tan(math.radians(clamped))) / math.pi) / 2
     return position * (1 << zoom)

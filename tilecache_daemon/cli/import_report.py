@@ -1,0 +1,101 @@
+"""What `tilecache import` says when it ends."""
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import click
+
+from tilecache_daemon.cli.output import print_json, print_table
+from tilecache_daemon.ingest.importer import ImportCounts
+from tilecache_daemon.ingest.sources import IgnoredFile, Refusal
+
+_MAX_EXAMPLES: Final = 3
+
+
+@dataclass
+class _Group:
+    count: int = 0
+    examples: list[Refusal] = field(default_factory=list)
+
+
+class ImportReport:
+    """Gathers refusals: all of them for programs, some examples of each reason for people."""
+
+    def __init__(self, source: Path, total: int, as_json: bool) -> None:
+        self.source = source
+        self.total = total
+        self.as_json = as_json
+        self._refused: list[Refusal] = []
+        self._groups: defaultdict[str, _Group] = defaultdict(_Group)
+        self._ignored: list[str] = []
+
+    def add_refused(self, refusal: Refusal) -> None:
+        if self.as_json:
+            self._refused.append(refusal)
+            return
+        group = self._groups[refusal.reason]
+        group.count += 1
+        if len(group.examples) < _MAX_EXAMPLES:
+            group.examples.append(refusal)
+
+    def add_ignored(self, ignored: IgnoredFile) -> None:
+        if self.as_json or len(self._ignored) < _MAX_EXAMPLES:
+            self._ignored.append(ignored.file)
+
+    def print(self, counts: ImportCounts, interrupted: bool, failure: str) -> None:
+        """On stdout; `failure` is empty where the import came to its end."""
+        if self.as_json:
+            self._print_json(counts, interrupted, failure)
+        else:
+            self._print_text(counts, interrupted, failure)
+
+    def _print_json(self, counts: ImportCounts, interrupted: bool, failure: str) -> None:
+        print_json(
+            {
+                "source": str(self.source),
+                "total_count": self.total,
+                "inserted_count": counts.inserted,
+                "downgraded_count": counts.downgraded,
+                "already_present_count": counts.already_present,
+                "kept_existing_count": counts.kept_existing,
+                "replaced_count": counts.replaced,
+                "refused_count": counts.refused,
+                "ignored_count": counts.ignored,
+                "interrupted": interrupted,
+                "failure": failure,
+                "refused": [refusal._asdict() for refusal in self._refused],
+                "ignored": self._ignored,
+            }
+        )
+
+    def _print_text(self, counts: ImportCounts, interrupted: bool, failure: str) -> None:
+        outcomes = {
+            "inserted": counts.inserted,
+            "inserted as downgraded": counts.downgraded,
+            "already there": counts.already_present,
+            "kept as stored": counts.kept_existing,
+            "replaced": counts.replaced,
+            "refused": counts.refused,
+        }
+        unsettled = self.total - sum(outcomes.values())
+        rows = [(name, f"{count:,}") for name, count in outcomes.items() if count]
+        if unsettled > 0:
+            rows.append(("not yet imported", f"{unsettled:,}"))
+        print_table(["tiles", "count"], rows, title=str(self.source))
+        self._print_refused()
+        if counts.ignored:
+            names = ", ".join(self._ignored) + (", ..." if counts.ignored > _MAX_EXAMPLES else "")
+            click.echo(f"{counts.ignored:,} other files were ignored: {names}")
+        if interrupted or failure:
+            click.echo("The import is not complete; run it again to go on.")
+
+    def _print_refused(self) -> None:
+        for reason, group in sorted(self._groups.items()):
+            click.echo(f"{group.count:,} refused, {reason}:")
+            for refusal in group.examples:
+                at = f" ({refusal.field})" if refusal.field else ""
+                click.echo(f"  {refusal.file}{at}: {refusal.message}")
+            if group.count > len(group.examples):
+                click.echo(f"  ... and {group.count - len(group.examples):,} more")

@@ -1,0 +1,260 @@
+"""`tilecache import`."""
+
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Final
+
+import click
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+from tilecache.v1.tile_identity_pb2 import TileSource
+from tilecache.v1.tile_metadata_store_pb2 import GetServerInfoRequest, OnConflict
+
+from tilecache_daemon.cli.import_report import ImportReport
+from tilecache_daemon.cli.output import ExitCode, connect, fail, json_option, socket_option
+from tilecache_daemon.client import CallError, TileCacheClient
+from tilecache_daemon.identity import GOOGLEMAPS, MAX_ZOOM, SOURCE_TEXTS, flight_text
+from tilecache_daemon.ingest.importer import ImportOptions, TileImporter
+from tilecache_daemon.ingest.sources import Source, SourceError, open_source
+from tilecache_daemon.ingest.unpacking import UnpackDirectory, UnpackingError
+
+INTERRUPTED: Final = 128 + signal.SIGINT
+
+_ON_CONFLICT: Final = {
+    "fail": OnConflict.ON_CONFLICT_FAIL,
+    "keep-existing": OnConflict.ON_CONFLICT_KEEP_EXISTING,
+    "replace-if-newer": OnConflict.ON_CONFLICT_REPLACE_IF_NEWER,
+}
+_SOURCES: Final = {text: TileSource.ValueType(number) for number, text in SOURCE_TEXTS.items()}
+_ANSWER_TIMEOUT_S: Final = 10.0
+
+
+def _parse_flight(_: click.Context, __: click.Parameter, value: str | None) -> str | None:
+    try:
+        return flight_text(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
+
+
+def _parse_time(_: click.Context, __: click.Parameter, value: str | None) -> datetime | None:
+    if value is None:
+        return None
+    try:
+        # Python 3.10 does not know the Z of ISO 8601.
+        time = datetime.fromisoformat(value.replace("Z", "+00:00"))
+    except ValueError as error:
+        raise click.BadParameter(f"{value!r} is not a time in ISO 8601") from error
+    return time if time.tzinfo else time.replace(tzinfo=timezone.utc)
+
+
+@click.command("import")
+@click.argument("source_path", metavar="SOURCE", type=click.Path(exists=True, path_type=Path))
+@click.option(
+    "--source",
+    type=click.Choice(list(_SOURCES)),
+    default=GOOGLEMAPS,
+    show_default=True,
+    help="Where the tiles come from.",
+)
+@click.option("--flight", callback=_parse_flight, metavar="UUID", help="The flight that made them.")
+@click.option(
+    "--captured-at",
+    callback=_parse_time,
+    metavar="TIME",
+    help="When the pictures were taken, in ISO 8601, UTC where no offset is given.  "
+    "[default: when the file, or the archive, was last modified]",
+)
+@click.option(
+    "--root",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="The tile directory that stored paths are relative to.  "
+    "[default: where the pictures lie: SOURCE, or --into]",
+)
+@click.option(
+    "--into",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Where an archive's pictures are unpacked.  [default: beside it, its name less suffix]",
+)
+@click.option(
+    "--on-conflict",
+    type=click.Choice(list(_ON_CONFLICT)),
+    default="fail",
+    show_default=True,
+    help="What to do where another picture is stored for the same tile.",
+)
+@click.option("--min-zoom", type=click.IntRange(0, MAX_ZOOM), help="Leave out lower zooms.")
+@click.option("--max-zoom", type=click.IntRange(0, MAX_ZOOM), help="Leave out higher zooms.")
+@click.option(
+    "--batch-size",
+    type=click.IntRange(1, 10_000),
+    default=1000,
+    show_default=True,
+    help="Tiles that are committed at once.",
+)
+@json_option
+@socket_option
+def import_command(
+    source_path: Path,
+    source: str,
+    flight: str | None,
+    captured_at: datetime | None,
+    root: Path | None,
+    into: Path | None,
+    on_conflict: str,
+    min_zoom: int | None,
+    max_zoom: int | None,
+    batch_size: int,
+    as_json: bool,
+    socket_path: Path,
+) -> None:
+    """Fill the cache from tile files.
+
+    SOURCE is a directory of {zoom}/{x}/{y}.{png,jpg,jpeg,webp}, an .mbtiles file
+    or a .pmtiles archive. The daemon stores what it is told about the pictures,
+    not the pictures: those of a directory stay where they are, those of an
+    archive are unpacked.
+
+    An import can be interrupted with Ctrl-C and run again: a tile that is stored
+    already is not stored twice. A tile that is refused, or a file that is no
+    picture, keeps nothing else out; the exit code is then 1.
+
+    \b
+    tilecache import tiles/
+    tilecache import world.mbtiles --into /srv/tiles/world --root /srv/tiles
+    tilecache import tiles/ --source onboard_ingest --flight 3f2504e0-4f89-41d3-9a0c-0305e82c3301
+    """
+    try:
+        opened = open_source(source_path, _zooms(min_zoom, max_zoom))
+        total = opened.count()
+    except SourceError as error:
+        fail(ExitCode.USAGE, str(error))
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+    if total == 0:
+        fail(ExitCode.USAGE, f"{source_path}: there is no {{zoom}}/{{x}}/{{y}} picture in it")
+    with connect(socket_path) as client, _unpack_directory(opened, into) as unpack_directory:
+        pictures = unpack_directory.path if unpack_directory else opened.path
+        options = ImportOptions(
+            root=_containing_root(root, pictures),
+            source=_SOURCES[source],
+            flight_id=flight,
+            captured_at=captured_at,
+            on_conflict=_ON_CONFLICT[on_conflict],
+            batch_size=min(batch_size, _max_batch_tiles(client)),
+        )
+        _run(client, options, unpack_directory, opened, ImportReport(opened.path, total, as_json))
+
+
+def _zooms(min_zoom: int | None, max_zoom: int | None) -> range | None:
+    if min_zoom is None and max_zoom is None:
+        return None
+    zooms = range(min_zoom or 0, (MAX_ZOOM if max_zoom is None else max_zoom) + 1)
+    if not zooms:
+        raise click.UsageError("--min-zoom is more than --max-zoom")
+    return zooms
+
+
+@contextmanager
+def _unpack_directory(source: Source, into: Path | None) -> Iterator[UnpackDirectory | None]:
+    if not source.unpacks:
+        if into is not None:
+            raise click.UsageError("--into is for archives; a directory's pictures stay there")
+        yield None
+        return
+    try:
+        directory = UnpackDirectory(into or source.path.with_suffix(""))
+    except UnpackingError as error:
+        fail(ExitCode.USAGE, str(error))
+    with closing(directory):
+        yield directory
+
+
+def _containing_root(root: Path | None, pictures: Path) -> Path:
+    if root is None:
+        return pictures
+    if not pictures.is_relative_to(root.resolve()):
+        raise click.UsageError(f"--root: {pictures} does not lie in {root}")
+    return root.resolve()
+
+
+def _max_batch_tiles(client: TileCacheClient) -> int:
+    info = client.store.GetServerInfo(GetServerInfoRequest(), timeout=_ANSWER_TIMEOUT_S)
+    return info.limits.max_batch_tiles
+
+
+def _run(
+    client: TileCacheClient,
+    options: ImportOptions,
+    unpack_directory: UnpackDirectory | None,
+    source: Source,
+    report: ImportReport,
+) -> None:
+    """Imports, prints the report whatever happens, and ends with its exit code."""
+    failure: Exception | None = None
+    with _progress_bar(report) as advance:
+        importer = TileImporter(
+            client, options, unpack_directory, report.add_refused, report.add_ignored, advance
+        )
+        with _stopping_on_interrupt(importer):
+            try:
+                importer.run(source)
+            except (CallError, SourceError) as error:
+                failure = error
+    interrupted = importer.stopping.is_set()
+    report.print(importer.counts, interrupted, str(failure or ""))
+    if isinstance(failure, CallError):
+        raise failure
+    if interrupted:
+        sys.exit(INTERRUPTED)
+    if failure or importer.counts.refused:
+        sys.exit(ExitCode.IN_PART)
+
+
+class _RateColumn(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.speed or 0:,.0f} tiles/s", style="progress.data.speed")
+
+
+@contextmanager
+def _progress_bar(report: ImportReport) -> Iterator[Callable[[int], None]]:
+    """On stderr, where that is a terminal."""
+    console = Console(stderr=True)
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        _RateColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        disable=report.as_json or not console.is_terminal,
+    ) as progress:
+        task = progress.add_task(f"Importing {report.source.name}", total=report.total)
+        yield lambda count: progress.advance(task, count)
+
+
+@contextmanager
+def _stopping_on_interrupt(importer: TileImporter) -> Iterator[None]:
+    """The first Ctrl-C waits for what is on its way; the second ends the process."""
+
+    def stop(*_: object) -> None:
+        importer.stopping.set()
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    before = signal.signal(signal.SIGINT, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -1,0 +1,74 @@
+"""The options that name a region, shared by the commands that take one."""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import click
+from tilecache.v1.tile_metadata_store_pb2 import BoundingBox, CellRange, Circle, Region
+
+Number = TypeVar("Number", int, float)
+Numbers = Sequence[Number] | None
+
+
+def _numbers_option(
+    name: str, parts: str, kind: Callable[[str], Number], text: str
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """An option of numbers with commas between them."""
+
+    def parse(_: click.Context, __: click.Parameter, value: str | None) -> Numbers[Number]:
+        if value is None:
+            return None
+        given = value.split(",")
+        if len(given) != len(parts.split(",")):
+            raise click.BadParameter(f"{value!r} is not {parts}")
+        try:
+            return [kind(number) for number in given]
+        except ValueError as error:
+            raise click.BadParameter(f"{value!r} is not {parts}: {error}") from error
+
+    return click.option(name, metavar=parts, callback=parse, help=text)
+
+
+def region_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds --bbox, --circle and --cells, of which one is to be given; the command
+    gets it as `region`."""
+
+    @_numbers_option(
+        "--bbox",
+        "SOUTH,WEST,NORTH,EAST",
+        float,
+        "A box in degrees; WEST is more than EAST across the antimeridian.",
+    )
+    @_numbers_option("--circle", "LAT,LON,METRES", float, "A circle on the ground.")
+    @_numbers_option(
+        "--cells", "X_FROM,X_TO,Y_FROM,Y_TO", int, "A rectangle of cells, ends included."
+    )
+    @functools.wraps(command)
+    def with_region(
+        *args: Any,
+        bbox: Numbers[float],
+        circle: Numbers[float],
+        cells: Numbers[int],
+        **options: Any,
+    ) -> Any:
+        return command(*args, region=_choose(bbox, circle, cells), **options)
+
+    return with_region
+
+
+def _choose(bbox: Numbers[float], circle: Numbers[float], cells: Numbers[int]) -> Region:
+    if sum(area is not None for area in (bbox, circle, cells)) != 1:
+        raise click.UsageError("Name the region by one of --bbox, --circle and --cells.")
+    if bbox is not None:
+        south, west, north, east = bbox
+        return Region(bounding_box=BoundingBox(south=south, west=west, north=north, east=east))
+    if circle is not None:
+        latitude, longitude, radius = circle
+        return Region(circle=Circle(latitude=latitude, longitude=longitude, radius_meters=radius))
+    assert cells is not None
+    x_from, x_to, y_from, y_to = cells
+    try:
+        return Region(cell_range=CellRange(x_from=x_from, x_to=x_to, y_from=y_from, y_to=y_to))
+    except ValueError as error:
+        raise click.UsageError(f"--cells: {error}") from error

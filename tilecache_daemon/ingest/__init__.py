@@ -1,0 +1,1 @@
+"""Importing tiles: sources give them, the importer sends them to the daemon."""

@@ -1,0 +1,226 @@
+"""The pipeline from a source to the daemon: read, hash, check, unpack, send, count."""
+
+import os
+import re
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
+from hashlib import sha256
+from itertools import islice, takewhile
+from pathlib import Path
+from threading import Event
+from typing import Final, TypeVar
+
+from google.protobuf.timestamp_pb2 import Timestamp
+from tilecache.v1.tile_identity_pb2 import TileKey, TileSource
+from tilecache.v1.tile_metadata_store_pb2 import (
+    BulkInsertTilesResponse,
+    OnConflict,
+    TileMetadata,
+)
+
+from tilecache_daemon.client import TileCacheClient
+from tilecache_daemon.ingest.pictures import (
+    MAX_PICTURE_BYTES,
+    UnreadablePictureError,
+    read_header,
+)
+from tilecache_daemon.ingest.sender import (
+    DEFAULT_PATIENCE,
+    Batch,
+    BatchSender,
+    Patience,
+    PreparedTile,
+)
+from tilecache_daemon.ingest.sources import (
+    NOT_UNPACKED,
+    UNREADABLE,
+    Found,
+    FoundTile,
+    IgnoredFile,
+    Refusal,
+    Source,
+)
+from tilecache_daemon.ingest.unpacking import UnpackDirectory, UnpackingError
+
+Item = TypeVar("Item")
+Outcome = TypeVar("Outcome")
+
+_WORKERS: Final = min(8, (os.cpu_count() or 1) + 2)
+_MAX_PICTURES_IN_MEMORY: Final = 4 * _WORKERS
+_BATCH_INDEX: Final = re.compile(r"^tiles\[\d+\]\.?")
+
+
+@dataclass(frozen=True)
+class ImportOptions:
+    """What is asked of an import."""
+
+    root: Path
+    """What the stored paths are relative to; holds every picture."""
+    source: TileSource.ValueType
+    flight_id: str | None = None
+    captured_at: datetime | None = None
+    """None: when the file, or the archive, was last modified."""
+    on_conflict: OnConflict.ValueType = OnConflict.ON_CONFLICT_FAIL
+    batch_size: int = 1000
+    patience: Patience = DEFAULT_PATIENCE
+
+
+@dataclass
+class ImportCounts:
+    """What became of the tiles so far."""
+
+    inserted: int = 0
+    downgraded: int = 0
+    already_present: int = 0
+    kept_existing: int = 0
+    replaced: int = 0
+    refused: int = 0
+    ignored: int = 0
+
+
+class TileImporter:
+    """Imports one source. Setting `stopping` ends it after the tiles on their way."""
+
+    def __init__(
+        self,
+        client: TileCacheClient,
+        options: ImportOptions,
+        unpack_directory: UnpackDirectory | None = None,
+        on_refused: Callable[[Refusal], None] = lambda _: None,
+        on_ignored: Callable[[IgnoredFile], None] = lambda _: None,
+        on_settled: Callable[[int], None] = lambda _: None,
+    ) -> None:
+        self.counts = ImportCounts()
+        self.stopping = Event()
+        self._options = options
+        self._unpack_directory = unpack_directory
+        self._on_refused = on_refused
+        self._on_ignored = on_ignored
+        self._on_settled = on_settled
+        self._sender = BatchSender(client, options.on_conflict, self.stopping, options.patience)
+
+    def run(self, source: Source) -> None:
+        """Returns when every tile is answered for. Raises SourceError if the
+        source cannot be read on, CallError if the daemon cannot go on; what
+        `counts` holds by then is stored."""
+        with ThreadPoolExecutor(_WORKERS) as pool:
+            wanted = takewhile(lambda _: not self.stopping.is_set(), source)
+            prepare = partial(self._prepare, archive=source.path)
+            prepared = _map_ahead(pool, prepare, wanted)
+            for batch, answer in self._sender.send(self._gather(prepared)):
+                self._settle(batch, answer)
+
+    def _prepare(self, found: Found, archive: Path) -> PreparedTile | Refusal | IgnoredFile:
+        if not isinstance(found, FoundTile):
+            return found
+        try:
+            return self._describe(found, archive)
+        except UnreadablePictureError as error:
+            return Refusal(found.file, "", UNREADABLE, str(error))
+        except UnpackingError as error:
+            return Refusal(found.file, "", NOT_UNPACKED, str(error))
+        except OSError as error:
+            return Refusal(found.file, "", UNREADABLE, error.strerror or str(error))
+
+    def _describe(self, found: FoundTile, archive: Path) -> PreparedTile:
+        picture = _read_file(found.picture) if isinstance(found.picture, Path) else found.picture
+        header = read_header(picture)
+        digest = sha256(picture).hexdigest()
+        path, discard = self._place(found, picture, header.suffix, digest)
+        metadata = TileMetadata(
+            key=TileKey(
+                zoom=found.zoom,
+                x=found.x,
+                y=found.y,
+                source=self._options.source,
+                flight_id=self._options.flight_id,
+            ),
+            tile_size_pixels=header.edge_pixels,
+            file_path=path.relative_to(self._options.root).as_posix(),
+            content_sha256=digest,
+            disk_bytes=len(picture),
+            captured_at=self._captured_at(path if found.picture is path else archive),
+        )
+        return PreparedTile(found.file, metadata, discard)
+
+    def _place(
+        self, found: FoundTile, picture: bytes, suffix: str, digest: str
+    ) -> tuple[Path, Callable[[], None] | None]:
+        """Where the picture lies, unpacked if it has to be, and how to take that back."""
+        if isinstance(found.picture, Path):
+            return found.picture, None
+        assert self._unpack_directory is not None, "an archive needs a directory"
+        name = f"{found.zoom}/{found.x}/{found.y}.{suffix}"
+        path, written = self._unpack_directory.write(name, digest, picture)
+        return path, partial(path.unlink, missing_ok=True) if written else None
+
+    def _captured_at(self, origin: Path) -> Timestamp:
+        captured_at = Timestamp()
+        if self._options.captured_at is not None:
+            captured_at.FromDatetime(self._options.captured_at)
+        else:
+            captured_at.FromNanoseconds(origin.stat().st_mtime_ns)
+        return captured_at
+
+    def _gather(self, prepared: Iterable[PreparedTile | Refusal | IgnoredFile]) -> Iterator[Batch]:
+        tiles = self._set_aside(prepared)
+        while batch := list(islice(tiles, self._options.batch_size)):
+            if self._unpack_directory is not None:
+                self._unpack_directory.make_durable()
+            yield batch
+
+    def _set_aside(
+        self, prepared: Iterable[PreparedTile | Refusal | IgnoredFile]
+    ) -> Iterator[PreparedTile]:
+        for outcome in prepared:
+            if isinstance(outcome, PreparedTile):
+                yield outcome
+            elif isinstance(outcome, Refusal):
+                self._refuse(outcome)
+                self._on_settled(1)
+            else:
+                self.counts.ignored += 1
+                self._on_ignored(outcome)
+
+    def _settle(self, batch: Batch, answer: BulkInsertTilesResponse) -> None:
+        self.counts.inserted += answer.inserted_count
+        self.counts.downgraded += answer.downgraded_count
+        self.counts.already_present += answer.already_present_count
+        self.counts.kept_existing += answer.kept_existing_count
+        self.counts.replaced += answer.replaced_count
+        for refused in answer.refused:
+            tile = batch[refused.index]
+            if tile.discard is not None:
+                tile.discard()
+            field = _BATCH_INDEX.sub("", refused.field)
+            self._refuse(Refusal(tile.file, field, refused.reason, refused.message))
+        self._on_settled(len(batch))
+
+    def _refuse(self, refusal: Refusal) -> None:
+        self.counts.refused += 1
+        self._on_refused(refusal)
+
+
+def _read_file(path: Path) -> bytes:
+    with path.open("rb") as file:
+        content = file.read(MAX_PICTURE_BYTES + 1)
+    if len(content) > MAX_PICTURE_BYTES:
+        raise UnreadablePictureError(f"more than {MAX_PICTURE_BYTES} bytes, too large for a tile")
+    return content
+
+
+def _map_ahead(
+    pool: ThreadPoolExecutor, function: Callable[[Item], Outcome], items: Iterable[Item]
+) -> Iterator[Outcome]:
+    """As `map`, in order, with a bounded number of items worked on at once."""
+    ahead: deque[Future[Outcome]] = deque()
+    for item in items:
+        ahead.append(pool.submit(function, item))
+        if len(ahead) >= _MAX_PICTURES_IN_MEMORY:
+            yield ahead.popleft().result()
+    while ahead:
+        yield ahead.popleft().result()
