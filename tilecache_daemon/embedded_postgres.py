@@ -40,6 +40,7 @@ _UNPRIVILEGED_USERS: Final = ("tilecache", "postgres", "nobody")
 _SOCKET_NAME: Final = ".s.PGSQL.5432"
 _POLL_INTERVAL_S: Final = 0.02
 _INITDB_TIMEOUT_S: Final = 300
+_CONNECT_TIMEOUT_S: Final = 10
 
 _SETTINGS: Final = {
     "listen_addresses": "",
@@ -287,14 +288,15 @@ class EmbeddedPostgres:
         os.fsync(lock)  # It is the directory's, and makes the new name last.
 
     def _make_socket_directory(self) -> Path:
-        if _fits_an_address(self._directory):
+        # libpq and PostgreSQL take a comma for the end of the first of several.
+        if _fits_an_address(self._directory) and "," not in str(self._directory):
             return self._directory
         short = Path(tempfile.mkdtemp(prefix="tilecache-"))
         os.chown(short, *self._user)
         if not _fits_an_address(short):
             short.rmdir()
             raise EmbeddedPostgresError(
-                f"{self._directory} is too long for a socket, and so is {short}:"
+                f"{self._directory} cannot hold a socket, and {short} is too long for one:"
                 " choose a shorter state_directory"
             )
         return short
@@ -322,7 +324,9 @@ class EmbeddedPostgres:
         if ready_pid(self._data) == server.pid:
             # The file may yet be that of an earlier server which had the same number.
             with suppress(psycopg.OperationalError):
-                return psycopg.connect(self._conninfo("postgres"), autocommit=True)
+                return psycopg.connect(
+                    self._conninfo("postgres"), autocommit=True, connect_timeout=_CONNECT_TIMEOUT_S
+                )
         return None
 
     def _await(self, find: Callable[[], _T | None], complaint: str) -> _T:

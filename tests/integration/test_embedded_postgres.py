@@ -96,10 +96,9 @@ def run_parent(directory: Path, *prefix: str) -> Parent:
 
 
 def start_parent(directory: Path, *prefix: str) -> subprocess.Popen[str]:
+    pipe = subprocess.PIPE
     command = [*prefix, sys.executable, "-c", PARENT, str(directory)]
-    return subprocess.Popen(
-        command, cwd="/", stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
+    return subprocess.Popen(command, cwd="/", stdin=pipe, stdout=pipe, text=True)
 
 
 def end(process: subprocess.Popen[str]) -> int:
@@ -111,8 +110,7 @@ def end(process: subprocess.Popen[str]) -> int:
 def test_it_starts_and_answers_at_its_dsn(new_server: NewServer) -> None:
     server = new_server()
     dsn = server.start()
-    assert dsn == server.dsn
-    assert server.is_running()
+    assert (dsn, True) == (server.dsn, server.is_running())
     assert execute(dsn, "SELECT current_database()") == [("tilecache",)]
 
 
@@ -324,16 +322,18 @@ def test_stop_gives_up_a_start_that_waits(open_directory: Path) -> None:
     assert "told to stop" in str(failures[0])
 
 
-def test_a_path_too_long_for_a_socket_works(open_directory: Path, new_server: NewServer) -> None:
-    deep = open_directory / ("d" * 80) / ("e" * 80)
-    server = new_server(deep)
+@pytest.mark.parametrize("name", ["d" * 80 + "/" + "e" * 80, "d, e"], ids=["long", "comma"])
+def test_a_path_that_cannot_be_a_sockets_works(
+    name: str, open_directory: Path, new_server: NewServer
+) -> None:
+    server = new_server(open_directory / name)
     execute(server.start(), "CREATE TABLE kept AS SELECT 7 AS number")
     socket_directory = Path(str(conninfo_to_dict(server.dsn)["host"]))
     assert stat.S_IMODE(socket_directory.stat().st_mode) == 0o700
     server.stop()
     assert not socket_directory.exists()
     assert execute(server.start(), "SELECT number FROM kept") == [(7,)]
-    assert (deep / "postgres/data/PG_VERSION").exists()
+    assert (open_directory / name / "postgres/data/PG_VERSION").exists()
 
 
 def test_the_server_is_never_root(open_directory: Path, new_server: NewServer) -> None:
@@ -344,9 +344,7 @@ def test_the_server_is_never_root(open_directory: Path, new_server: NewServer) -
 
 
 def test_an_ordinary_user_can_run_it(open_directory: Path) -> None:
-    if os.geteuid() == 0:
-        os.chown(open_directory, NOBODY, NOBODY)
-    parent = run_parent(open_directory, *as_nobody())
+    parent = run_parent(open_directory, *as_nobody(open_directory))
     assert Path(f"/proc/{parent.process.pid}").stat().st_uid != 0
     assert execute(parent.dsn, "SELECT 1") == [(1,)]
     assert end(parent.process) == 0
@@ -354,18 +352,17 @@ def test_an_ordinary_user_can_run_it(open_directory: Path) -> None:
 
 
 def test_killing_an_ordinary_users_daemon_ends_its_server(open_directory: Path) -> None:
-    if os.geteuid() == 0:
-        os.chown(open_directory, NOBODY, NOBODY)
-    parent = run_parent(open_directory, *as_nobody())
+    parent = run_parent(open_directory, *as_nobody(open_directory))
     parent.process.kill()
     end(parent.process)
     await_end(parent.server_pid)
 
 
-def as_nobody() -> list[str]:
-    """What to put before a command to run it as an ordinary user."""
+def as_nobody(directory: Path) -> list[str]:
+    """What to put before a command to run it as an ordinary user, who gets the directory."""
     if os.geteuid() != 0:
         return []
+    os.chown(directory, NOBODY, NOBODY)
     prefix = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
     # Not Python itself: setpriv loses its own powers only after it has found the program.
     if subprocess.run([*prefix, "test", "-x", sys.executable], check=False).returncode == 0:
@@ -384,9 +381,9 @@ def test_data_of_another_version_gets_the_programs_of_that_version(
     owner = data.stat()
     user = ServerUser(owner.st_uid, owner.st_gid)
     preferred, *others = find_binaries(user, open_directory)
-    other = next((found for found in others if found.major != preferred.major), None)
-    if other is None:
+    if not (others := [found for found in others if found.major != preferred.major]):
         pytest.skip(f"PostgreSQL {preferred.major} is the only one on this machine")
+    other = others[0]
     shutil.rmtree(data)
     initdb = [str(other.directory / "initdb"), "-D", str(data), "-U", "tilecache", "--no-sync"]
     subprocess.run(launched(initdb, user), cwd="/", check=True, capture_output=True)
