@@ -25,8 +25,7 @@ from tilecache_daemon.postgres_launcher import ServerUser, launched
 
 DEADLINE_S = 60
 NOBODY = 65534
-NO_FSYNC = {"fsync": "off"}
-"""A killed process loses nothing by it, only a machine without power would."""
+NO_FSYNC = {"fsync": "off"}  # Only a machine without power would lose by it.
 
 PARENT = """
 import sys
