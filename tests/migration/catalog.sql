@@ -26,6 +26,12 @@ SELECT line FROM (
     FROM pg_sequence
     LEFT JOIN pg_depend ON objid = seqrelid AND deptype IN ('a', 'i')
     LEFT JOIN pg_attribute ON attrelid = refobjid AND attnum = refobjsubid
+    UNION ALL
+    SELECT 5, tgrelid::regclass::text, 0, pg_get_triggerdef(oid) FROM pg_trigger
+    WHERE NOT tgisinternal
+    UNION ALL
+    SELECT 6, proname, 0, regexp_replace(pg_get_functiondef(oid), '\s+', ' ', 'g')
+    FROM pg_proc WHERE pronamespace = 'public'::regnamespace AND prokind = 'f'
 ) AS parts
 WHERE of <> 'alembic_version'
 ORDER BY part, of, position, line
