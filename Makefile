@@ -26,6 +26,14 @@ demo: $(INSTALLED) ## import real imagery, read it back, compare, draw the cover
 test: $(INSTALLED) ## run all tests on a real PostgreSQL ($$DB_URL, else an embedded one)
 	$(BIN)/python -m pytest
 
+.PHONY: test-csharp
+test-csharp: $(INSTALLED) ## build the C# client and run its tests against a daemon
+ifneq ($(shell command -v dotnet),)
+	TILECACHE_BIN=$(abspath $(BIN))/tilecache dotnet test protos/csharp/TileCache.Client.sln
+else
+	@echo "skipped: there is no dotnet on PATH (needs the .NET SDK 10)"
+endif
+
 lint: $(INSTALLED) ## ruff, types, import contract, proto checks
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check

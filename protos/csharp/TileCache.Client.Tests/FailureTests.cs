@@ -1,5 +1,4 @@
 using System;
-using System.Linq;
 using System.Threading;
 using System.Threading.Tasks;
 using Google.Rpc;
@@ -17,7 +16,6 @@ namespace TileCache.Client.Tests
 
         public FailureTests(Daemon daemon)
         {
-            ArgumentNullException.ThrowIfNull(daemon);
             store = daemon.Store;
         }
 
@@ -35,9 +33,8 @@ namespace TileCache.Client.Tests
             AssertReason("INVALID_REQUEST", error);
             var badRequest = error.GetRpcStatus()?.GetDetail<BadRequest>();
             Assert.NotNull(badRequest);
-            Assert.Equal(
-                new[] { "tile.file_path", "tile.key.x" },
-                badRequest.FieldViolations.Select(violation => violation.Field).OrderBy(field => field, StringComparer.Ordinal));
+            Assert.Contains(badRequest.FieldViolations, violation => violation.Field == "tile.file_path");
+            Assert.Contains(badRequest.FieldViolations, violation => violation.Field == "tile.key.x");
         }
 
         [Fact]
@@ -85,7 +82,7 @@ namespace TileCache.Client.Tests
             using var cancellation = new CancellationTokenSource();
             using AsyncDuplexStreamingCall<BulkInsertTilesRequest, BulkInsertTilesResponse> call =
                 store.BulkInsertTiles(deadline: Daemon.Soon, cancellationToken: cancellation.Token);
-            await call.RequestStream.WriteAsync(new BulkInsertTilesRequest { Tiles = { tile } }, CancellationToken.None);
+            await call.RequestStream.WriteAsync(new BulkInsertTilesRequest { Tiles = { tile } });
             Assert.True(await call.ResponseStream.MoveNext(CancellationToken.None));
 
             await cancellation.CancelAsync();

@@ -17,7 +17,6 @@ namespace TileCache.Client.Tests
 
         public StoreTests(Daemon daemon)
         {
-            ArgumentNullException.ThrowIfNull(daemon);
             store = daemon.Store;
         }
 
@@ -76,13 +75,15 @@ namespace TileCache.Client.Tests
 
             IReadOnlyList<BulkInsertTilesResponse> answers = await BulkInsertAsync(mixed, again);
 
-            Assert.Equal(new long[] { 0, 1 }, answers.Select(answer => answer.BatchIndex));
+            Assert.Equal(2, answers.Count);
+            Assert.Equal(0, answers[0].BatchIndex);
             Assert.Equal(1, answers[0].InsertedCount);
             RefusedTile refusal = Assert.Single(answers[0].Refused);
             Assert.Equal(1, refusal.Index);
             Assert.Equal((int)StatusCode.InvalidArgument, refusal.Code);
             Assert.Equal("INVALID_REQUEST", refusal.Reason);
             Assert.Equal("tiles[1].content_sha256", refusal.Field);
+            Assert.Equal(1, answers[1].BatchIndex);
             Assert.Equal(1, answers[1].AlreadyPresentCount);
         }
 

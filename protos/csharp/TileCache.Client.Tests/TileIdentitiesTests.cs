@@ -1,6 +1,7 @@
 using System;
 using System.Collections.Generic;
 using System.Linq;
+using Google.Protobuf.Collections;
 using TileCache.V1;
 using Xunit;
 
@@ -104,10 +105,10 @@ namespace TileCache.Client.Tests
 
         private static string ChangeOneLetter(string text)
         {
-            return text.Substring(0, text.Length - 1) + (text[text.Length - 1] == '1' ? '2' : '1');
+            return text.Remove(text.Length - 1) + (text.EndsWith('1') ? "2" : "1");
         }
 
-        private static List<KeyValuePair<string, string>> Pairs(IEnumerable<TileIdentityVector> vectors)
+        private static List<KeyValuePair<string, string>> Pairs(RepeatedField<TileIdentityVector> vectors)
         {
             return vectors.Select(vector => KeyValuePair.Create(vector.Name, vector.Uuid)).ToList();
         }
