@@ -39,7 +39,7 @@ class Database(NamedTuple):
             return cursor.fetchall() if cursor.description else []
 
     def catalog(self) -> list[str]:
-        """Every column, constraint, index, sequence, trigger and function, but for Alembic's own."""
+        """All columns, constraints, indexes, sequences, triggers and functions but Alembic's."""
         return [line for (line,) in self.query(CATALOG_QUERY)]
 
     def columns(self, table: str) -> str:
