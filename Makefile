@@ -28,11 +28,9 @@ test: $(INSTALLED) ## run all tests on a real PostgreSQL ($$DB_URL, else an embe
 
 .PHONY: test-csharp
 test-csharp: $(INSTALLED) ## build the C# client and run its tests against a daemon
-ifneq ($(shell command -v dotnet),)
-	TILECACHE_BIN=$(abspath $(BIN))/tilecache dotnet test protos/csharp/TileCache.Client.sln
-else
-	@echo "skipped: there is no dotnet on PATH (needs the .NET SDK 10)"
-endif
+	@if command -v dotnet >/dev/null; then \
+	  TILECACHE_BIN=$(abspath $(BIN))/tilecache dotnet test protos/csharp/TileCache.Client.sln; \
+	else echo "skipped: there is no dotnet on PATH (it takes the .NET SDK 10)"; fi
 
 lint: $(INSTALLED) ## ruff, types, import contract, proto checks
 	$(BIN)/ruff check

@@ -121,6 +121,8 @@ def prove_identity() -> None:
     """Derives the locked vectors; raises IdentityProofError if one differs."""
     if not (_SCHEME.tile_vectors and _SCHEME.location_vectors):
         raise IdentityProofError("the scheme carries no locked vectors")
+    if not any(vector.name.endswith(f"/{NO_FLIGHT_UUID}") for vector in _SCHEME.tile_vectors):
+        raise IdentityProofError("no locked vector proves the UUID that stands for no flight")
     for vector in (*_SCHEME.tile_vectors, *_SCHEME.location_vectors):
         zoom, x, y, *tile = vector.name.split("/")
         try:
@@ -128,7 +130,7 @@ def prove_identity() -> None:
                 derived = derive_tile_id(int(zoom), int(x), int(y), *tile)
             else:
                 derived = derive_location_hash(int(zoom), int(x), int(y))
-        except ValueError as error:
+        except (ValueError, LookupError) as error:
             raise IdentityProofError(f"{vector.name} cannot be derived: {error}") from error
         if str(derived) != vector.uuid:
             raise IdentityProofError(f"{vector.name} gives {derived}, but {vector.uuid} is locked")
