@@ -132,7 +132,7 @@ def _print(zoom: int, summary: CoverageSummary, missing: list[CellRange]) -> Non
     }
     whole = summary.cell_count or 1
     rows = [(name, f"{count:,}", f"{count / whole:.1%}") for name, count in counts.items()]
-    print_table(["", "cells", "of all"], rows, title=f"Coverage at zoom {zoom}")
+    print_table([f"zoom {zoom}", "cells", "of all"], rows)
     for area in missing[:_MAX_LISTED]:
         click.echo(f"missing: x {area.x_from} to {area.x_to}, y {area.y_from} to {area.y_to}")
     if len(missing) > _MAX_LISTED:

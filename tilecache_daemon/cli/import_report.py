@@ -83,7 +83,8 @@ class ImportReport:
         rows = [(name, f"{count:,}") for name, count in outcomes.items() if count]
         if unsettled > 0:
             rows.append(("not yet imported", f"{unsettled:,}"))
-        print_table(["tiles", "count"], rows, title=str(self.source))
+        click.echo(f"{self.source}:")
+        print_table(["tiles", "count"], rows)
         self._print_refused()
         if counts.ignored:
             names = ", ".join(self._ignored) + (", ..." if counts.ignored > _MAX_EXAMPLES else "")

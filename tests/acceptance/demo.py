@@ -1,0 +1,223 @@
+"""The whole way once, on real imagery: `make demo`.
+
+Cuts NASA's Blue Marble into tiles, starts the daemon on a PostgreSQL of its own,
+imports the tiles with the real command, reads them back by id, by key and by
+box, compares every field with what went in, draws the coverage and stops the
+daemon. Exits 0 only if all of it held.
+"""
+
+import hashlib
+import json
+import math
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from uuid import UUID
+
+from google.protobuf.timestamp_pb2 import Timestamp
+from rich.console import Console
+from tilecache.v1.tile_identity_pb2 import TileKey, TileSource
+from tilecache.v1.tile_metadata_store_pb2 import (
+    BoundingBox,
+    FreshnessLabel,
+    GetServerInfoRequest,
+    GetTileRequest,
+    LookupTilesRequest,
+    QueryTilesRequest,
+    Region,
+    TileMetadata,
+    TileRef,
+)
+
+from tests.daemon_process import DaemonProcess, run_tilecache
+from tests.imagery import WHOLE_WORLD, cut_blue_marble, list_pyramid
+from tilecache_daemon import derive_location_hash, derive_tile_id
+from tilecache_daemon.client import TileCacheClient
+
+SCRATCH = Path(__file__).parents[2] / "build" / "demo"
+PYRAMID = SCRATCH / "tiles"
+PICTURE = SCRATCH / "coverage.png"
+
+WHOLE_ZOOMS = range(5)
+DETAIL_ZOOM = 5
+DETAIL_BOX = (30.0, -15.0, 62.0, 45.0)
+SHOWN_BOX = (15.0, -45.0, 72.0, 75.0)
+
+CALL_TIMEOUT_S = 30.0
+OUTPUT_ONLY = ("created_at", "accessed_at")
+_console = Console(highlight=False, soft_wrap=True)
+
+
+class Demo:
+    """Prints what is done and remembers whether all of it held."""
+
+    def __init__(self) -> None:
+        self.all_held = True
+
+    def step(self, text: str) -> None:
+        _console.print(f"\n[bold]{text}[/bold]")
+
+    def check(self, text: str, held: bool, *what_is_wrong: object) -> None:
+        _console.print(f"  [green]✓[/green] {text}" if held else f"  [red]✗[/red] {text}")
+        if not held:
+            self.all_held = False
+            for line in what_is_wrong[:5]:
+                _console.print(f"    {line}", markup=False)
+
+
+def main() -> int:
+    """The exit code."""
+    demo = Demo()
+    tiles = prepare_tiles(demo)
+    with tempfile.TemporaryDirectory(prefix="tilecache-demo-") as name:
+        directory = Path(name)
+        directory.chmod(0o755)  # as root, PostgreSQL runs as another user
+        demo.step("Start the daemon on a PostgreSQL of its own")
+        with DaemonProcess(directory, tiles_directory=PYRAMID) as daemon:
+            greet(demo, daemon)
+            import_tiles(demo, daemon, len(tiles))
+            read_back(demo, daemon.client, tiles)
+            draw_coverage(demo, daemon)
+            demo.step("Stop the daemon")
+            exit_code = daemon.stop()
+            demo.check(f"SIGTERM ended it with exit code {exit_code}", exit_code == 0)
+            demo.check("its socket is gone", not daemon.socket_path.exists())
+    _console.print("\nAll of it held." if demo.all_held else "\nNot all of it held.", style="bold")
+    return 0 if demo.all_held else 1
+
+
+def prepare_tiles(demo: Demo) -> dict[str, TileMetadata]:
+    """Cuts the pyramid; gives what the store is to hold of each tile, by id."""
+    demo.step("Cut NASA's Blue Marble into Web Mercator tiles")
+    shutil.rmtree(SCRATCH, ignore_errors=True)
+    cut_blue_marble(PYRAMID, WHOLE_ZOOMS[0], WHOLE_ZOOMS[-1])
+    cut_blue_marble(PYRAMID, DETAIL_ZOOM, DETAIL_ZOOM, DETAIL_BOX)
+    tiles = {tile.tile_uuid: tile for tile in map(describe_file, list_pyramid(PYRAMID))}
+    demo.check(f"{len(tiles)} tiles in {PYRAMID}", len(tiles) > 341)
+    return tiles
+
+
+def describe_file(found: tuple[int, int, int, Path]) -> TileMetadata:
+    """What the store is to say of a tile, worked out from its file alone."""
+    zoom, x, y, path = found
+    content = path.read_bytes()
+    captured_at = Timestamp()
+    captured_at.FromMicroseconds(path.stat().st_mtime_ns // 1000)
+    side = 2**zoom
+    latitude = math.degrees(math.atan(math.sinh(math.pi * (1 - 2 * (y + 0.5) / side))))
+    return TileMetadata(
+        tile_uuid=str(derive_tile_id(zoom, x, y, "googlemaps", None)),
+        key=TileKey(zoom=zoom, x=x, y=y, source=TileSource.TILE_SOURCE_GOOGLEMAPS),
+        location_hash=str(derive_location_hash(zoom, x, y)),
+        latitude=latitude,
+        longitude=(x + 0.5) / side * 360 - 180,
+        tile_size_meters=2 * math.pi * 6378137 * math.cos(math.radians(latitude)) / side,
+        tile_size_pixels=256,
+        file_path=path.relative_to(PYRAMID).as_posix(),
+        content_sha256=hashlib.sha256(content).hexdigest(),
+        disk_bytes=len(content),
+        captured_at=captured_at,
+        freshness_label=FreshnessLabel.FRESHNESS_LABEL_FRESH,
+    )
+
+
+def greet(demo: Demo, daemon: DaemonProcess) -> None:
+    info = daemon.client.store.GetServerInfo(GetServerInfoRequest(), timeout=CALL_TIMEOUT_S)
+    demo.check(
+        f"version {info.daemon_version}, contract {info.contract_version}, "
+        f"schema {info.schema_revision}, on {daemon.socket_path}",
+        info.database_available,
+    )
+    namespace = UUID(info.namespace_uuid)
+    demo.check(f"identities in namespace {namespace}", str(namespace).startswith("5b8d0c2e-"))
+
+
+def import_tiles(demo: Demo, daemon: DaemonProcess, count: int) -> None:
+    demo.step("tilecache import, twice")
+    for counted in ("inserted_count", "already_present_count"):
+        imported = run_tilecache("import", PYRAMID, "--json", socket_path=daemon.socket_path)
+        report = json.loads(imported.stdout or "{}")
+        demo.check(
+            f"{counted} is {report.get(counted)} of {count}",
+            imported.returncode == 0 and report.get(counted) == count,
+            imported.stdout,
+            imported.stderr,
+        )
+
+
+def read_back(demo: Demo, client: TileCacheClient, tiles: dict[str, TileMetadata]) -> None:
+    demo.step("Read the tiles back and compare every field")
+    by_id = (TileRef(tile_uuid=tile_uuid) for tile_uuid in tiles)
+    found = [
+        client.store.GetTile(GetTileRequest(tile=ref), timeout=CALL_TIMEOUT_S).tile for ref in by_id
+    ]
+    compare(demo, f"{len(found)} by id, one by one", found, tiles.values())
+    by_key = LookupTilesRequest(tiles=[TileRef(key=tile.key) for tile in tiles.values()])
+    results = client.store.LookupTiles(by_key, timeout=CALL_TIMEOUT_S).results
+    compare(demo, f"{len(results)} by key, at once", (r.tile for r in results), tiles.values())
+    for zoom in (*WHOLE_ZOOMS, DETAIL_ZOOM):
+        box = DETAIL_BOX if zoom == DETAIL_ZOOM else WHOLE_WORLD
+        found = query_box(client, zoom, box)
+        expected = [tile for tile in tiles.values() if tile.key.zoom == zoom]
+        compare(demo, f"{len(found)} by box, zoom {zoom}", found, expected)
+
+
+def query_box(
+    client: TileCacheClient, zoom: int, box: tuple[float, float, float, float]
+) -> list[TileMetadata]:
+    south, west, north, east = box
+    region = Region(bounding_box=BoundingBox(south=south, west=west, north=north, east=east))
+    request = QueryTilesRequest(zoom=zoom, region=region)
+    answers = client.store.QueryTiles(request, timeout=CALL_TIMEOUT_S)
+    return [tile for answer in answers for tile in answer.tiles]
+
+
+def compare(
+    demo: Demo, text: str, found: Iterable[TileMetadata], expected: Iterable[TileMetadata]
+) -> None:
+    """Checks that both hold the same tiles, each once, equal in every field."""
+    found_by_id = sorted(found, key=lambda tile: tile.tile_uuid)
+    expected_by_id = sorted(expected, key=lambda tile: tile.tile_uuid)
+    wrong = [
+        f"stored:\n{stored}expected:\n{wanted}"
+        for stored, wanted in zip(found_by_id, expected_by_id, strict=False)
+        if not is_same(stored, wanted)
+    ]
+    held = bool(found_by_id) and len(found_by_id) == len(expected_by_id) and not wrong
+    demo.check(text, held, f"{len(expected_by_id)} were expected", *wrong)
+
+
+def is_same(stored: TileMetadata, wanted: TileMetadata) -> bool:
+    """Whether they agree in all that the importer knew; degrees and metres to rounding."""
+    if not stored.HasField("created_at"):
+        return False
+    rest = TileMetadata()
+    rest.CopyFrom(stored)
+    for name in OUTPUT_ONLY:
+        rest.ClearField(name)
+    for name in ("latitude", "longitude", "tile_size_meters"):
+        if not math.isclose(getattr(rest, name), getattr(wanted, name), rel_tol=1e-12):
+            return False
+        setattr(rest, name, getattr(wanted, name))
+    return rest == wanted
+
+
+def draw_coverage(demo: Demo, daemon: DaemonProcess) -> None:
+    demo.step("tilecache coverage")
+    arguments = ("--zoom", DETAIL_ZOOM, "--png", PICTURE, "--json")
+    box = ",".join(map(str, SHOWN_BOX))
+    drawn = run_tilecache("coverage", "--bbox", box, *arguments, socket_path=daemon.socket_path)
+    numbers = json.loads(drawn.stdout or "{}")
+    covered = sum(1 for _ in (PYRAMID / str(DETAIL_ZOOM)).rglob("*.jpg"))
+    demo.check(
+        f"{numbers.get('covered_count')} of {numbers.get('cell_count')} cells are covered",
+        drawn.returncode == 0 and numbers.get("covered_count") == covered,
+        drawn.stderr,
+    )
+    demo.check(f"the picture is {PICTURE}", PICTURE.is_file() and PICTURE.stat().st_size > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
