@@ -1,0 +1,161 @@
+"""A peer that none of us wrote: the daemon called from Node's @grpc/grpc-js."""
+
+import json
+import shutil
+import subprocess
+from collections.abc import Callable
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import grpc
+import pytest
+from tilecache.v1.tile_metadata_store_pb2 import GetServerInfoRequest
+from tilecache.v1.tile_metadata_store_pb2_grpc import TileMetadataStoreStub
+
+from tests.daemon_process import DaemonProcess
+from tilecache_daemon import TILE_NAMESPACE_UUID, derive_tile_id
+from tilecache_daemon.identity import GOOGLEMAPS
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+INSTALLED = ROOT / "build" / "node"
+GOOGLE_PROTOS = files("google.rpc") / ".." / ".."
+TIMEOUT_S = 60
+INSTALL_TIMEOUT_S = 300
+NETWORK_TROUBLE = (
+    "ENOTFOUND",
+    "EAI_AGAIN",
+    "ECONNREFUSED",
+    "ECONNRESET",
+    "ETIMEDOUT",
+    "ENETUNREACH",
+)
+
+ZOOM, X, Y = 18, 1000, 2000
+TILE = {
+    "key": {"zoom": ZOOM, "x": X, "y": Y, "source": "TILE_SOURCE_GOOGLEMAPS"},
+    "filePath": "18/1000/2000.jpg",
+    "contentSha256": "a" * 64,
+    "diskBytes": 20_000,
+    "capturedAt": {"seconds": 1_748_779_200},
+}
+
+Peer = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture(scope="session")
+def program() -> Path:
+    """The peer beside its packages, as the lock file has them."""
+    if missing := [tool for tool in ("node", "npm") if shutil.which(tool) is None]:
+        pytest.skip(f"no {' and no '.join(missing)} on PATH (Node.js 18 or later)")
+    INSTALLED.mkdir(parents=True, exist_ok=True)
+    for name in ("package.json", ".npmrc", "peer.mjs"):
+        shutil.copy(HERE / name, INSTALLED / name)
+    lock = INSTALLED / "package-lock.json"
+    wanted = (HERE / lock.name).read_bytes()
+    if not (lock.exists() and lock.read_bytes() == wanted):
+        lock.write_bytes(wanted)
+        install_packages(lock)
+    return INSTALLED / "peer.mjs"
+
+
+@pytest.fixture
+def peer(program: Path, daemon: DaemonProcess) -> Peer:
+    """Has the peer run a command against the daemon; gives what it learned."""
+
+    def run(command: str, **settings: object) -> dict[str, Any]:
+        settings |= {
+            "socket": str(daemon.socket_path),
+            "protos": str(ROOT / "protos"),
+            "googleProtos": str(GOOGLE_PROTOS),
+        }
+        answer = subprocess.run(
+            ["node", program, command, json.dumps(settings)],
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_S,
+            check=False,
+        )
+        assert answer.returncode == 0, answer.stderr
+        learned: dict[str, Any] = json.loads(answer.stdout)
+        return learned
+
+    return run
+
+
+def test_health_is_read(peer: Peer) -> None:
+    assert peer("health") == {"status": "SERVING"}
+
+
+def test_the_store_is_called_by_reflection_alone(peer: Peer) -> None:
+    learned = peer("reflection")
+
+    assert {"tilecache.v1.TileMetadataStore", "grpc.health.v1.Health"} <= set(learned["services"])
+    assert learned["info"]["namespace_uuid"] == str(TILE_NAMESPACE_UUID)
+
+
+def test_an_insert_is_found_by_a_query(peer: Peer) -> None:
+    inserted = peer("insert", request={"tile": TILE})
+    cells = {"xFrom": X - 1, "xTo": X + 1, "yFrom": Y - 1, "yTo": Y + 1}
+
+    found = peer("query", request={"zoom": ZOOM, "region": {"cellRange": cells}})
+
+    assert inserted["outcome"] == "INSERT_OUTCOME_INSERTED"
+    assert inserted["tile"]["tileUuid"] == str(derive_tile_id(ZOOM, X, Y, GOOGLEMAPS, None))
+    assert found["tiles"] == [inserted["tile"]]
+
+
+def test_an_errors_details_are_read(peer: Peer) -> None:
+    refused = TILE | {"contentSha256": "no hash"}
+
+    learned = peer("error", request={"tile": refused})
+
+    assert learned["code"] == "INVALID_ARGUMENT"
+    info = learned["details"]["ErrorInfo"]
+    assert (info["domain"], info["reason"]) == ("tilecache", "INVALID_REQUEST")
+    (violation,) = learned["details"]["BadRequest"]["fieldViolations"]
+    assert violation["field"] == "tile.content_sha256"
+
+
+def test_node_is_served_whatever_authority_it_sends(peer: Peer, daemon: DaemonProcess) -> None:
+    for authority in (None, "localhost", percent_encoded(daemon.socket_path)):
+        assert peer("info", authority=authority)["namespaceUuid"] == str(TILE_NAMESPACE_UUID)
+
+
+@pytest.mark.parametrize("authority", [None, "localhost"], ids=["the encoded path", "localhost"])
+def test_grpcs_core_is_served_whatever_authority_it_sends(
+    daemon: DaemonProcess, authority: str | None
+) -> None:
+    # Without an authority of the caller's, gRPC's core sends the percent-encoded path.
+    options = [("grpc.default_authority", authority)] if authority else []
+    with grpc.insecure_channel(f"unix:{daemon.socket_path}", options=options) as channel:
+        info = TileMetadataStoreStub(channel).GetServerInfo(GetServerInfoRequest(), timeout=10)
+
+    assert info.namespace_uuid == str(TILE_NAMESPACE_UUID)
+
+
+def test_the_lock_file_names_no_registry() -> None:
+    assert '"resolved"' not in (HERE / "package-lock.json").read_text()
+
+
+def install_packages(lock: Path) -> None:
+    """Installs what the lock file names; takes the lock file away again if that fails."""
+    install = subprocess.run(
+        ["npm", "ci"],
+        cwd=lock.parent,
+        capture_output=True,
+        text=True,
+        timeout=INSTALL_TIMEOUT_S,
+        check=False,
+    )
+    if install.returncode != 0:
+        lock.unlink()
+        if any(trouble in install.stderr for trouble in NETWORK_TROUBLE):
+            pytest.skip(f"npm cannot reach its registry: {install.stderr}")
+        pytest.fail(install.stderr)
+
+
+def percent_encoded(path: Path) -> str:
+    return quote(str(path), safe="")
