@@ -18,6 +18,9 @@ from tilecache_daemon.rpc.requests import SHA256, invalid, key_uuid, moment, til
 
 MAX_FILE_PATH_BYTES: Final = 512
 MAX_QUALITY_BYTES: Final = 2_048
+MAX_QUALITY_DEPTH: Final = 16
+"""Nested deeper, it could be sent to us, but not read in a larger answer: protobuf
+reads a hundred levels of messages, and one of JSON takes up to three."""
 MAX_TILE_PIXELS: Final = 65_536
 DEFAULT_TILE_PIXELS: Final = 256
 CENTRE_TOLERANCE_CELLS: Final = 0.01
@@ -147,14 +150,23 @@ def quality_json(struct: Struct) -> str:
     """A JSON object as text."""
     field = "quality_metadata"
     try:
-        text = json.dumps(MessageToDict(struct), allow_nan=False, ensure_ascii=False)
+        value = MessageToDict(struct)
+        text = json.dumps(value, allow_nan=False, ensure_ascii=False)
     except (ValueError, RecursionError, TypeError) as error:
         raise invalid(field, f"is no JSON object: {error}") from None
     if r"\u0000" in text.replace("\\\\", ""):
         raise invalid(field, "holds the character U+0000, which the database cannot keep")
     if len(text.encode()) > MAX_QUALITY_BYTES:
         raise invalid(field, f"has more than {MAX_QUALITY_BYTES} bytes as JSON")
+    if _depth(value) > MAX_QUALITY_DEPTH:
+        raise invalid(field, f"is nested more than {MAX_QUALITY_DEPTH} deep")
     return text
+
+
+def _depth(value: object) -> int:
+    if isinstance(value, dict):
+        value = list(value.values())
+    return 1 + max(map(_depth, value), default=0) if isinstance(value, list) else 0
 
 
 def _path_problem(path: str) -> str:

@@ -80,6 +80,7 @@ def tile_message(tile: Tile) -> tile_metadata_store_pb2.TileMetadata:
     )
     if tile.quality_metadata is not None:
         quality = json.loads(tile.quality_metadata)
+        message.quality_metadata.SetInParent()  # so that an empty object is told as one
         # Rows from before 0002 may hold any JSON.
         message.quality_metadata.update(
             quality if isinstance(quality, dict) else {"value": quality}
