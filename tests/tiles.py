@@ -1,0 +1,174 @@
+"""Valid tiles, made from their keys, to be sent as they are or with one thing wrong."""
+
+import hashlib
+from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
+from itertools import count
+from typing import Any
+from uuid import uuid4
+
+from google.protobuf.timestamp_pb2 import Timestamp
+from hypothesis import strategies as st
+from tilecache.v1.tile_identity_pb2 import (
+    TILE_SOURCE_GOOGLEMAPS,
+    TILE_SOURCE_ONBOARD_INGEST,
+    TileKey,
+)
+from tilecache.v1.tile_metadata_store_pb2 import (
+    BoundingBox,
+    BulkInsertTilesRequest,
+    BulkInsertTilesResponse,
+    CellRange,
+    Circle,
+    InsertTileRequest,
+    InsertTileResponse,
+    Region,
+    TileMetadata,
+    TileRef,
+)
+
+from tilecache_daemon.client import TileCacheClient
+from tilecache_daemon.identity import SOURCE_TEXTS, derive_location_hash, derive_tile_id
+
+GOOGLEMAPS = TILE_SOURCE_GOOGLEMAPS
+ONBOARD = TILE_SOURCE_ONBOARD_INGEST
+FLIGHT = "3f2504e0-4f89-41d3-9a0c-0305e82c3301"
+NOW = datetime.now(timezone.utc)
+YESTERDAY = NOW - timedelta(days=1)
+ZOOM = 18
+TIMEOUT_S = 60
+
+_columns = count(1_000, 100)
+
+
+class Block:
+    """Cells of zoom 18, 100 by 100, that no other test of the process uses."""
+
+    zoom = ZOOM
+
+    def __init__(self) -> None:
+        self.x = next(_columns)
+        self.y = 95_000
+
+    def key(
+        self, column: int = 0, row: int = 0, source: Any = GOOGLEMAPS, flight_id: str | None = None
+    ) -> TileKey:
+        """The key of one of its cells."""
+        return tile_key(self.zoom, self.x + column, self.y + row, source, flight_id)
+
+    def keys(self, columns: int, rows: int = 1) -> Iterator[TileKey]:
+        """Keys of its first columns and rows."""
+        for row in range(rows):
+            for column in range(columns):
+                yield self.key(column, row)
+
+    @property
+    def region(self) -> Region:
+        """All of its cells."""
+        return cell_region(self.x, self.x + 99, self.y, self.y + 99)
+
+
+def tile_key(
+    zoom: int, x: int, y: int, source: Any = GOOGLEMAPS, flight_id: str | None = None
+) -> TileKey:
+    """A key as it travels."""
+    return TileKey(zoom=zoom, x=x, y=y, source=source, flight_id=flight_id)
+
+
+def key_name(key: TileKey) -> tuple[int, int, int, int, str]:
+    """A key as something that can be compared and put into a set."""
+    return key.zoom, key.x, key.y, key.source, key.flight_id
+
+
+def tile_uuid(key: TileKey) -> str:
+    """The id that a key gives."""
+    flight_id = key.flight_id if key.HasField("flight_id") else None
+    return str(derive_tile_id(key.zoom, key.x, key.y, SOURCE_TEXTS[key.source], flight_id))
+
+
+def location_hash(key: TileKey) -> str:
+    """The location hash that a key gives."""
+    return str(derive_location_hash(key.zoom, key.x, key.y))
+
+
+def sha256(content: str) -> str:
+    """The hash of a picture's bytes."""
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+def timestamp(moment: datetime) -> Timestamp:
+    """A moment as it travels."""
+    message = Timestamp()
+    message.FromDatetime(moment)
+    return message
+
+
+def tile(
+    key: TileKey, content: str = "picture", captured_at: datetime = YESTERDAY, **fields: Any
+) -> TileMetadata:
+    """A valid tile; fields of None are left out."""
+    given: dict[str, Any] = {
+        "key": key,
+        "file_path": f"{key.zoom}/{key.x}/{key.y}.jpg",
+        "content_sha256": sha256(content),
+        "disk_bytes": 12_345,
+        "captured_at": timestamp(captured_at),
+    }
+    given |= fields
+    return TileMetadata(**{name: value for name, value in given.items() if value is not None})
+
+
+def insert(client: TileCacheClient, message: TileMetadata, on_conflict: Any = 0) -> Any:
+    """The answer to an insert."""
+    answer: InsertTileResponse = client.store.InsertTile(
+        InsertTileRequest(tile=message, on_conflict=on_conflict), timeout=TIMEOUT_S
+    )
+    return answer
+
+
+def bulk_insert(
+    client: TileCacheClient, *batches: list[TileMetadata], on_conflict: Any = 0
+) -> list[BulkInsertTilesResponse]:
+    """The answers to a stream of batches."""
+    requests = (BulkInsertTilesRequest(tiles=batch, on_conflict=on_conflict) for batch in batches)
+    return list(client.store.BulkInsertTiles(requests, timeout=TIMEOUT_S))
+
+
+def by_key(key: TileKey) -> TileRef:
+    """A reference by natural key."""
+    return TileRef(key=key)
+
+
+def by_id(key: TileKey) -> TileRef:
+    """A reference by id."""
+    return TileRef(tile_uuid=tile_uuid(key))
+
+
+def cell_region(x_from: int, x_to: int, y_from: int, y_to: int) -> Region:
+    """A region by cells."""
+    return Region(cell_range=CellRange(x_from=x_from, x_to=x_to, y_from=y_from, y_to=y_to))
+
+
+def box_region(south: float, west: float, north: float, east: float) -> Region:
+    """A region by degrees."""
+    return Region(bounding_box=BoundingBox(south=south, west=west, north=north, east=east))
+
+
+def circle_region(latitude: float, longitude: float, radius_meters: float) -> Region:
+    """A region by distance."""
+    return Region(
+        circle=Circle(latitude=latitude, longitude=longitude, radius_meters=radius_meters)
+    )
+
+
+def random_flight() -> str:
+    """A flight that no other test knows."""
+    return str(uuid4())
+
+
+@st.composite
+def cells(draw: st.DrawFn) -> tuple[int, int, int]:
+    """Any cell of any zoom: zoom, x, y."""
+    zoom = draw(st.integers(0, 22))
+    side = st.integers(0, (1 << zoom) - 1)
+    return zoom, draw(side), draw(side)

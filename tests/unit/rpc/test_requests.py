@@ -1,0 +1,205 @@
+"""Reading requests: nothing but InvalidRequestError is ever raised."""
+
+import math
+from collections.abc import Callable
+from datetime import datetime, timedelta, timezone
+from itertools import islice
+from typing import Any
+
+import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
+from hypothesis import given
+from hypothesis import strategies as st
+from tilecache.v1.tile_identity_pb2 import TileKey
+from tilecache.v1.tile_metadata_store_pb2 import (
+    ListPendingUploadsRequest,
+    QueryTilesRequest,
+    Region,
+    TileRef,
+)
+
+from tests.tiles import FLIGHT, box_region, cell_region, circle_region, tile_key
+from tests.unit.rpc import messages
+from tilecache_daemon.errors import InvalidRequestError, LimitExceededError
+from tilecache_daemon.models import OnConflict, TileSelection
+from tilecache_daemon.rpc import requests
+from tilecache_daemon.service.uploads import decode_page_token
+
+
+def fields_at_fault(read: Callable[..., Any], *arguments: Any) -> list[str]:
+    with pytest.raises(InvalidRequestError) as caught:
+        read(*arguments)
+    return [violation.field for violation in caught.value.violations]
+
+
+@given(messages.keys)
+def test_any_key_is_read_or_refused(message: TileKey) -> None:
+    key = messages.read_or_refuse(requests.tile_key, message)
+    if key is not None:
+        assert 0 <= key.zoom <= 22
+        assert 0 <= key.x < 1 << key.zoom
+        assert 0 <= key.y < 1 << key.zoom
+
+
+@given(messages.refs)
+def test_any_reference_is_read_or_refused(message: TileRef) -> None:
+    tile_uuid = messages.read_or_refuse(requests.tile_ref, "tile", message)
+    assert tile_uuid is None or len(tile_uuid) == 36
+
+
+@given(st.integers(0, 22), messages.regions)
+def test_any_region_is_read_or_refused(zoom: int, message: Region) -> None:
+    cells = messages.read_or_refuse(requests.region_cells, zoom, message)
+    for x_from, x_to, y_from, y_to in islice(cells or (), 10):
+        assert 0 <= x_from <= x_to < 1 << zoom
+        assert 0 <= y_from <= y_to < 1 << zoom
+
+
+@given(messages.timestamps)
+def test_any_moment_is_read_or_refused(message: Timestamp) -> None:
+    moment = messages.read_or_refuse(requests.moment, "captured_at", message)
+    if moment is not None:
+        epoch = datetime(1970, 1, 1, tzinfo=timezone.utc)
+        micros = message.seconds * 1_000_000 + message.nanos // 1_000
+        assert moment - epoch == timedelta(microseconds=micros)
+
+
+@given(
+    st.builds(
+        QueryTilesRequest,
+        sources=st.lists(st.integers(-1, 4), max_size=3),
+        flight_id=messages.flights,
+        captured_after=st.none() | messages.timestamps,
+        labels=st.lists(st.integers(-1, 7), max_size=3),
+        selection=st.integers(-1, 4),
+        limit=messages.int32s,
+    )
+)
+def test_any_filter_is_read_or_refused(message: QueryTilesRequest) -> None:
+    wanted = messages.read_or_refuse(requests.tile_filter, message)
+    assert wanted is None or wanted.limit >= 0
+
+
+@given(messages.texts | st.binary(max_size=30).map(lambda data: data.decode("latin-1")))
+def test_any_page_token_is_read_or_refused(token: str) -> None:
+    messages.read_or_refuse(decode_page_token, token)
+
+
+def test_every_bad_part_of_a_key_is_named() -> None:
+    key = TileKey(zoom=3, x=8, y=-1, source=9, flight_id="F")
+    assert fields_at_fault(requests.tile_key, key) == ["x", "y", "source", "flight_id"]
+    assert fields_at_fault(requests.tile_key, TileKey(zoom=23)) == ["zoom", "source"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [FLIGHT.upper(), f"{{{FLIGHT}}}", FLIGHT.replace("-", ""), f" {FLIGHT}", f"{FLIGHT}\n", ""],
+)
+def test_a_uuid_travels_in_canonical_text_only(text: str) -> None:
+    assert fields_at_fault(requests.uuid_text, "f", text) == ["f"]
+    assert fields_at_fault(requests.tile_key, tile_key(0, 0, 0, flight_id=text)) == ["flight_id"]
+
+
+@pytest.mark.parametrize("text", ["", "A" * 64, "a" * 63, "a" * 65, "g" * 64, "a" * 64 + "\n"])
+def test_a_hash_travels_in_canonical_text_only(text: str) -> None:
+    assert fields_at_fault(requests.sha256_text, "h", text) == ["h"]
+
+
+def test_a_reference_to_nothing_is_named() -> None:
+    assert fields_at_fault(requests.tile_ref, "tile", TileRef()) == ["tile"]
+
+
+def test_references_are_named_by_their_position() -> None:
+    refs = [TileRef(tile_uuid=FLIGHT), TileRef(key=tile_key(0, 1, 0))]
+    assert fields_at_fault(requests.tile_refs, "tiles", refs, 10) == ["tiles[1].key.x"]
+
+
+def test_no_items_and_too_many_are_refused() -> None:
+    assert fields_at_fault(requests.check_count, "tiles", 0, 3) == ["tiles"]
+    with pytest.raises(LimitExceededError, match="tiles: has 4 items, 3 at most"):
+        requests.check_count("tiles", 4, 3)
+    requests.check_count("tiles", 3, 3)
+
+
+NAN, INF = math.nan, math.inf
+
+
+@pytest.mark.parametrize(
+    ("region", "field"),
+    [
+        (Region(), "region"),
+        (box_region(NAN, 0, 1, 1), "region.bounding_box.south"),
+        (box_region(0, NAN, 1, 1), "region.bounding_box.west"),
+        (box_region(0, 0, INF, 1), "region.bounding_box.north"),
+        (box_region(0, 0, 1, -INF), "region.bounding_box.east"),
+        (box_region(-90.1, 0, 1, 1), "region.bounding_box.south"),
+        (box_region(0, 0, 1, 180.1), "region.bounding_box.east"),
+        (box_region(2, 0, 1, 1), "region.bounding_box.south"),
+        (circle_region(NAN, 0, 1), "region.circle.latitude"),
+        (circle_region(0, 180.5, 1), "region.circle.longitude"),
+        (circle_region(0, 0, 0), "region.circle.radius_meters"),
+        (circle_region(0, 0, -1), "region.circle.radius_meters"),
+        (circle_region(0, 0, NAN), "region.circle.radius_meters"),
+        (circle_region(0, 0, INF), "region.circle.radius_meters"),
+        (circle_region(0, 0, 2.1e7), "region.circle.radius_meters"),
+        (cell_region(-1, 1, 0, 1), "region.cell_range.x_from"),
+        (cell_region(0, 8, 0, 1), "region.cell_range.x_to"),
+        (cell_region(0, 1, 0, 8), "region.cell_range.y_to"),
+        (cell_region(2, 1, 0, 1), "region.cell_range.x_from"),
+        (cell_region(0, 1, 2, 1), "region.cell_range.y_from"),
+    ],
+)
+def test_a_bad_region_is_named_by_its_part(region: Region, field: str) -> None:
+    assert fields_at_fault(requests.region_cells, 3, region) == [field]
+
+
+@pytest.mark.parametrize(("seconds", "nanos"), [(0, -1), (0, 10**9), (2**62, 0), (-(2**62), 0)])
+def test_a_moment_outside_the_calendar_is_refused(seconds: int, nanos: int) -> None:
+    message = Timestamp(seconds=seconds, nanos=nanos)
+    assert fields_at_fault(requests.moment, "captured_at", message) == ["captured_at"]
+
+
+@pytest.mark.parametrize(
+    ("request_", "field"),
+    [
+        (QueryTilesRequest(limit=-1), "limit"),
+        (QueryTilesRequest(sources=[1, 0]), "sources[1]"),
+        (QueryTilesRequest(sources=[7]), "sources[0]"),
+        (QueryTilesRequest(labels=[1, 1, 6]), "labels[2]"),
+        (QueryTilesRequest(labels=[0]), "labels[0]"),
+        (QueryTilesRequest(selection=3), "selection"),
+        (QueryTilesRequest(flight_id=""), "flight_id"),
+        (QueryTilesRequest(captured_after=Timestamp(nanos=-1)), "captured_after"),
+    ],
+)
+def test_a_bad_filter_is_named(request_: QueryTilesRequest, field: str) -> None:
+    assert fields_at_fault(requests.tile_filter, request_) == [field]
+
+
+def test_without_labels_the_usable_ones_are_meant() -> None:
+    assert requests.tile_filter(QueryTilesRequest()).labels == {"fresh", "downgraded", "stale_warn"}
+    wanted = requests.tile_filter(QueryTilesRequest(labels=[5, 3]))
+    assert wanted.labels == {"rejected", "stale_reject"}
+
+
+def test_unspecified_choices_are_their_defaults() -> None:
+    assert [requests.on_conflict(number) for number in range(4)] == [
+        *(OnConflict.FAIL, OnConflict.FAIL),
+        *(OnConflict.KEEP_EXISTING, OnConflict.REPLACE_IF_NEWER),
+    ]
+    assert requests.tile_filter(QueryTilesRequest()).selection is TileSelection.ALL
+    assert fields_at_fault(requests.on_conflict, 4) == ["on_conflict"]
+
+
+@pytest.mark.parametrize(("asked", "given_"), [(0, 1000), (1, 1), (1000, 1000), (5000, 1000)])
+def test_a_page_has_a_thousand_items_at_most(asked: int, given_: int) -> None:
+    assert requests.page_size(asked) == given_
+
+
+def test_a_negative_page_is_refused() -> None:
+    assert fields_at_fault(requests.page_size, -1) == ["page_size"]
+
+
+def test_a_flight_filter_may_be_left_out() -> None:
+    assert requests.optional_flight(ListPendingUploadsRequest()) is None
+    assert requests.optional_flight(ListPendingUploadsRequest(flight_id=FLIGHT)) == FLIGHT

@@ -1,0 +1,100 @@
+"""How errors are told: one table, and what it says of each."""
+
+from collections.abc import Iterator
+
+import pytest
+from google.protobuf.message import Message
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+
+from tilecache_daemon import errors
+from tilecache_daemon.errors import FieldViolation, InvalidRequestError, TileCacheError
+from tilecache_daemon.rpc.calls import CODES
+from tilecache_daemon.rpc.status import TABLE, internal_status, status_of, unimplemented_status
+
+
+def subclasses(kind: type[TileCacheError]) -> Iterator[type[TileCacheError]]:
+    for subclass in kind.__subclasses__():
+        yield subclass
+        yield from subclasses(subclass)
+
+
+ERRORS = sorted(set(subclasses(TileCacheError)), key=lambda kind: kind.__name__)
+
+
+def example(kind: type[TileCacheError]) -> TileCacheError:
+    if issubclass(kind, InvalidRequestError):
+        return kind(FieldViolation("tile.key.zoom", "is 23"), FieldViolation("tile.key.x", "is -1"))
+    return kind("what happened", tile_uuid="17f7ac7e", count=3)
+
+
+def detail(status: status_pb2.Status, kind: type[Message]) -> Message | None:
+    for packed in status.details:
+        message = kind()
+        if packed.Unpack(message):
+            return message
+    return None
+
+
+def test_each_error_has_its_entry_in_the_table() -> None:
+    assert set(TABLE) == set(ERRORS)
+
+
+def test_each_error_has_a_reason_of_its_own() -> None:
+    reasons = [kind.reason for kind in ERRORS]
+    assert len(set(reasons)) == len(reasons)
+    assert all(reason == reason.upper() and reason.isascii() for reason in reasons)
+
+
+def test_each_code_is_one_that_grpc_knows_and_none_is_ok() -> None:
+    for telling in TABLE.values():
+        assert telling.code in CODES
+        assert telling.code not in (code_pb2.OK, code_pb2.UNKNOWN, code_pb2.INTERNAL)
+
+
+@pytest.mark.parametrize("kind", ERRORS)
+def test_each_error_carries_its_reason_and_facts(kind: type[TileCacheError]) -> None:
+    error = example(kind)
+    status = status_of(error)
+    info = detail(status, error_details_pb2.ErrorInfo)
+    assert isinstance(info, error_details_pb2.ErrorInfo)
+    assert (info.reason, info.domain) == (kind.reason, "tilecache")
+    assert dict(info.metadata) == error.facts
+    assert status.message == str(error)
+
+
+@pytest.mark.parametrize("kind", ERRORS)
+def test_a_retry_hint_comes_with_what_may_pass_and_with_nothing_else(
+    kind: type[TileCacheError],
+) -> None:
+    status = status_of(example(kind))
+    hint = detail(status, error_details_pb2.RetryInfo)
+    may_pass = status.code in (code_pb2.UNAVAILABLE, code_pb2.RESOURCE_EXHAUSTED)
+    assert (hint is not None) is may_pass
+    if isinstance(hint, error_details_pb2.RetryInfo):
+        assert hint.retry_delay.ToMilliseconds() > 0
+
+
+@pytest.mark.parametrize("kind", [errors.InvalidRequestError, errors.LimitExceededError])
+def test_what_is_invalid_names_each_bad_field(kind: type[TileCacheError]) -> None:
+    status = status_of(example(kind))
+    bad = detail(status, error_details_pb2.BadRequest)
+    assert status.code == code_pb2.INVALID_ARGUMENT
+    assert isinstance(bad, error_details_pb2.BadRequest)
+    assert [(item.field, item.description, item.reason) for item in bad.field_violations] == [
+        ("tile.key.zoom", "is 23", kind.reason),
+        ("tile.key.x", "is -1", kind.reason),
+    ]
+
+
+def test_a_defect_tells_nothing_of_itself() -> None:
+    status = internal_status()
+    info = detail(status, error_details_pb2.ErrorInfo)
+    assert status.code == code_pb2.INTERNAL
+    assert isinstance(info, error_details_pb2.ErrorInfo)
+    assert (info.reason, info.domain) == ("INTERNAL", "tilecache")
+
+
+def test_a_call_without_an_answer_is_named() -> None:
+    status = unimplemented_status("EvictTiles")
+    assert status.code == code_pb2.UNIMPLEMENTED
+    assert status.message.startswith("EvictTiles ")

@@ -1,0 +1,149 @@
+"""Tiles as messages, and messages joined from bytes."""
+
+import json
+from datetime import datetime, timezone
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tilecache.v1.tile_identity_pb2 import TILE_SOURCE_UNSPECIFIED
+from tilecache.v1.tile_metadata_store_pb2 import (
+    FRESHNESS_LABEL_DOWNGRADED,
+    GetTileResponse,
+    LookupTilesResponse,
+    QueryTilesResponse,
+    TileMetadata,
+)
+
+from tilecache_daemon.identity import SOURCE_NUMBERS
+from tilecache_daemon.models import FreshnessLabel, Tile
+from tilecache_daemon.rpc import wire
+
+EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+
+moments = st.datetimes(timezones=st.just(timezone.utc))
+uuids = st.uuids().map(str)
+tiles = st.builds(
+    Tile,
+    tile_uuid=uuids,
+    location_hash=uuids,
+    zoom=st.integers(0, 22),
+    x=st.integers(0, 4194303),
+    y=st.integers(0, 4194303),
+    source=st.sampled_from(sorted(SOURCE_NUMBERS)),
+    flight_id=st.none() | uuids,
+    latitude=st.floats(-90, 90),
+    longitude=st.floats(-180, 180),
+    tile_size_meters=st.floats(0.001, 1e8),
+    tile_size_pixels=st.integers(1, 65536),
+    file_path=st.text(st.characters(exclude_categories=["Cs"])),
+    content_sha256=st.none() | st.text("0123456789abcdef", min_size=64, max_size=64),
+    disk_bytes=st.none() | st.integers(0, 2**63 - 1),
+    captured_at=moments,
+    created_at=moments,
+    accessed_at=st.none() | moments,
+    uploaded_at=st.none() | moments,
+    freshness_label=st.sampled_from([label.value for label in FreshnessLabel]),
+    quality_metadata=st.none()
+    | st.dictionaries(st.text("abc"), st.booleans() | st.text("xyz")).map(json.dumps),
+)
+
+
+def read_moment(message: TileMetadata, field: str) -> datetime | None:
+    if not message.HasField(field):
+        return None
+    moment: datetime = getattr(message, field).ToDatetime(timezone.utc)
+    return moment
+
+
+@given(tiles)
+def test_a_tiles_message_says_all_that_is_known_of_it(tile: Tile) -> None:
+    message = TileMetadata.FromString(wire.tile_message(tile).SerializeToString())
+    key = message.key
+    assert (key.zoom, key.x, key.y) == (tile.zoom, tile.x, tile.y)
+    assert key.source == SOURCE_NUMBERS[tile.source]
+    assert (key.flight_id if key.HasField("flight_id") else None) == tile.flight_id
+    assert message.content_sha256 == (tile.content_sha256 or "")
+    assert (message.disk_bytes if message.HasField("disk_bytes") else None) == tile.disk_bytes
+    for field in ("captured_at", "created_at", "accessed_at", "uploaded_at"):
+        assert read_moment(message, field) == getattr(tile, field)
+    for field in (
+        *("tile_uuid", "location_hash", "latitude", "longitude"),
+        *("tile_size_meters", "tile_size_pixels", "file_path"),
+    ):
+        assert getattr(message, field) == getattr(tile, field)
+    assert message.freshness_label == wire.LABEL_NUMBERS[tile.freshness_label]
+    assert message.HasField("quality_metadata") is (tile.quality_metadata is not None)
+    if tile.quality_metadata is not None:
+        assert dict(message.quality_metadata.items()) == json.loads(tile.quality_metadata)
+
+
+def old_row() -> Tile:
+    """A row as revision 0001 could hold it."""
+    return Tile(
+        *("17f7ac7e", "8d180ffb", 18, 1, 2, "somewhere_else", None, 1.0, 2.0, 100.0, 256, "a.jpg"),
+        *(None, None, EPOCH, EPOCH, None, None, "stale_warn", "[1, 2]"),
+    )
+
+
+def test_a_row_of_the_old_schema_has_a_message() -> None:
+    message = wire.tile_message(old_row())
+    assert message.key.source == TILE_SOURCE_UNSPECIFIED
+    assert message.content_sha256 == ""
+    assert not message.HasField("disk_bytes")
+    assert list(message.quality_metadata["value"]) == [1, 2]
+
+
+def test_each_label_has_its_number() -> None:
+    assert set(wire.LABEL_NUMBERS) == {label.value for label in FreshnessLabel}
+    assert wire.LABEL_NUMBERS["downgraded"] == FRESHNESS_LABEL_DOWNGRADED
+
+
+def test_a_moment_before_1970_keeps_its_microseconds() -> None:
+    moment = datetime(1969, 12, 31, 23, 59, 59, 999999, tzinfo=timezone.utc)
+    message = wire.timestamp(moment)
+    assert message is not None
+    assert (message.seconds, message.nanos) == (-1, 999_999_000)
+
+
+def sized_tile(size: int) -> TileMetadata:
+    return TileMetadata(file_path="x" * size)
+
+
+sizes = st.lists(st.integers(0, 20_000), max_size=300)
+
+
+@given(sizes)
+def test_chunks_hold_every_tile_once_in_order_and_stay_below_their_size(sizes: list[int]) -> None:
+    elements = [wire.pack_element(sized_tile(size).SerializeToString()) for size in sizes]
+    chunks = list(wire.join_elements(elements))
+    assert all(0 < len(chunk) <= wire.CHUNK_BYTES for chunk in chunks)
+    read = [tile for chunk in chunks for tile in QueryTilesResponse.FromString(chunk).tiles]
+    assert [len(tile.file_path) for tile in read] == sizes
+
+
+def test_an_element_larger_than_a_chunk_goes_alone() -> None:
+    large = sized_tile(wire.CHUNK_BYTES).SerializeToString()
+    small = sized_tile(1).SerializeToString()
+    chunks = list(wire.join_elements(map(wire.pack_element, (small, large, small))))
+    assert [len(QueryTilesResponse.FromString(chunk).tiles) for chunk in chunks] == [1, 1, 1]
+
+
+def test_no_elements_are_no_chunks() -> None:
+    assert list(wire.join_elements([])) == []
+
+
+@pytest.mark.parametrize("size", [0, 100, 127, 128, 16_383, 16_384, 2_100_000])
+def test_a_packed_element_is_read_as_protobuf_reads_it(size: int) -> None:
+    tile = sized_tile(size)
+    packed = wire.pack_element(tile.SerializeToString())
+    assert GetTileResponse.FromString(packed).tile == tile
+
+
+@given(st.lists(st.none() | tiles, max_size=5))
+def test_a_lookups_answer_is_a_join_of_its_results(found: list[Tile | None]) -> None:
+    data = b"".join(wire.pack_element(wire.pack_tile(tile) if tile else b"") for tile in found)
+    results = LookupTilesResponse.FromString(data).results
+    assert [result.tile if result.HasField("tile") else None for result in results] == [
+        wire.tile_message(tile) if tile else None for tile in found
+    ]

@@ -1,0 +1,203 @@
+"""Where settings come from, and what is said of bad ones."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tilecache_daemon import config
+from tilecache_daemon.config import (
+    MAX_SOCKET_PATH_BYTES,
+    Config,
+    ConfigError,
+    load_config,
+    redact,
+)
+
+SECRET = "hunter2"
+
+
+@pytest.fixture(autouse=True)
+def _bare_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in list(os.environ):
+        if name.startswith("TILECACHE_") or name == "DB_URL":
+            monkeypatch.delenv(name)
+    monkeypatch.setattr(config, "SYSTEM_CONFIG", tmp_path / "none.toml")
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "tilecache.toml"
+    path.write_text('pool_max_size = 11\nlog_level = "warning"\ndsn = "dbname=from_file"\n')
+    return path
+
+
+def test_the_defaults_need_nothing() -> None:
+    settings = load_config()
+    assert settings.dsn is None
+    assert settings.pool_max_size == 8
+    assert settings.socket_mode == 0o660
+    assert settings.socket_path.name == "tilecache.sock"
+
+
+def test_a_file_counts_more_than_the_defaults(file: Path) -> None:
+    settings = load_config(file)
+    assert (settings.pool_max_size, settings.log_level) == (11, "warning")
+    assert settings.dsn == "dbname=from_file"
+
+
+def test_the_environment_counts_more_than_a_file(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TILECACHE_POOL_MAX_SIZE", "12")
+    settings = load_config(file)
+    assert (settings.pool_max_size, settings.log_level) == (12, "warning")
+
+
+def test_a_flag_counts_more_than_the_environment(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TILECACHE_POOL_MAX_SIZE", "12")
+    assert load_config(file, {"pool_max_size": 13}).pool_max_size == 13
+
+
+def test_a_flag_that_is_not_given_counts_nothing(file: Path) -> None:
+    assert load_config(file, {"pool_max_size": None}).pool_max_size == 11
+
+
+def test_the_file_may_be_named_in_the_environment(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TILECACHE_CONFIG", str(file))
+    assert load_config().pool_max_size == 11
+
+
+def test_the_systems_file_is_read_where_it_is(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(config, "SYSTEM_CONFIG", file)
+    assert load_config().pool_max_size == 11
+
+
+def test_db_url_gives_the_address_where_nothing_else_does(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DB_URL", "postgresql://db/from_db_url")
+    assert load_config().dsn == "postgresql://db/from_db_url"
+    assert load_config(file).dsn == "dbname=from_file"
+    monkeypatch.setenv("TILECACHE_DSN", "dbname=from_environment")
+    assert load_config().dsn == "dbname=from_environment"
+    assert load_config(flags={"dsn": "dbname=from_flag"}).dsn == "dbname=from_flag"
+
+
+def test_an_empty_address_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TILECACHE_DSN", "")
+    monkeypatch.setenv("DB_URL", "")
+    assert load_config().dsn is None
+
+
+@pytest.mark.parametrize("text", ["0600", "600", "0o600"])
+def test_a_mode_in_text_is_octal(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setenv("TILECACHE_SOCKET_MODE", text)
+    assert load_config().socket_mode == 0o600
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("pool_max_size", "many"),
+        ("pool_max_size", "0"),
+        ("pool_timeout_s", "-1"),
+        ("socket_mode", "0999"),
+        ("socket_mode", "1777"),
+        ("log_level", "loud"),
+        ("access_flush_interval_s", "0"),
+        ("max_concurrent_calls", "0"),
+        ("dsn", "not a connection string"),
+        ("socket_path", "/" + "x" * MAX_SOCKET_PATH_BYTES),
+    ],
+)
+def test_a_bad_setting_is_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv(f"TILECACHE_{name.upper()}", value)
+    with pytest.raises(ConfigError, match=f"^{name}: "):
+        load_config()
+
+
+def test_all_bad_settings_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TILECACHE_POOL_MAX_SIZE", "many")
+    with pytest.raises(
+        ConfigError, match=r"(?s)log_level: .*pool_max_size: |pool_max_size: .*log_"
+    ):
+        load_config(flags={"log_level": "loud"})
+
+
+def test_a_setting_that_there_is_not_is_named(file: Path) -> None:
+    file.write_text("pool_maxsize = 3\n")
+    with pytest.raises(ConfigError, match="pool_maxsize"):
+        load_config(file)
+
+
+@pytest.mark.parametrize("content", ["pool_max_size =", "\0", b"\xff\xfe"])
+def test_a_file_that_is_no_toml_is_named(file: Path, content: str | bytes) -> None:
+    file.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(ConfigError, match=str(file)):
+        load_config(file)
+
+
+def test_a_file_that_is_missing_is_named(tmp_path: Path) -> None:
+    missing = tmp_path / "missing.toml"
+    with pytest.raises(ConfigError, match=f"{missing}: there is no such file"):
+        load_config(missing)
+
+
+def test_the_longest_socket_path_is_taken() -> None:
+    longest = Path("/" + "x" * (MAX_SOCKET_PATH_BYTES - 1))
+    assert load_config(flags={"socket_path": longest}).socket_path == longest
+
+
+def test_a_socket_path_is_measured_in_bytes() -> None:
+    with pytest.raises(ConfigError, match=f"a socket's address holds {MAX_SOCKET_PATH_BYTES}"):
+        load_config(flags={"socket_path": Path("/" + "ü" * 60)})
+
+
+def test_a_relative_socket_path_is_made_absolute() -> None:
+    assert load_config(flags={"socket_path": Path("here.sock")}).socket_path == Path.cwd() / (
+        "here.sock"
+    )
+
+
+@pytest.mark.parametrize(
+    "dsn",
+    [
+        f"postgresql://operator:{SECRET}@db.example/tiles?sslmode=require",
+        f"host=db.example user=operator password={SECRET} sslpassword={SECRET}",
+    ],
+)
+def test_passwords_are_blotted_out(dsn: str) -> None:
+    described = load_config(flags={"dsn": dsn}).describe()
+    assert SECRET not in str(described)
+    assert "db.example" in described["dsn"]
+    assert "operator" in described["dsn"]
+    assert SECRET not in redact(dsn)
+
+
+@pytest.mark.parametrize(
+    "dsn",
+    [
+        f"password='{SECRET}",
+        f"postgresql://operator:{SECRET}%zz@db/tiles",
+        f"host=db passwort={SECRET}",
+        SECRET,
+    ],
+)
+def test_an_error_does_not_tell_the_password(monkeypatch: pytest.MonkeyPatch, dsn: str) -> None:
+    monkeypatch.setenv("DB_URL", dsn)
+    with pytest.raises(ConfigError) as caught:
+        load_config()
+    assert SECRET not in str(caught.value)
+    assert caught.value.__cause__ is None
+    assert caught.value.__suppress_context__
+
+
+def test_settings_do_not_change() -> None:
+    settings = Config()
+    with pytest.raises(ValueError, match="frozen"):
+        settings.pool_max_size = 3
