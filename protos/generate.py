@@ -54,6 +54,7 @@ def main() -> int:
         if "--check" not in sys.argv:
             shutil.rmtree(STUBS, ignore_errors=True)
             shutil.copytree(fresh, STUBS)
+            STUBS.chmod(0o755)  # not the mode of a scratch directory
             return 0
         names = stub_names(fresh) | stub_names(STUBS)
         _, differing, missing = filecmp.cmpfiles(

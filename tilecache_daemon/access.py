@@ -60,7 +60,7 @@ class AccessLog:
             while self._pending:
                 batch = dict(islice(self._pending.items(), BATCH_ACCESSES))
                 async with self._store.connection() as queries:
-                    passed_over = await queries.write_accesses(batch, self._recent)
+                    passed_over = await queries.tiles.write_accesses(batch, self._recent)
                 for tile_uuid, accessed_at in batch.items():
                     if self._pending.get(tile_uuid) == accessed_at:
                         del self._pending[tile_uuid]

@@ -9,14 +9,12 @@ Calls that may be repeated are tried again while the daemon is `UNAVAILABLE`.
 """
 
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, cast
 
 import grpc
-import platformdirs
 from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
@@ -24,10 +22,10 @@ from tilecache.v1.tile_cache_admin_pb2_grpc import TileCacheAdminStub
 from tilecache.v1.tile_metadata_store_pb2_grpc import TileMetadataStoreStub
 
 from tilecache_daemon.errors import FieldViolation
+from tilecache_daemon.paths import default_socket_path
 
 STORE_SERVICE: Final = "tilecache.v1.TileMetadataStore"
 ADMIN_SERVICE: Final = "tilecache.v1.TileCacheAdmin"
-SYSTEM_SOCKET: Final = Path("/run/tilecache/tilecache.sock")
 
 _REPEATABLE: Final = {
     STORE_SERVICE: (
@@ -87,14 +85,6 @@ class CallError(Exception):
 
     def __str__(self) -> str:
         return self.message
-
-
-def default_socket_path() -> Path:
-    """`$TILECACHE_SOCKET_PATH`, else the user's own daemon's, else the system's."""
-    if named := os.environ.get("TILECACHE_SOCKET_PATH"):
-        return Path(named)
-    own = platformdirs.user_runtime_path("tilecache") / SYSTEM_SOCKET.name
-    return own if os.geteuid() != 0 and own.exists() else SYSTEM_SOCKET
 
 
 class TileCacheClient:

@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
-import platformdirs
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from pydantic import BeforeValidator, Field, ValidationError, field_validator
 from pydantic_settings import (
@@ -21,29 +20,20 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from tilecache_daemon.paths import (
+    ADMIN_SOCKET_NAME,
+    SOCKET_NAME,
+    runtime_directory,
+    state_directory,
+)
+
 SYSTEM_CONFIG: Final = Path("/etc/tilecache/tilecache.toml")
-SYSTEM_RUNTIME_DIRECTORY: Final = Path("/run/tilecache")
-SYSTEM_STATE_DIRECTORY: Final = Path("/var/lib/tilecache")
 MAX_SOCKET_PATH_BYTES: Final = 107
 """What `sockaddr_un` holds (unix(7)), less its closing zero."""
 
 
 class ConfigError(Exception):
     """A setting that cannot be used; the message names it."""
-
-
-def runtime_directory() -> Path:
-    """Where the sockets lie: the system's for root, else the user's own."""
-    if os.geteuid() == 0:
-        return SYSTEM_RUNTIME_DIRECTORY
-    return platformdirs.user_runtime_path("tilecache")
-
-
-def state_directory() -> Path:
-    """Where an embedded PostgreSQL keeps its data: the system's for root, else the user's own."""
-    if os.geteuid() == 0:
-        return SYSTEM_STATE_DIRECTORY
-    return platformdirs.user_state_path("tilecache")
 
 
 def _octal(value: object) -> object:
@@ -67,10 +57,20 @@ class Config(BaseSettings):
     tiles_directory: Path | None = None
     """Where the callers' pictures lie; only told to clients, never opened."""
 
-    socket_path: Path = Field(default_factory=lambda: runtime_directory() / "tilecache.sock")
+    socket_path: Path = Field(default_factory=lambda: runtime_directory() / SOCKET_NAME)
     socket_mode: Mode = 0o660
     """In a file: an octal text, for example "0660"."""
     socket_group: str | None = None
+
+    admin_socket_path: Path = Field(default_factory=lambda: runtime_directory() / ADMIN_SOCKET_NAME)
+    """The administrator's: the only one that serves TileCacheAdmin."""
+    admin_socket_mode: Mode = 0o600
+    admin_socket_group: str | None = None
+
+    max_used_bytes: int = Field(default=0, ge=0)
+    """The ceiling of what all tiles' files take together. 0: none."""
+    evict_on_insert: bool = False
+    """Whether an insert that would pass the ceiling evicts instead of being refused."""
 
     pool_min_size: int = Field(default=2, ge=1, le=100)
     pool_max_size: int = Field(default=8, ge=1, le=100)
@@ -97,7 +97,7 @@ class Config(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["auto", "json", "text"] = "auto"
 
-    @field_validator("socket_path")
+    @field_validator("socket_path", "admin_socket_path")
     @classmethod
     def _fits_an_address(cls, path: Path) -> Path:
         length = len(os.fsencode(path.absolute()))
@@ -136,7 +136,8 @@ class Config(BaseSettings):
         settings = self.model_dump(mode="json")
         if self.dsn:
             settings["dsn"] = redact(self.dsn)
-        settings["socket_mode"] = f"{self.socket_mode:04o}"
+        for name in ("socket_mode", "admin_socket_mode"):
+            settings[name] = f"{getattr(self, name):04o}"
         return settings
 
 

@@ -15,14 +15,20 @@ from tilecache_daemon.embedded_postgres import EmbeddedPostgres
 from tilecache_daemon.errors import TileCacheError
 from tilecache_daemon.identity import prove_identity
 from tilecache_daemon.models import Limits
+from tilecache_daemon.rpc.admin_servicer import AdminServicer
+from tilecache_daemon.rpc.calls import Calls
 from tilecache_daemon.rpc.server import ADMIN, STORE, Server, UnixSocket
 from tilecache_daemon.rpc.store_servicer import StoreServicer
 from tilecache_daemon.schema import DatabaseUnreachableError, apply_migrations
 from tilecache_daemon.service.coverage import CoverageService
+from tilecache_daemon.service.eviction import EvictionService
 from tilecache_daemon.service.freshness import FreshnessService
 from tilecache_daemon.service.information import InformationService
 from tilecache_daemon.service.insertion import InsertionService
+from tilecache_daemon.service.policy import PolicyService
+from tilecache_daemon.service.purge import PurgeService
 from tilecache_daemon.service.reading import ReadingService
+from tilecache_daemon.service.storage import Ceiling, StorageService
 from tilecache_daemon.service.uploads import UploadService
 from tilecache_daemon.store import Store
 
@@ -61,9 +67,13 @@ class Daemon:
     async def _start(self, say: Callable[[str], None]) -> None:
         config, closing = self._config, self._closing
         prove_identity()
-        unix_socket = UnixSocket(config.socket_path, config.socket_mode, config.socket_group)
-        unix_socket.claim()
-        closing.callback(unix_socket.release)
+        navigation_socket = UnixSocket(config.socket_path, config.socket_mode, config.socket_group)
+        admin_socket = UnixSocket(
+            config.admin_socket_path, config.admin_socket_mode, config.admin_socket_group
+        )
+        for unix_socket in (navigation_socket, admin_socket):
+            unix_socket.claim()
+            closing.callback(unix_socket.release)
 
         embedded = None
         if config.dsn is None:
@@ -77,7 +87,7 @@ class Daemon:
         database = await self._open_database(config)
         store = Store(database)
         async with store.connection() as queries:
-            if seen := await queries.read_latest_time_seen():
+            if seen := await queries.database.read_latest_time_seen():
                 self._clock.observe(seen)
         accesses = AccessLog(
             store,
@@ -87,29 +97,55 @@ class Daemon:
         )
         closing.push_async_callback(self._flush, accesses)
         freshness = FreshnessService(store, self._clock)
-        servicer = StoreServicer(
+        eviction = EvictionService(store, accesses, self._clock)
+        ceiling = Ceiling(
+            store, eviction, config.max_used_bytes, evict_on_insert=config.evict_on_insert
+        )
+        storage = StorageService(store, ceiling)
+        reading = ReadingService(store, accesses, self._limits)
+        store_servicer = StoreServicer(
             InformationService(
                 store, self._clock, accesses, self._limits, revision, config.tiles_directory
             ),
-            InsertionService(store, freshness, self._clock),
-            ReadingService(store, accesses, self._limits),
+            InsertionService(store, freshness, ceiling, self._clock),
+            reading,
             CoverageService(store, self._limits),
             UploadService(store, self._clock),
             self._limits,
         )
-        server = Server(unix_socket, {STORE: servicer, ADMIN: object()}, self._limits)
+        admin_servicer = AdminServicer(
+            storage,
+            eviction,
+            PurgeService(store, self._clock),
+            PolicyService(store, freshness, reading, self._clock),
+            freshness,
+            self._limits,
+        )
+        calls = Calls(self._limits)
+        servers = [
+            Server(navigation_socket, {STORE: store_servicer}, calls, self._limits),
+            Server(
+                admin_socket, {STORE: store_servicer, ADMIN: admin_servicer}, calls, self._limits
+            ),
+        ]
+
+        async def set_ready(ready: bool) -> None:
+            for server in servers:
+                await server.set_ready(ready=ready)
 
         async def follow_database(available: bool) -> None:
-            await server.set_ready(ready=available)
+            await set_ready(available)
             if embedded and not available:
                 await asyncio.to_thread(embedded.restart_if_dead)
 
         database.on_change(follow_database)
-        self._run(accesses.run())
-        self._run(self._keep_labels(freshness))
-        await server.start()
-        closing.push_async_callback(server.stop, config.drain_timeout_s)
-        await server.set_ready(ready=True)
+        for work in (accesses.run(), storage.run(), self._keep_labels(freshness)):
+            self._run(work)
+        for server in servers:
+            await server.start()
+            closing.push_async_callback(server.stop, config.drain_timeout_s)
+        await set_ready(True)
+        closing.push_async_callback(set_ready, False)
         log.info("serving", socket=str(config.socket_path), schema_revision=revision)
 
     async def _migrate(self, config: Config) -> str:
@@ -144,14 +180,15 @@ class Daemon:
 
     async def _keep_labels(self, freshness: FreshnessService) -> None:
         """Re-evaluates at the start, daily, and when the clock comes to be trusted."""
-        due, trusted = self._clock.monotonic(), self._clock.trusted
+        evaluated_at, trusted = self._clock.monotonic(), self._clock.trusted
         while True:
-            if self._clock.monotonic() >= due or self._clock.trusted != trusted:
-                trusted = self._clock.trusted
+            age_s = self._clock.monotonic() - evaluated_at
+            turned = self._clock.trusted != trusted
+            if freshness.due or turned or age_s >= self._config.reevaluate_interval_s:
+                evaluated_at, trusted = self._clock.monotonic(), self._clock.trusted
                 try:
                     async for _ in freshness.reevaluate():
                         pass
-                    due = self._clock.monotonic() + self._config.reevaluate_interval_s
                 except TileCacheError as error:
                     log.warning("labels_not_evaluated", cause=str(error))
             await asyncio.sleep(CLOCK_CHECK_S)

@@ -21,6 +21,7 @@ from tilecache_daemon.errors import (
     QueryCanceledError,
     SchemaMismatchError,
     TileCacheError,
+    WriteConflictError,
 )
 
 Connection = AsyncConnection[TupleRow]
@@ -227,6 +228,8 @@ def translate(error: Exception) -> TileCacheError:
             return DatabaseFullError(f"PostgreSQL has no room left: {_first_line(error)}")
         case errors.UndefinedTable() | errors.UndefinedColumn() | errors.UndefinedFunction():
             return SchemaMismatchError(f"the schema is not this version's: {_first_line(error)}")
+        case errors.SerializationFailure() | errors.DeadlockDetected():
+            return WriteConflictError("another writer was in the way")
         case errors.ReadOnlySqlTransaction():
             return DatabaseUnavailableError("PostgreSQL takes no writes: it is a standby")
         case psycopg.OperationalError() | psycopg.InterfaceError():

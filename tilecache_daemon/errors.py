@@ -80,6 +80,18 @@ class StorageCeilingError(TileCacheError):
     reason = "STORAGE_CEILING"
 
 
+class FilePendingRemovalError(TileCacheError):
+    """The tile's file is listed for removal; whoever removes it would take the new one."""
+
+    reason = "FILE_PENDING_REMOVAL"
+
+
+class WriteConflictError(TileCacheError):
+    """Two writers got in each other's way; one of them has to begin again."""
+
+    reason = "WRITE_CONFLICT"
+
+
 class OverloadedError(TileCacheError):
     """More is asked at once than the daemon takes on."""
 

@@ -101,30 +101,52 @@ def cells_in_circle(
     zoom: int, latitude: float, longitude: float, radius_meters: float
 ) -> Iterator[CellRectangle]:
     """The cells that a circle on the ground overlaps, row by row from the north."""
-    angle = radius_meters / EARTH_RADIUS_METERS
-    south = max(latitude - math.degrees(angle), -90.0)
-    north = min(latitude + math.degrees(angle), 90.0)
-    for y_rows in cells_in_box(zoom, BoundingBox(south, longitude, north, longitude)):
-        for y in range(y_rows.y_from, y_rows.y_to + 1):
-            band = cell_bounds(zoom, 0, y)
-            half_width = _circle_half_width(
-                latitude, angle, max(band.south, south), min(band.north, north)
-            )
-            west, east = longitude - half_width, longitude + half_width
-            if half_width >= 180.0:
-                west, east = -180.0, 180.0
-            elif west < -180.0:
-                west += 360.0
-            elif east > 180.0:
-                east -= 360.0
-            middle = (band.south + band.north) / 2
-            yield from cells_in_box(zoom, BoundingBox(middle, west, middle, east))
+    south, north = _circle_latitudes(latitude, radius_meters)
+    for rows in cells_in_box(zoom, BoundingBox(south, longitude, north, longitude)):
+        for y in range(rows.y_from, rows.y_to + 1):
+            yield from circle_row(zoom, latitude, longitude, radius_meters, y)
 
 
-def _circle_half_width(latitude: float, angle: float, south: float, north: float) -> float:
+def circle_row(
+    zoom: int, latitude: float, longitude: float, radius_meters: float, y: int
+) -> Iterator[CellRectangle]:
+    """The cells of one row that a circle overlaps; the row must touch it."""
+    south, north = _circle_latitudes(latitude, radius_meters)
+    band = cell_bounds(zoom, 0, y)
+    half_width = _circle_half_width(
+        latitude, radius_meters, max(band.south, south), min(band.north, north)
+    )
+    middle = (band.south + band.north) / 2
+    yield from cells_in_box(zoom, _around(longitude, half_width, middle, middle))
+
+
+def circle_bounds(latitude: float, longitude: float, radius_meters: float) -> BoundingBox:
+    """The smallest box that holds a circle on the ground."""
+    south, north = _circle_latitudes(latitude, radius_meters)
+    half_width = _circle_half_width(latitude, radius_meters, south, north)
+    return _around(longitude, half_width, south, north)
+
+
+def _circle_latitudes(latitude: float, radius_meters: float) -> tuple[float, float]:
+    reach = math.degrees(radius_meters / EARTH_RADIUS_METERS)
+    return max(latitude - reach, -90.0), min(latitude + reach, 90.0)
+
+
+def _around(longitude: float, half_width: float, south: float, north: float) -> BoundingBox:
+    west, east = longitude - half_width, longitude + half_width
+    if half_width >= 180.0:
+        west, east = -180.0, 180.0
+    elif west < -180.0:
+        west += 360.0
+    elif east > 180.0:
+        east -= 360.0
+    return BoundingBox(south, west, north, east)
+
+
+def _circle_half_width(latitude: float, radius_meters: float, south: float, north: float) -> float:
     """The most degrees of longitude that a circle reaches from its centre within
     a band of latitudes, by the spherical law of cosines."""
-    centre = math.radians(latitude)
+    centre, angle = math.radians(latitude), radius_meters / EARTH_RADIUS_METERS
     # Where the meridian touches the circle; at the pole if that is inside.
     cosine = math.cos(angle)
     ratio = math.sin(centre) / cosine if cosine else math.copysign(1.0, centre)

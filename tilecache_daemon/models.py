@@ -129,6 +129,41 @@ class MarkOutcome(Enum):
     NOT_UPLOADABLE = "not_uploadable"
 
 
+class EvictionReason(Enum):
+    """Why a tile's row went while its file may still be there."""
+
+    EVICTED = "evicted"
+    EVICTED_ON_INSERT = "evicted_on_insert"
+    DELETED = "deleted"
+    REPLACED = "replaced"
+
+
+class Eviction(NamedTuple):
+    """A tile whose row is gone and whose file is to be removed."""
+
+    id: int
+    tile_uuid: str
+    zoom: int
+    x: int
+    y: int
+    source: str
+    flight_id: str | None
+    file_path: str
+    content_sha256: str | None
+    disk_bytes: int | None
+    evicted_at: datetime
+    accessed_at: datetime | None
+    reason: str
+
+
+class Purge(NamedTuple):
+    """Which tiles are to be deleted; None stands for any."""
+
+    sources: list[str] | None
+    captured_before: datetime | None
+    flight_id: str | None
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """Bounds on requests and answers, published by `GetServerInfo`."""

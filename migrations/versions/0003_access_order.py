@@ -1,4 +1,4 @@
-"""The order of accesses, counted, so that it does not rest on the wall clock."""
+"""The order of uses, counted, so that it does not rest on the wall clock."""
 
 from alembic import op
 
@@ -11,23 +11,30 @@ depends_on = None
 def upgrade() -> None:
     op.execute("ALTER TABLE tiles ADD COLUMN access_order bigint")
     op.execute("CREATE SEQUENCE tile_access_order_seq AS bigint OWNED BY tiles.access_order")
-    # What is known of the order so far is kept.
+    # What is known of the order so far is kept; a tile never used counts from its making.
     op.execute("""
-        UPDATE tiles SET access_order = accessed.position
+        UPDATE tiles SET access_order = used.position
         FROM (
-            SELECT id, row_number() OVER (ORDER BY accessed_at, id) AS position
-            FROM tiles WHERE accessed_at IS NOT NULL
-        ) AS accessed
-        WHERE tiles.id = accessed.id
+            SELECT id, row_number() OVER (ORDER BY coalesce(accessed_at, created_at), id)
+                       AS position
+            FROM tiles
+        ) AS used
+        WHERE tiles.id = used.id
     """)
     op.execute("""
         SELECT setval('tile_access_order_seq', coalesce(max(access_order), 0) + 1, false)
         FROM tiles
     """)
-    op.execute("CREATE INDEX idx_tiles_access_order ON tiles (access_order NULLS FIRST, id)")
+    op.execute("""
+        ALTER TABLE tiles
+            ALTER COLUMN access_order SET DEFAULT nextval('tile_access_order_seq'),
+            ALTER COLUMN access_order SET NOT NULL
+    """)
+    op.execute("CREATE INDEX idx_tiles_access_order ON tiles (access_order, id)")
 
 
 def downgrade() -> None:
     op.execute("DROP INDEX idx_tiles_access_order")
+    op.execute("ALTER TABLE tiles ALTER COLUMN access_order DROP DEFAULT")
     op.execute("DROP SEQUENCE tile_access_order_seq")
     op.execute("ALTER TABLE tiles DROP COLUMN access_order")

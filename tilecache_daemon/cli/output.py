@@ -15,7 +15,8 @@ from google.protobuf.message import Message
 from rich.console import Console
 from rich.table import Table
 
-from tilecache_daemon.client import CallError, TileCacheClient, default_socket_path
+from tilecache_daemon.client import CallError, TileCacheClient
+from tilecache_daemon.paths import ADMIN_SOCKET_NAME, SOCKET_NAME, default_socket_path
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -38,15 +39,27 @@ def fail(code: ExitCode, message: str) -> NoReturn:
 
 
 def socket_option(command: Command) -> Command:
-    """Adds `--socket`."""
+    """Adds `--socket`: where the navigation process calls."""
+    return _socket_option(SOCKET_NAME, "TILECACHE_SOCKET_PATH", "The daemon's socket.")(command)
+
+
+def admin_socket_option(command: Command) -> Command:
+    """Adds `--socket`: where the administrator calls."""
+    return _socket_option(
+        ADMIN_SOCKET_NAME, "TILECACHE_ADMIN_SOCKET_PATH", "The daemon's socket for administrators."
+    )(command)
+
+
+def _socket_option(name: str, variable: str, text: str) -> Callable[[Command], Command]:
     return click.option(
         "--socket",
         "socket_path",
         type=click.Path(path_type=Path),
-        default=default_socket_path,
-        show_default="$TILECACHE_SOCKET_PATH, else the user's own, else the system's",
-        help="The daemon's socket.",
-    )(command)
+        envvar=variable,
+        default=lambda: default_socket_path(name),
+        show_default=f"${variable}, else the user's own daemon's, else the system's",
+        help=text,
+    )
 
 
 def json_option(command: Command) -> Command:

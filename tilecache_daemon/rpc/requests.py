@@ -10,7 +10,11 @@ from datetime import datetime, timedelta, timezone
 from typing import Final, TypeVar
 
 from google.protobuf.timestamp_pb2 import Timestamp
+from tilecache.v1.tile_cache_admin_pb2 import DeleteTilesRequest
 from tilecache.v1.tile_identity_pb2 import TileKey as TileKeyMessage
+from tilecache.v1.tile_metadata_store_pb2 import (
+    BoundingBox as BoundingBoxMessage,
+)
 from tilecache.v1.tile_metadata_store_pb2 import (
     FreshnessLabel as FreshnessLabelMessage,
 )
@@ -146,7 +150,7 @@ def moment(field: str, message: Timestamp) -> datetime:
 
 def on_conflict(number: int) -> OnConflict:
     """What to do on a conflict."""
-    return _choice("on_conflict", _ON_CONFLICT, number)
+    return choice("on_conflict", _ON_CONFLICT, number)
 
 
 def zoom(number: int) -> int:
@@ -160,7 +164,7 @@ def region_cells(zoom: int, region: Region) -> Iterable[CellRectangle]:
     """The cells of a region, made one after the other."""
     match region.WhichOneof("area"):
         case "bounding_box":
-            return cells_in_box(zoom, bounding_box("region.bounding_box", region))
+            return cells_in_box(zoom, bounding_box("region.bounding_box", region.bounding_box))
         case "circle":
             circle = region.circle
             _check_degrees("region.circle.latitude", circle.latitude, 90.0)
@@ -177,9 +181,8 @@ def region_cells(zoom: int, region: Region) -> Iterable[CellRectangle]:
     raise invalid("region", "is required: give bounding_box, circle or cell_range")
 
 
-def bounding_box(field: str, region: Region) -> BoundingBox:
+def bounding_box(field: str, message: BoundingBoxMessage) -> BoundingBox:
     """A box within the Earth's degrees, not inverted from south to north."""
-    message = region.bounding_box
     box = BoundingBox(message.south, message.west, message.north, message.east)
     for name, value in box._asdict().items():
         _check_degrees(f"{field}.{name}", value, 90.0 if name in ("south", "north") else 180.0)
@@ -192,16 +195,16 @@ def tile_filter(request: QueryTilesRequest) -> TileFilter:
     """Which tiles of the region are wanted."""
     if request.limit < 0:
         raise invalid("limit", f"is {request.limit}, a negative number")
-    labels = frozenset(_each("labels", _LABELS, request.labels))
+    labels = frozenset(each("labels", _LABELS, request.labels))
     captured_after = None
     if request.HasField("captured_after"):
         captured_after = moment("captured_after", request.captured_after)
     return TileFilter(
-        sources=frozenset(_each("sources", SOURCE_TEXTS, request.sources)),
+        sources=frozenset(each("sources", SOURCE_TEXTS, request.sources)),
         flight_id=optional_flight(request),
         captured_after=captured_after,
         labels=labels or USABLE_LABELS,
-        selection=_choice("selection", _SELECTION, request.selection),
+        selection=choice("selection", _SELECTION, request.selection),
         limit=request.limit,
     )
 
@@ -213,7 +216,9 @@ def page_size(number: int) -> int:
     return min(number or MAX_PAGE_SIZE, MAX_PAGE_SIZE)
 
 
-def optional_flight(request: QueryTilesRequest | ListPendingUploadsRequest) -> str | None:
+def optional_flight(
+    request: QueryTilesRequest | ListPendingUploadsRequest | DeleteTilesRequest,
+) -> str | None:
     """The flight of a filter, if it has one."""
     if not request.HasField("flight_id"):
         return None
@@ -242,15 +247,17 @@ def _check_degrees(field: str, value: float, most: float) -> None:
         raise invalid(field, f"is {value}, not within -{most:g}..{most:g} degrees")
 
 
-def _choice(field: str, choices: Mapping[int, Choice], number: int) -> Choice:
+def choice(field: str, choices: Mapping[int, Choice], number: int) -> Choice:
+    """What a number stands for; raises InvalidRequestError for an unknown one."""
     if number not in choices:
         raise invalid(field, f"is {number}, no value that is known")
     return choices[number]
 
 
-def _each(field: str, choices: Mapping[int, Choice], numbers: Iterable[int]) -> Iterator[Choice]:
+def each(field: str, choices: Mapping[int, Choice], numbers: Iterable[int]) -> Iterator[Choice]:
+    """What each number stands for."""
     for index, number in enumerate(numbers):
-        yield _choice(f"{field}[{index}]", choices, number)
+        yield choice(f"{field}[{index}]", choices, number)
 
 
 def _not_uuid(text: str) -> str:

@@ -6,6 +6,7 @@ import os
 import shutil
 import socket
 import stat
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -107,12 +108,13 @@ class Server:
     def __init__(
         self,
         unix_socket: UnixSocket,
-        services: dict[ServiceDescriptor, object],
+        services: Mapping[ServiceDescriptor, object],
+        calls: Calls,
         limits: Limits,
     ) -> None:
         self._socket = unix_socket
         self._services = services
-        self._limits = limits
+        self._calls = calls
         self._health = HealthServicer()
         self._server = grpc.aio.server(
             options=[
@@ -127,9 +129,8 @@ class Server:
 
     async def start(self) -> None:
         """Listens, not yet ready. The socket must be claimed."""
-        calls = Calls(self._limits)
         for service, servicer in self._services.items():
-            handlers = calls.handlers(service, servicer)
+            handlers = self._calls.handlers(service, servicer)
             self._server.add_generic_rpc_handlers(
                 (grpc.method_handlers_generic_handler(service.full_name, handlers),)
             )

@@ -32,6 +32,8 @@ TABLE: Final[dict[type[TileCacheError], Telling]] = {
     errors.SectorNotFoundError: Telling(code_pb2.NOT_FOUND),
     errors.ContentConflictError: Telling(code_pb2.ALREADY_EXISTS),
     errors.TileTooOldError: Telling(code_pb2.FAILED_PRECONDITION),
+    errors.FilePendingRemovalError: Telling(code_pb2.FAILED_PRECONDITION),
+    errors.WriteConflictError: Telling(code_pb2.ABORTED, _SOON),
     errors.SchemaMismatchError: Telling(code_pb2.FAILED_PRECONDITION),
     errors.StorageCeilingError: Telling(code_pb2.RESOURCE_EXHAUSTED, _LATER),
     errors.OverloadedError: Telling(code_pb2.RESOURCE_EXHAUSTED, _SOON),

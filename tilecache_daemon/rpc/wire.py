@@ -5,6 +5,8 @@ that carries tiles has them in field 1; so a tile is packed once, as an element
 of field 1, and an answer is a join of such elements.
 """
 
+from __future__ import annotations
+
 import json
 from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta, timezone
@@ -86,6 +88,13 @@ def tile_message(tile: Tile) -> tile_metadata_store_pb2.TileMetadata:
             quality if isinstance(quality, dict) else {"value": quality}
         )
     return message
+
+
+def label_number(label: FreshnessLabel | None) -> tile_metadata_store_pb2.FreshnessLabel.ValueType:
+    """A label as its number; that of no label for None."""
+    if label is None:
+        return tile_metadata_store_pb2.FRESHNESS_LABEL_UNSPECIFIED
+    return LABEL_NUMBERS[label.value]
 
 
 def timestamp(moment: datetime | None) -> Timestamp | None:

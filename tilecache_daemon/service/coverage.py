@@ -38,7 +38,7 @@ class CoverageService:
         coverage = Coverage(count_cells(bounded))
         for piece in split_cells(bounded):
             async with self._store.connection() as queries:
-                rows = await queries.read_cell_labels(zoom, piece)
+                rows = await queries.tiles.read_cell_labels(zoom, piece)
             best: dict[tuple[int, int], str] = {}
             for y, x, label in rows:
                 known = best.setdefault((y, x), label)

@@ -11,6 +11,7 @@ from tilecache_daemon.errors import TileTooOldError
 from tilecache_daemon.freshness import FreshnessPolicy
 from tilecache_daemon.models import FreshnessLabel, NewTile
 from tilecache_daemon.store import Store
+from tilecache_daemon.store.freshness import RelabelProgress
 
 RELABEL_BATCH_TILES: Final = 2_000
 
@@ -31,6 +32,8 @@ class FreshnessService:
     def __init__(self, store: Store, clock: Clock) -> None:
         self._store = store
         self._clock = clock
+        self.due = True
+        """Whether labels may be out of date."""
 
     def label(self, tile: NewTile, policy: FreshnessPolicy) -> FreshnessLabel:
         """The label of a tile that is inserted now; raises TileTooOldError where
@@ -58,20 +61,26 @@ class FreshnessService:
 
     async def reevaluate(self) -> AsyncIterator[Reevaluation]:
         """Brings all labels up to date, a batch a transaction, saying how far it is.
-        Can be stopped and begun again at any point."""
+        One that is not carried to its end stays `due`."""
         progress, last_id = Reevaluation(), 0
-        while True:
-            async with self._store.connection() as queries:
-                batch = await queries.relabel_tiles(
-                    last_id,
-                    RELABEL_BATCH_TILES,
-                    self._clock.now(),
-                    clock_trusted=self._clock.trusted,
-                )
-            progress.evaluated += batch.evaluated
-            progress.relabelled += batch.relabelled
-            yield progress
-            if batch.last_id is None:
-                break
-            last_id = batch.last_id
+        self.due, complete = False, False
+        try:
+            while not complete:
+                batch = await self._relabel(last_id)
+                progress.evaluated += batch.evaluated
+                progress.relabelled += batch.relabelled
+                complete = batch.last_id is None
+                last_id = batch.last_id or 0
+                yield progress
+        finally:
+            self.due = self.due or not complete
         log.info("labels_up_to_date", evaluated=progress.evaluated, relabelled=progress.relabelled)
+
+    async def _relabel(self, last_id: int) -> RelabelProgress:
+        async with self._store.connection() as queries:
+            return await queries.freshness.relabel_tiles(
+                last_id,
+                RELABEL_BATCH_TILES,
+                self._clock.now(),
+                clock_trusted=self._clock.trusted,
+            )

@@ -2,13 +2,14 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Final
 
 from tilecache_daemon.clock import Clock
 from tilecache_daemon.errors import (
     ContentConflictError,
     FieldViolation,
+    FilePendingRemovalError,
     InvalidRequestError,
     TileCacheError,
     TileTooOldError,
@@ -16,7 +17,9 @@ from tilecache_daemon.errors import (
 from tilecache_daemon.freshness import FreshnessPolicy
 from tilecache_daemon.models import FreshnessLabel, InsertOutcome, NewTile, OnConflict, Tile
 from tilecache_daemon.service.freshness import FreshnessService
-from tilecache_daemon.store import LabelledTile, Queries, Store
+from tilecache_daemon.service.storage import Ceiling, Room
+from tilecache_daemon.store import Queries, Store
+from tilecache_daemon.store.tiles import LabelledTile
 
 MAX_FUTURE: Final = timedelta(days=1)
 """How far ahead of a trusted clock a capture may lie: clocks differ, and a
@@ -30,34 +33,42 @@ Answer = InsertOutcome | TileCacheError
 class InsertionService:
     """Labels, stores, and settles conflicts."""
 
-    def __init__(self, store: Store, freshness: FreshnessService, clock: Clock) -> None:
+    def __init__(
+        self, store: Store, freshness: FreshnessService, ceiling: Ceiling, clock: Clock
+    ) -> None:
         self._store = store
         self._freshness = freshness
+        self._ceiling = ceiling
         self._clock = clock
 
     async def insert(self, tile: NewTile, on_conflict: OnConflict) -> tuple[Tile, InsertOutcome]:
         """Stores one tile; gives what is stored now. Raises what `insert_batch` answers."""
+        await self._ceiling.make_room([tile])
         async with self._store.transaction() as queries:
             (answer,) = await self._insert(queries, [tile], on_conflict)
             if isinstance(answer, TileCacheError):
                 raise answer
-            stored = await queries.find_tiles([tile.tile_uuid])
+            stored = await queries.tiles.find_tiles([tile.tile_uuid])
         return stored[tile.tile_uuid], answer
 
     async def insert_batch(self, tiles: Sequence[NewTile], on_conflict: OnConflict) -> list[Answer]:
         """Stores what can be stored, in one transaction; an answer for each, in order."""
+        await self._ceiling.make_room(tiles)
         async with self._store.transaction() as queries:
             return await self._insert(queries, tiles, on_conflict)
 
     async def _insert(
         self, queries: Queries, tiles: Sequence[NewTile], on_conflict: OnConflict
     ) -> list[Answer]:
-        policy = await queries.hold_policy()
+        policy = await queries.freshness.hold_policy()
+        room = await self._ceiling.measure(queries)
         answers: dict[int, Answer] = {}
         for positions in _rounds_of_distinct_keys(tiles):
-            batch = _Batch(queries, on_conflict, [(i, tiles[i]) for i in positions])
+            batch = _Batch(
+                queries, on_conflict, room, self._clock.now(), [(i, tiles[i]) for i in positions]
+            )
             self._label(batch, policy)
-            await batch.store(self._clock)
+            await batch.store()
             answers |= batch.answers
         return [answers[i] for i in range(len(tiles))]
 
@@ -79,38 +90,57 @@ class _Batch:
     """Tiles with distinct keys on their way into the table."""
 
     def __init__(
-        self, queries: Queries, on_conflict: OnConflict, tiles: Iterable[tuple[int, NewTile]]
+        self,
+        queries: Queries,
+        on_conflict: OnConflict,
+        room: Room,
+        now: datetime,
+        tiles: Iterable[tuple[int, NewTile]],
     ) -> None:
         self._queries = queries
         self._on_conflict = on_conflict
+        self._room = room
+        self._now = now
         # All writers take keys in the same order, so that none waits for another in a ring.
         self.tiles = sorted(tiles, key=_key_order)
         self.labels: dict[int, FreshnessLabel] = {}
         self.too_old: dict[int, TileTooOldError] = {}
         self.answers: dict[int, Answer] = {}
 
-    async def store(self, clock: Clock) -> None:
+    async def store(self) -> None:
         """Fills `answers` for every tile."""
-        new = [(i, tile) for i, tile in self.tiles if i in self.labels]
-        if new and await self._queries.copy_tiles(self._labelled(new), clock.now()):
-            self._accept(new)
+        new = [entry for entry in self.tiles if entry[0] in self.labels]
+        size = sum(tile.disk_bytes for _, tile in new)
+        if (
+            new
+            and self._room.fits(size)
+            and await self._queries.tiles.copy_tiles(self._labelled(new), self._now)
+        ):
+            self._room.take(size)
+            await self._accept(new)
         else:
-            await self._settle(new, clock)
+            await self._settle(new)
         await self._settle_too_old()
 
-    async def _settle(self, pending: list[tuple[int, NewTile]], clock: Clock) -> None:
+    async def _settle(self, pending: list[tuple[int, NewTile]]) -> None:
         """One by one what a copy could not store at once."""
         for _ in range(_ATTEMPTS):
-            stored = await self._queries.lock_tiles([tile.tile_uuid for _, tile in pending])
+            stored = await self._queries.tiles.lock_tiles([tile.tile_uuid for _, tile in pending])
             for position, tile in pending:
                 if tile.tile_uuid in stored:
                     await self._decide(position, tile, stored[tile.tile_uuid])
-            new = [entry for entry in pending if entry[1].tile_uuid not in stored]
+            new = [
+                entry
+                for entry in pending
+                if entry[1].tile_uuid not in stored and self._admit(*entry, tile_bytes=0)
+            ]
             if not new:
                 return
-            inserted = await self._queries.insert_tiles(self._labelled(new), clock.now())
-            self._accept(entry for entry in new if entry[1].tile_uuid in inserted)
+            inserted = await self._queries.tiles.insert_tiles(self._labelled(new), self._now)
+            await self._accept([entry for entry in new if entry[1].tile_uuid in inserted])
             pending = [entry for entry in new if entry[1].tile_uuid not in inserted]
+            for _, tile in pending:
+                self._room.take(-tile.disk_bytes)
             if not pending:
                 return
         for position, tile in pending:
@@ -118,13 +148,22 @@ class _Batch:
                 "a row with this key is stored under another id", tile_uuid=tile.tile_uuid
             )
 
+    def _admit(self, position: int, tile: NewTile, *, tile_bytes: int) -> bool:
+        """Takes the room that a tile needs beyond what it has; answers if there is none."""
+        refusal = self._room.refusal(tile.disk_bytes - tile_bytes)
+        if refusal:
+            self.answers[position] = refusal
+            return False
+        self._room.take(tile.disk_bytes - tile_bytes)
+        return True
+
     async def _settle_too_old(self) -> None:
         """A tile that is there already is not refused for its age."""
         self.answers |= self.too_old
         late = {i: tile for i, tile in self.tiles if i in self.too_old}
         if not late:
             return
-        stored = await self._queries.find_tiles([tile.tile_uuid for tile in late.values()])
+        stored = await self._queries.tiles.find_tiles([tile.tile_uuid for tile in late.values()])
         for position, tile in late.items():
             known = stored.get(tile.tile_uuid)
             if known and known.content_sha256 == tile.content_sha256:
@@ -133,8 +172,7 @@ class _Batch:
     async def _decide(self, position: int, tile: NewTile, stored: Tile) -> None:
         newer = tile.captured_at > stored.captured_at
         if newer and self._on_conflict is OnConflict.REPLACE_IF_NEWER:
-            await self._queries.replace_tile(tile, self.labels[position])
-            self.answers[position] = InsertOutcome.REPLACED
+            await self._replace(position, tile, stored)
         elif stored.content_sha256 == tile.content_sha256:
             self.answers[position] = InsertOutcome.ALREADY_PRESENT
         elif self._on_conflict is OnConflict.FAIL:
@@ -147,15 +185,45 @@ class _Batch:
         else:
             self.answers[position] = InsertOutcome.KEPT_EXISTING
 
+    async def _replace(self, position: int, tile: NewTile, stored: Tile) -> None:
+        evictions = self._queries.evictions
+        if await evictions.find_listed_files([tile.file_path]):
+            self.answers[position] = _pending_removal(tile)
+        elif self._admit(position, tile, tile_bytes=stored.disk_bytes or 0):
+            await evictions.list_replaced_file(tile.tile_uuid, tile.file_path, self._now)
+            await self._queries.tiles.replace_tile(tile, self.labels[position])
+            self.answers[position] = InsertOutcome.REPLACED
+
+    async def _accept(self, tiles: Sequence[tuple[int, NewTile]]) -> None:
+        """Answers for tiles that were put in, and takes back those whose file is to be removed.
+
+        Only now is it certain which files are: an eviction of the same tile ends
+        before its key can be stored again.
+        """
+        listed = await self._queries.evictions.find_listed_files(
+            tile.file_path for _, tile in tiles
+        )
+        taken_back = [tile for _, tile in tiles if tile.file_path in listed]
+        if taken_back:
+            await self._queries.evictions.take_back_tiles(tile.tile_uuid for tile in taken_back)
+            self._room.take(-sum(tile.disk_bytes for tile in taken_back))
+        for position, tile in tiles:
+            if tile.file_path in listed:
+                self.answers[position] = _pending_removal(tile)
+            elif self.labels[position] is FreshnessLabel.DOWNGRADED:
+                self.answers[position] = InsertOutcome.DOWNGRADED
+            else:
+                self.answers[position] = InsertOutcome.INSERTED
+
     def _labelled(self, tiles: Iterable[tuple[int, NewTile]]) -> list[LabelledTile]:
         return [LabelledTile(tile, self.labels[position].value) for position, tile in tiles]
 
-    def _accept(self, tiles: Iterable[tuple[int, NewTile]]) -> None:
-        for position, _ in tiles:
-            downgraded = self.labels[position] is FreshnessLabel.DOWNGRADED
-            self.answers[position] = (
-                InsertOutcome.DOWNGRADED if downgraded else InsertOutcome.INSERTED
-            )
+
+def _pending_removal(tile: NewTile) -> FilePendingRemovalError:
+    return FilePendingRemovalError(
+        f"{tile.file_path} is listed for removal: confirm that first",
+        file_path=tile.file_path,
+    )
 
 
 def _rounds_of_distinct_keys(tiles: Sequence[NewTile]) -> list[list[int]]:

@@ -31,7 +31,7 @@ class ReadingService:
     async def lookup(self, tile_uuids: Sequence[str], *, record_access: bool) -> list[Tile | None]:
         """A tile or None for each id, in order."""
         async with self._store.connection() as queries:
-            found = await queries.find_tiles(tile_uuids)
+            found = await queries.tiles.find_tiles(tile_uuids)
         if record_access:
             self._accesses.record(found)
         return [found.get(tile_uuid) for tile_uuid in tile_uuids]
@@ -54,7 +54,7 @@ class ReadingService:
         left = wanted.limit or room + 1
         for piece in split_cells(bounded):
             async with self._store.connection() as queries:
-                rows = await queries.read_region(zoom, piece)
+                rows = await queries.tiles.read_region(zoom, piece)
             tiles = select_tiles(rows, wanted)[:left]
             left -= len(tiles)
             room -= len(tiles)

@@ -10,7 +10,8 @@ from tilecache_daemon.clock import Clock
 from tilecache_daemon.errors import FieldViolation, InvalidRequestError
 from tilecache_daemon.identity import ONBOARD_INGEST
 from tilecache_daemon.models import MarkOutcome, Tile
-from tilecache_daemon.store import PendingUpload, Store, UploadState
+from tilecache_daemon.store import Store
+from tilecache_daemon.store.uploads import PendingUpload, UploadState
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _START = (datetime(1, 1, 1, tzinfo=timezone.utc), 0)
@@ -34,7 +35,7 @@ class UploadService:
         """
         after = decode_page_token(page_token) if page_token else _START
         async with self._store.connection() as queries:
-            page = await queries.list_pending_uploads(after, flight_id, page_size + 1)
+            page = await queries.uploads.list_pending_uploads(after, flight_id, page_size + 1)
         more = len(page) > page_size
         page = page[:page_size]
         return [entry.tile for entry in page], encode_page_token(page[-1]) if more else ""
@@ -42,7 +43,7 @@ class UploadService:
     async def mark(self, contents: Sequence[tuple[str, str]]) -> list[MarkOutcome]:
         """Marks (tile_uuid, content_sha256) as uploaded; an answer for each, in order."""
         async with self._store.transaction() as queries:
-            states = await queries.mark_uploaded(contents, self._clock.now())
+            states = await queries.uploads.mark_uploaded(contents, self._clock.now())
         return [_outcome(states.get(tile_uuid), sha256) for tile_uuid, sha256 in contents]
 
 

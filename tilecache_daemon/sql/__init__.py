@@ -1,7 +1,8 @@
 """The query catalogue: every statement that the daemon sends, by name.
 
 A file holds statements, each under a line `-- name --` and a line that says what
-it is for. `{tile_columns}` stands for the columns of `models.Tile`, in order.
+it is for. `{tile_columns}` stands for the columns of `models.Tile`, in
+order, and `{eviction_columns}` for those of `models.Eviction`.
 """
 
 import re
@@ -13,6 +14,11 @@ TILE_COLUMNS: Final = """
     t.latitude, t.longitude, t.tile_size_meters, t.tile_size_pixels, t.file_path,
     t.content_sha256, t.disk_bytes, t.captured_at, t.created_at, t.accessed_at, t.uploaded_at,
     t.freshness_status, t.tile_quality_metadata::text
+"""
+
+EVICTION_COLUMNS: Final = """
+    e.id, e.tile_uuid::text, e.zoom, e.x, e.y, e.source, e.flight_id::text, e.file_path,
+    e.content_sha256, e.disk_bytes, e.evicted_at, e.accessed_at, e.reason
 """
 
 _STATEMENT: Final = re.compile(
@@ -27,5 +33,6 @@ def load_queries(*names: str) -> dict[str, str]:
         text = files(__name__).joinpath(f"{name}.sql").read_text()
         for match in _STATEMENT.finditer(text):
             body = match["body"].replace("{tile_columns}", TILE_COLUMNS)
+            body = body.replace("{eviction_columns}", EVICTION_COLUMNS)
             queries[match["name"]] = body.strip().rstrip(";")
     return queries

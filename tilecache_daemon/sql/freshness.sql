@@ -59,3 +59,27 @@ WITH batch AS (
 SELECT (SELECT max(id) FROM batch) AS last_id,
        (SELECT count(*) FROM batch) AS evaluated,
        (SELECT count(*) FROM relabelled) AS relabelled;
+
+-- change_policy --
+-- Keeps inserts out until the sectors and rules are changed.
+SELECT pg_advisory_xact_lock(%(key)s::bigint);
+
+-- set_sector --
+-- A new sector, or another classification and box for the one of that name.
+INSERT INTO sector_classifications (name, classification, south, west, north, east, created_at)
+VALUES (%(name)s, %(classification)s, %(south)s, %(west)s, %(north)s, %(east)s, %(now)s)
+ON CONFLICT (name) DO UPDATE
+SET classification = excluded.classification, south = excluded.south, west = excluded.west,
+    north = excluded.north, east = excluded.east
+RETURNING name, classification, south, west, north, east, created_at;
+
+-- delete_sector --
+-- Forgets a sector.
+DELETE FROM sector_classifications WHERE name = %(name)s RETURNING name;
+
+-- set_rule --
+-- Sets the rule of a classification.
+INSERT INTO tile_freshness_rules (classification, max_age_months, action)
+VALUES (%(classification)s, %(max_age_months)s, %(action)s)
+ON CONFLICT (classification) DO UPDATE
+SET max_age_months = excluded.max_age_months, action = excluded.action;

@@ -34,9 +34,9 @@ class _EvictionStopEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Eviction
     EVICTION_STOP_GOAL_MET: _EvictionStop.ValueType  # 1
     """The goal is met."""
     EVICTION_STOP_PENDING_UPLOADS: _EvictionStop.ValueType  # 2
-    """What is left waits for upload."""
+    """What is left waits for upload, or is held by a writer."""
     EVICTION_STOP_EMPTY: _EvictionStop.ValueType  # 3
-    """Nothing is left."""
+    """Nothing is left whose eviction would free anything."""
 
 class EvictionStop(_EvictionStop, metaclass=_EvictionStopEnumTypeWrapper):
     """Why an eviction ended."""
@@ -46,9 +46,9 @@ EVICTION_STOP_UNSPECIFIED: EvictionStop.ValueType  # 0
 EVICTION_STOP_GOAL_MET: EvictionStop.ValueType  # 1
 """The goal is met."""
 EVICTION_STOP_PENDING_UPLOADS: EvictionStop.ValueType  # 2
-"""What is left waits for upload."""
+"""What is left waits for upload, or is held by a writer."""
 EVICTION_STOP_EMPTY: EvictionStop.ValueType  # 3
-"""Nothing is left."""
+"""Nothing is left whose eviction would free anything."""
 Global___EvictionStop: _TypeAlias = EvictionStop  # noqa: Y015
 
 class _EvictionReason:
@@ -160,9 +160,7 @@ class GetStorageUsageResponse(_message.Message):
     EVICT_ON_INSERT_FIELD_NUMBER: _builtins.int
     UNKNOWN_SIZE_COUNT_FIELD_NUMBER: _builtins.int
     max_used_bytes: _builtins.int
-    """The ceiling: no insert takes `total.used_bytes` and
-    `pending_removal.used_bytes` above it. 0: no ceiling.
-    """
+    """The ceiling: no insert takes `total.used_bytes` above it. 0: no ceiling."""
     evict_on_insert: _builtins.bool
     """Whether inserts evict to stay under the ceiling."""
     unknown_size_count: _builtins.int
@@ -604,11 +602,13 @@ class DeleteTilesRequest(_message.Message):
     """Only say what would go."""
     @_builtins.property
     def tile_uuids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """By id, at most `Limits.max_request_items`. Goes with no other filter."""
+        """By id, at most `Limits.max_request_items`. Goes with no filter; without ids
+        at least one filter is required.
+        """
 
     @_builtins.property
     def region(self) -> _tile_metadata_store_pb2.Region:
-        """Only in this region. Needs no `zooms`."""
+        """Only in this region."""
 
     @_builtins.property
     def zooms(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:

@@ -1,0 +1,275 @@
+"""TileCacheAdmin: each method unpacks, calls a service and packs."""
+
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable, Iterable
+from itertools import islice
+from typing import Final, TypeVar
+
+from google.protobuf.duration_pb2 import Duration
+from tilecache.v1 import tile_cache_admin_pb2 as pb
+from tilecache.v1 import tile_metadata_store_pb2 as store_pb
+from tilecache.v1.tile_identity_pb2 import TILE_SOURCE_UNSPECIFIED, TileKey
+
+from tilecache_daemon.freshness import FreshnessRule, Sector
+from tilecache_daemon.identity import SOURCE_NUMBERS
+from tilecache_daemon.models import Eviction, FreshnessLabel, Limits
+from tilecache_daemon.rpc import admin_requests, requests, wire
+from tilecache_daemon.service.eviction import EvictionService, EvictionSummary
+from tilecache_daemon.service.freshness import FreshnessService
+from tilecache_daemon.service.policy import PolicyService
+from tilecache_daemon.service.purge import DeletionSummary, PurgeService
+from tilecache_daemon.service.storage import StorageService
+from tilecache_daemon.store.usage import UsageRow
+
+CHUNK_TILES: Final = 1_000
+
+Kind = TypeVar("Kind", str, int)
+
+
+class AdminServicer:
+    """The cache's life on the wire."""
+
+    def __init__(
+        self,
+        storage: StorageService,
+        eviction: EvictionService,
+        purge: PurgeService,
+        policy: PolicyService,
+        freshness: FreshnessService,
+        limits: Limits,
+    ) -> None:
+        self._storage = storage
+        self._eviction = eviction
+        self._purge = purge
+        self._policy = policy
+        self._freshness = freshness
+        self._limits = limits
+
+    async def get_storage_usage(self, _: pb.GetStorageUsageRequest) -> pb.GetStorageUsageResponse:
+        usage = await self._storage.read_usage()
+        by_source = _sum_by(usage.rows, lambda row: row.source)
+        by_zoom = _sum_by(usage.rows, lambda row: row.zoom)
+        by_label = _sum_by(usage.rows, lambda row: row.label)
+        pending_count, pending_bytes = usage.pending_removal
+        return pb.GetStorageUsageResponse(
+            total=_sum(usage.rows),
+            sources=[
+                pb.SourceUsage(
+                    source=SOURCE_NUMBERS.get(source, TILE_SOURCE_UNSPECIFIED), usage=used
+                )
+                for source, used in sorted(by_source.items())
+            ],
+            zooms=[pb.ZoomUsage(zoom=zoom, usage=used) for zoom, used in sorted(by_zoom.items())],
+            labels=[
+                pb.LabelUsage(label=wire.LABEL_NUMBERS[label.value], usage=by_label[label.value])
+                for label in FreshnessLabel
+                if label.value in by_label
+            ],
+            pending_upload=_sum(row for row in usage.rows if row.pending_upload),
+            pending_removal=pb.StorageUsage(tile_count=pending_count, used_bytes=pending_bytes),
+            max_used_bytes=usage.max_used_bytes,
+            evict_on_insert=usage.evict_on_insert,
+            unknown_size_count=sum(row.unknown_size_count for row in usage.rows),
+        )
+
+    async def evict_tiles(
+        self, request: pb.EvictTilesRequest
+    ) -> AsyncIterator[pb.EvictTilesResponse]:
+        summary = EvictionSummary(dry_run=request.dry_run)
+        async for gone in self._eviction.evict(
+            admin_requests.eviction_goal(request),
+            summary,
+            include_pending_uploads=request.include_pending_uploads,
+        ):
+            for chunk in _chunks(gone):
+                yield pb.EvictTilesResponse(tiles=chunk)
+        assert summary.stop is not None
+        stop = pb.EvictionStop.Value(f"EVICTION_STOP_{summary.stop.name}")
+        yield pb.EvictTilesResponse(
+            summary=pb.EvictionSummary(
+                evicted_count=summary.evicted_count,
+                freed_bytes=summary.freed_bytes,
+                used_bytes=summary.used_bytes,
+                goal_met=stop == pb.EVICTION_STOP_GOAL_MET,
+                stop=stop,
+                pending_upload_count=summary.pending_upload_count,
+                dry_run=summary.dry_run,
+            )
+        )
+
+    async def list_evictions(self, request: pb.ListEvictionsRequest) -> pb.ListEvictionsResponse:
+        size = requests.page_size(request.page_size)
+        page = await self._eviction.list_evictions(
+            admin_requests.after_id(request.page_token), size + 1
+        )
+        more, page = len(page) > size, page[:size]
+        return pb.ListEvictionsResponse(
+            tiles=map(_evicted_tile, page), next_page_token=str(page[-1].id) if more else ""
+        )
+
+    async def confirm_evictions(
+        self, request: pb.ConfirmEvictionsRequest
+    ) -> pb.ConfirmEvictionsResponse:
+        ids = admin_requests.eviction_ids(request, self._limits.max_request_items)
+        return pb.ConfirmEvictionsResponse(confirmed=await self._eviction.confirm(ids))
+
+    async def delete_tiles(
+        self, request: pb.DeleteTilesRequest
+    ) -> AsyncIterator[pb.DeleteTilesResponse]:
+        summary = DeletionSummary(dry_run=request.dry_run)
+        async for gone in self._delete(request, summary):
+            for chunk in _chunks(gone):
+                yield pb.DeleteTilesResponse(tiles=chunk)
+        yield pb.DeleteTilesResponse(
+            summary=pb.DeletionSummary(
+                deleted_count=summary.deleted_count,
+                freed_bytes=summary.freed_bytes,
+                pending_upload_count=summary.pending_upload_count,
+                not_found_tile_uuids=summary.not_found,
+                dry_run=summary.dry_run,
+            )
+        )
+
+    def _delete(
+        self, request: pb.DeleteTilesRequest, summary: DeletionSummary
+    ) -> AsyncIterator[list[Eviction]]:
+        purge, include_pending = admin_requests.purge(request), request.include_pending_uploads
+        if request.tile_uuids:
+            most = self._limits.max_request_items
+            requests.check_count("tile_uuids", len(request.tile_uuids), most)
+            ids = [
+                requests.uuid_text(f"tile_uuids[{index}]", tile_uuid)
+                for index, tile_uuid in enumerate(request.tile_uuids)
+            ]
+            return self._purge.delete_by_id(ids, summary, include_pending=include_pending)
+        if request.HasField("region"):
+            return self._purge.delete_in(
+                admin_requests.purge_areas(request), purge, summary, include_pending=include_pending
+            )
+        return self._purge.delete_anywhere(
+            admin_requests.purge_zooms(request), purge, summary, include_pending=include_pending
+        )
+
+    async def list_sectors(self, request: pb.ListSectorsRequest) -> pb.ListSectorsResponse:
+        size = requests.page_size(request.page_size)
+        policy = await self._policy.read()
+        page = [sector for sector in policy.sectors if sector.name > request.page_token]
+        more, page = len(page) > size, page[:size]
+        return pb.ListSectorsResponse(
+            sectors=map(_sector, page), next_page_token=page[-1].name if more else ""
+        )
+
+    async def set_sector(self, request: pb.SetSectorRequest) -> pb.SetSectorResponse:
+        sector, relabelled = await self._policy.set_sector(*admin_requests.sector(request.sector))
+        return pb.SetSectorResponse(sector=_sector(sector), relabelled_count=relabelled)
+
+    async def delete_sector(self, request: pb.DeleteSectorRequest) -> pb.DeleteSectorResponse:
+        name = admin_requests.sector_name("name", request.name)
+        return pb.DeleteSectorResponse(relabelled_count=await self._policy.delete_sector(name))
+
+    async def list_freshness_rules(
+        self, _: pb.ListFreshnessRulesRequest
+    ) -> pb.ListFreshnessRulesResponse:
+        policy = await self._policy.read()
+        rules = sorted(map(_rule, policy.rules), key=lambda rule: rule.classification)
+        return pb.ListFreshnessRulesResponse(rules=rules)
+
+    async def set_freshness_rule(
+        self, request: pb.SetFreshnessRuleRequest
+    ) -> pb.SetFreshnessRuleResponse:
+        rule = admin_requests.freshness_rule(request.rule)
+        relabelled = await self._policy.set_rule(rule)
+        return pb.SetFreshnessRuleResponse(rule=_rule(rule), relabelled_count=relabelled)
+
+    async def reevaluate_freshness(
+        self, _: pb.ReevaluateFreshnessRequest
+    ) -> AsyncIterator[pb.ReevaluateFreshnessResponse]:
+        async for progress in self._freshness.reevaluate():
+            yield pb.ReevaluateFreshnessResponse(
+                evaluated_count=progress.evaluated, relabelled_count=progress.relabelled
+            )
+
+    async def explain_freshness(
+        self, request: pb.ExplainFreshnessRequest
+    ) -> pb.ExplainFreshnessResponse:
+        found = await self._policy.explain(requests.tile_ref("tile", request.tile))
+        verdict, age = found.verdict, Duration()
+        age.FromTimedelta(found.age)
+        return pb.ExplainFreshnessResponse(
+            stored_label=wire.LABEL_NUMBERS[found.tile.freshness_label],
+            current_label=wire.LABEL_NUMBERS[verdict.label.value],
+            sector=_sector(verdict.sector) if verdict.sector else None,
+            rule=_rule(verdict.rule) if verdict.rule else None,
+            captured_at=wire.timestamp(found.tile.captured_at),
+            age_months=found.age_months,
+            age=age,
+            next_change_at=wire.timestamp(found.next_change_at),
+            next_label=wire.label_number(found.next_label),
+            clock_trusted=found.clock_trusted,
+            sectors=map(_sector, found.sectors),
+            explanation=found.sentence,
+        )
+
+
+def _sum(rows: Iterable[UsageRow]) -> pb.StorageUsage:
+    used = pb.StorageUsage()
+    for row in rows:
+        used.tile_count += row.tile_count
+        used.used_bytes += row.used_bytes
+    return used
+
+
+def _sum_by(
+    rows: Iterable[UsageRow], kind: Callable[[UsageRow], Kind]
+) -> dict[Kind, pb.StorageUsage]:
+    groups: defaultdict[Kind, list[UsageRow]] = defaultdict(list)
+    for row in rows:
+        groups[kind(row)].append(row)
+    return {name: _sum(group) for name, group in groups.items()}
+
+
+def _chunks(gone: Iterable[Eviction]) -> Iterable[list[pb.EvictedTile]]:
+    tiles = map(_evicted_tile, gone)
+    return iter(lambda: list(islice(tiles, CHUNK_TILES)), [])
+
+
+def _evicted_tile(eviction: Eviction) -> pb.EvictedTile:
+    return pb.EvictedTile(
+        eviction_id=eviction.id,
+        tile_uuid=eviction.tile_uuid,
+        key=TileKey(
+            zoom=eviction.zoom,
+            x=eviction.x,
+            y=eviction.y,
+            source=SOURCE_NUMBERS.get(eviction.source, TILE_SOURCE_UNSPECIFIED),
+            flight_id=eviction.flight_id,
+        ),
+        file_path=eviction.file_path,
+        content_sha256=eviction.content_sha256 or "",
+        disk_bytes=eviction.disk_bytes or 0,
+        evicted_at=wire.timestamp(eviction.evicted_at),
+        accessed_at=wire.timestamp(eviction.accessed_at),
+        reason=pb.EvictionReason.Value(f"EVICTION_REASON_{eviction.reason.upper()}"),
+    )
+
+
+def _sector(sector: Sector) -> pb.Sector:
+    box = sector.bounding_box
+    return pb.Sector(
+        name=sector.name,
+        classification=pb.SectorClassification.Value(
+            f"SECTOR_CLASSIFICATION_{sector.classification.name}"
+        ),
+        bounding_box=store_pb.BoundingBox(**box._asdict()) if box else None,
+        created_at=wire.timestamp(sector.created_at),
+    )
+
+
+def _rule(rule: FreshnessRule) -> pb.FreshnessRule:
+    return pb.FreshnessRule(
+        classification=pb.SectorClassification.Value(
+            f"SECTOR_CLASSIFICATION_{rule.classification.name}"
+        ),
+        max_age_months=rule.max_age_months,
+        action=pb.FreshnessAction.Value(f"FRESHNESS_ACTION_{rule.action.name}"),
+    )

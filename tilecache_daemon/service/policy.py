@@ -1,0 +1,162 @@
+"""The sectors and rules, and what they say of one tile."""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from itertools import pairwise
+
+from tilecache_daemon.clock import Clock
+from tilecache_daemon.errors import FieldViolation, InvalidRequestError, SectorNotFoundError
+from tilecache_daemon.freshness import (
+    FreshnessPolicy,
+    FreshnessRule,
+    Sector,
+    SectorClassification,
+    Verdict,
+    add_months,
+)
+from tilecache_daemon.mercator import BoundingBox
+from tilecache_daemon.models import FreshnessLabel, Tile
+from tilecache_daemon.service.freshness import FreshnessService
+from tilecache_daemon.service.reading import ReadingService
+from tilecache_daemon.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Why a tile has its label, and when that changes."""
+
+    tile: Tile
+    verdict: Verdict
+    sectors: list[Sector]
+    age: timedelta
+    age_months: int
+    next_change_at: datetime | None
+    next_label: FreshnessLabel | None
+    clock_trusted: bool
+
+    @property
+    def sentence(self) -> str:
+        """All of it for people."""
+        return " ".join(filter(None, (self._place(), self._age(), self._future(), self._doubt())))
+
+    def _place(self) -> str:
+        sector, rule = self.verdict.sector, self.verdict.rule
+        if sector is None:
+            return "The tile lies outside all sectors, where nothing expires."
+        place = f"The tile lies in sector {sector.name!r} ({sector.classification.value})"
+        if rule is None:
+            return f"{place}, for which there is no rule."
+        return f"{place}, which {rule.action.value}s tiles at {rule.max_age_months} months."
+
+    def _age(self) -> str:
+        label = self.tile.freshness_label
+        return (
+            f"It was captured on {self.tile.captured_at:%Y-%m-%d}, "
+            f"{self.age_months} whole months ago, and is labelled {label}."
+        )
+
+    def _future(self) -> str:
+        if self.next_change_at and self.next_label:
+            return f"It becomes {self.next_label.value} on {self.next_change_at:%Y-%m-%d}."
+        if self.verdict.label.value != self.tile.freshness_label:
+            return f"By the rules as they are now it would be {self.verdict.label.value}."
+        return "The label does not change with time."
+
+    def _doubt(self) -> str:
+        return "" if self.clock_trusted else "The clock is not trusted: the tile may be older."
+
+
+class PolicyService:
+    """Changes the policy and has all labels follow."""
+
+    def __init__(
+        self, store: Store, freshness: FreshnessService, reading: ReadingService, clock: Clock
+    ) -> None:
+        self._store = store
+        self._freshness = freshness
+        self._reading = reading
+        self._clock = clock
+
+    async def read(self) -> FreshnessPolicy:
+        """The sectors, by name, and the rules, strictest classification first."""
+        async with self._store.connection() as queries:
+            return await queries.freshness.read_policy()
+
+    async def set_sector(
+        self, name: str, classification: SectorClassification, box: BoundingBox
+    ) -> tuple[Sector, int]:
+        """The sector as stored, and how many labels changed."""
+        async with self._store.transaction() as queries:
+            await queries.freshness.change_policy()
+            sector = await queries.freshness.set_sector(
+                name, classification, box, self._clock.now()
+            )
+        return sector, await self._relabel()
+
+    async def delete_sector(self, name: str) -> int:
+        """How many labels changed; raises SectorNotFoundError if there is none."""
+        async with self._store.transaction() as queries:
+            await queries.freshness.change_policy()
+            if not await queries.freshness.delete_sector(name):
+                raise SectorNotFoundError(f"there is no sector {name!r}", name=name)
+        return await self._relabel()
+
+    async def set_rule(self, rule: FreshnessRule) -> int:
+        """How many labels changed; raises InvalidRequestError for a rule under which
+        a stricter classification would keep tiles for longer than a milder one."""
+        async with self._store.transaction() as queries:
+            policy = await queries.freshness.change_policy()
+            _check_order(policy, rule)
+            await queries.freshness.set_rule(rule)
+        return await self._relabel()
+
+    async def explain(self, tile_uuid: str) -> Explanation:
+        """Raises TileNotFoundError if there is no such tile."""
+        tile = await self._reading.get(tile_uuid, record_access=False)
+        policy, now = await self.read(), self._clock.now()
+        verdict = policy.evaluate(tile.latitude, tile.longitude, tile.captured_at, now)
+        upcoming = verdict.expires_at is not None and now < verdict.expires_at
+        return Explanation(
+            tile=tile,
+            verdict=verdict,
+            sectors=policy.sectors_at(tile.latitude, tile.longitude),
+            age=now - tile.captured_at,
+            age_months=count_months(tile.captured_at, now),
+            next_change_at=verdict.expires_at if upcoming else None,
+            next_label=verdict.rule.expired_label if upcoming and verdict.rule else None,
+            clock_trusted=self._clock.trusted,
+        )
+
+    async def _relabel(self) -> int:
+        self._freshness.due = True
+        relabelled = 0
+        async for progress in self._freshness.reevaluate():
+            relabelled = progress.relabelled
+        return relabelled
+
+
+def count_months(start: datetime, end: datetime) -> int:
+    """Whole calendar months between two moments; 0 if the end comes first."""
+    months = (end.year - start.year) * 12 + end.month - start.month
+    if months > 0 and add_months(start, months) > end:
+        months -= 1
+    return max(months, 0)
+
+
+def _check_order(policy: FreshnessPolicy, changed: FreshnessRule) -> None:
+    rules = {rule.classification: rule for rule in policy.rules}
+    rules[changed.classification] = changed
+    ages = [
+        (rules[classification].max_age_months, classification)
+        for classification in SectorClassification
+        if classification in rules
+    ]
+    for (stricter, strict), (milder, mild) in pairwise(ages):
+        if stricter > milder:
+            raise InvalidRequestError(
+                FieldViolation(
+                    "rule.max_age_months",
+                    f"would let {strict.value} keep tiles for {stricter} months, "
+                    f"longer than the milder {mild.value} ({milder})",
+                )
+            )

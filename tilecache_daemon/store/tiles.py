@@ -1,0 +1,105 @@
+"""Reading and storing tiles."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any, Final, NamedTuple
+
+from psycopg import errors
+
+from tilecache_daemon.mercator import CellRectangle
+from tilecache_daemon.models import NewTile, Tile
+from tilecache_daemon.store.statements import SQL, Statements
+
+_NULL: Final = r"\N"  # how COPY's text format writes it
+
+
+class LabelledTile(NamedTuple):
+    """A tile to be stored and the label that it gets."""
+
+    tile: NewTile
+    label: str
+
+
+class TileQueries(Statements):
+    """The table of tiles."""
+
+    async def find_tiles(self, tile_uuids: Sequence[str]) -> dict[str, Tile]:
+        """The tiles that are there, by id."""
+        tiles = await self._tiles("find_tiles", {"tile_uuids": list(tile_uuids)})
+        return {tile.tile_uuid: tile for tile in tiles}
+
+    async def lock_tiles(self, tile_uuids: Sequence[str]) -> dict[str, Tile]:
+        """As `find_tiles`; the tiles stay as they are until the transaction ends."""
+        tiles = await self._tiles("lock_tiles", {"tile_uuids": list(tile_uuids)})
+        return {tile.tile_uuid: tile for tile in tiles}
+
+    async def read_region(self, zoom: int, cells: Sequence[CellRectangle]) -> list[Tile]:
+        """All tiles of a zoom in some cells."""
+        return await self._tiles("read_region", _region(zoom, cells))
+
+    async def read_cell_labels(
+        self, zoom: int, cells: Sequence[CellRectangle]
+    ) -> list[tuple[int, int, str]]:
+        """(y, x, label) for each label that occurs in each covered cell."""
+        return await self._rows("read_cell_labels", _region(zoom, cells))
+
+    async def copy_tiles(self, tiles: Iterable[LabelledTile], created_at: datetime) -> bool:
+        """Stores new tiles in bulk. False, and nothing stored, if one is there already."""
+        try:
+            async with self._connection.transaction():
+                cursor = self._connection.cursor()
+                async with cursor.copy(SQL["copy_tiles"]) as copy:
+                    await copy.write(_copy_lines(tiles, created_at))
+        except errors.UniqueViolation:
+            return False
+        return True
+
+    async def insert_tiles(self, tiles: Sequence[LabelledTile], created_at: datetime) -> set[str]:
+        """Stores those tiles that are not there yet; gives their ids."""
+        columns: dict[str, Any] = {
+            name: list(column)
+            for name, column in zip(
+                NewTile._fields, zip(*(entry.tile for entry in tiles), strict=True), strict=True
+            )
+        }
+        columns |= {"freshness_label": [entry.label for entry in tiles], "created_at": created_at}
+        return {row[0] for row in await self._rows("insert_tiles", columns)}
+
+    async def replace_tile(self, tile: NewTile, label: str) -> None:
+        """Gives a stored tile another content, which waits for upload anew."""
+        await self._execute("replace_tile", tile._asdict() | {"freshness_label": label})
+
+    async def write_accesses(self, accesses: Mapping[str, datetime], recent: timedelta) -> set[str]:
+        """Writes accesses, the earliest first. Gives the ids that another writer holds
+        at the moment; an access within `recent` of a written one is left out."""
+        parameters = {
+            "tile_uuids": list(accesses),
+            "accessed_at": list(accesses.values()),
+            "recent": recent,
+        }
+        return {row[0] for row in await self._rows("write_accesses", parameters)}
+
+
+def _region(zoom: int, cells: Sequence[CellRectangle]) -> dict[str, Any]:
+    columns = zip(CellRectangle._fields, zip(*cells, strict=True), strict=True)
+    return {"zoom": zoom} | {name: list(column) for name, column in columns}
+
+
+def _copy_lines(tiles: Iterable[LabelledTile], created_at: datetime) -> str:
+    """The text format of COPY. Only a path and JSON can hold what it escapes."""
+    created = created_at.isoformat()
+    return "".join(
+        f"{t.tile_uuid}\t{t.location_hash}\t{t.zoom}\t{t.x}\t{t.y}\t{t.source}\t"
+        f"{t.flight_id or _NULL}\t{t.latitude!r}\t{t.longitude!r}\t{t.tile_size_meters!r}\t"
+        f"{t.tile_size_pixels}\t{_escape(t.file_path)}\t{t.content_sha256}\t{t.disk_bytes}\t"
+        f"{t.captured_at.isoformat()}\t{_escape(t.quality_metadata)}\t{label}\t{created}\n"
+        for t, label in tiles
+    )
+
+
+def _escape(text: str | None) -> str:
+    if text is None:
+        return _NULL
+    if "\\" in text:
+        text = text.replace("\\", r"\\")
+    return text

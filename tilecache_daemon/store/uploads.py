@@ -1,0 +1,55 @@
+"""Tiles that wait for upload."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import NamedTuple
+
+from tilecache_daemon.models import Tile
+from tilecache_daemon.store.statements import Statements
+
+
+class UploadState(NamedTuple):
+    """What a tile was before it was marked as uploaded."""
+
+    source: str
+    content_sha256: str | None
+    uploaded_at: datetime | None
+
+
+class PendingUpload(NamedTuple):
+    """A tile that waits for upload, and its place among its captures."""
+
+    tile: Tile
+    id: int
+
+
+class UploadQueries(Statements):
+    """The tiles made onboard."""
+
+    async def list_pending_uploads(
+        self, after: tuple[datetime, int], flight_id: str | None, limit: int
+    ) -> list[PendingUpload]:
+        """Onboard tiles that wait for upload, oldest capture first, from a place on."""
+        rows = await self._rows(
+            "list_pending_uploads",
+            {
+                "after_captured_at": after[0],
+                "after_id": after[1],
+                "flight_id": flight_id,
+                "limit": limit,
+            },
+        )
+        return [PendingUpload(Tile(*row[:-1]), row[-1]) for row in rows]
+
+    async def mark_uploaded(
+        self, contents: Sequence[tuple[str, str]], now: datetime
+    ) -> dict[str, UploadState]:
+        """Marks (tile_uuid, content_sha256) as uploaded where that is the tile's
+        content; gives what each tile was before."""
+        parameters = {
+            "tile_uuids": [tile_uuid for tile_uuid, _ in contents],
+            "content_sha256": [sha256 for _, sha256 in contents],
+            "now": now,
+        }
+        rows = await self._rows("mark_uploaded", parameters)
+        return {row[0]: UploadState(*row[1:]) for row in rows}
