@@ -18,11 +18,15 @@ class DaemonProcess:
     """`tilecache serve` with its settings given in the environment."""
 
     def __init__(self, directory: Path, **settings: object) -> None:
-        """`directory` takes the socket and the log, and must have a short path."""
+        """`directory` takes the sockets and the log, and must have a short path."""
         self.socket_path = directory / "tilecache.sock"
+        self.admin_socket_path = directory / "admin.sock"
         self.log_path = directory / "daemon.log"
         self._environment = daemon_environment(
-            socket_path=self.socket_path, state_directory=directory / "state", **settings
+            socket_path=self.socket_path,
+            admin_socket_path=self.admin_socket_path,
+            state_directory=directory / "state",
+            **settings,
         )
         self._process: subprocess.Popen[bytes] | None = None
         self.client = TileCacheClient(self.socket_path)
