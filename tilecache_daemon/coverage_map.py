@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import IO, Final, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -35,6 +35,7 @@ _KINDS: Final = (
     _Kind("", "#ffffff"),
 )
 FRESH, DOWNGRADED, STALE, MISSING, _OUTSIDE = range(len(_KINDS))
+KIND_COLOURS: Final = [kind.colour for kind in _KINDS]
 KIND_OF_LABEL: Final = {
     "fresh": FRESH,
     "downgraded": DOWNGRADED,
@@ -60,9 +61,15 @@ class CoverageMap:
             columns = np.arange(rectangle.x_from, rectangle.x_to + 1) - self._west
             self._cells[rows, columns % self._side] = MISSING
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns of the map."""
+        height, width = self._cells.shape
+        return height, width
+
     def bands(self, max_cells: int) -> Iterator[CellRectangle]:
         """Rectangles of no more than so many cells, or of one row, that hold all."""
-        height, width = self._cells.shape
+        height, width = self.shape
         rows = max(1, max_cells // width)
         east = self._west + width - 1
         for top in range(self._north, self._north + height, rows):
@@ -81,9 +88,9 @@ class CoverageMap:
         """How many cells are of a kind."""
         return int(np.count_nonzero(self._cells == kind))
 
-    def save(self, path: Path, title: str) -> None:
+    def save(self, path: Path | IO[bytes], title: str) -> None:
         """Draws a PNG; raises OSError if it cannot be written."""
-        height, width = self._cells.shape
+        height, width = self.shape
         figure = Figure(figsize=_figure_size(width, height), layout="constrained")
         FigureCanvasAgg(figure)
         axes = figure.add_subplot()
@@ -97,10 +104,10 @@ class CoverageMap:
         figure.savefig(path, format="png", dpi=dpi, facecolor="white")
 
     def _draw_cells(self, axes: Axes) -> None:
-        height, width = self._cells.shape
+        height, width = self.shape
         axes.imshow(
             self._cells,
-            cmap=ListedColormap([kind.colour for kind in _KINDS]),
+            cmap=ListedColormap(KIND_COLOURS),
             vmin=0,
             vmax=len(_KINDS) - 1,
             extent=(0, width, height, 0),
@@ -113,7 +120,7 @@ class CoverageMap:
             axes.vlines(range(1, width), 0, height, colors="white", linewidth=0.6)
 
     def _draw_grid(self, axes: Axes) -> None:
-        height, width = self._cells.shape
+        height, width = self.shape
         box = cell_bounds(self.zoom, self._west, self._north)
         south = cell_bounds(self.zoom, 0, self._north + height - 1).south
         longitudes = _round_degrees(box.west, box.west + width / self._side * 360)
