@@ -94,6 +94,7 @@ namespace TileCache.Client.Tests
                 RedirectStandardError = true,
             };
             start.Environment["TILECACHE_SOCKET_PATH"] = SocketPath;
+            start.Environment["TILECACHE_ADMIN_SOCKET_PATH"] = Path.Combine(directory.FullName, "admin.sock");
             start.Environment["TILECACHE_STATE_DIRECTORY"] = Path.Combine(directory.FullName, "state");
             start.Environment.Remove("TILECACHE_CONFIG");
             start.Environment.Remove("TILECACHE_DSN");

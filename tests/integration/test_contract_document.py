@@ -1,0 +1,77 @@
+"""docs/contract.md keeps up with the contract, and its examples run."""
+
+import re
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from google.protobuf.descriptor import MethodDescriptor
+from tilecache.v1 import tile_cache_admin_pb2, tile_metadata_store_pb2
+
+from tests.daemon_process import DaemonProcess
+from tilecache_daemon.models import Limits
+from tilecache_daemon.rpc.calls import CODES
+from tilecache_daemon.rpc.status import TABLE
+from tilecache_daemon.service.information import CONTRACT_VERSION
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "contract.md"
+TEXT = DOCUMENT.read_text()
+METHODS = [
+    method
+    for file in (tile_metadata_store_pb2, tile_cache_admin_pb2)
+    for service in file.DESCRIPTOR.services_by_name.values()
+    for method in service.methods
+]
+
+
+def test_the_python_examples_run_one_after_the_other(daemon: DaemonProcess) -> None:
+    scope: dict[str, Any] = {}
+
+    for example in re.finditer(r"```python\n(.*?)```", TEXT, re.DOTALL):
+        code = example[1].replace("/run/tilecache", str(daemon.socket_path.parent))
+        lines_before = TEXT.count("\n", 0, example.start(1))
+        exec(compile("\n" * lines_before + code, DOCUMENT, "exec"), scope)
+
+    assert "why" in scope, "the last example did not run"
+
+
+@pytest.mark.parametrize("method", METHODS, ids=[method.name for method in METHODS])
+def test_each_call_is_described(method: MethodDescriptor) -> None:
+    section = section_of(method.name)
+
+    assert "- Errors: " in section
+    assert "- Limits: " in section
+    assert re.search(rf"```python\n[^`]*\.{method.name}\(", section)
+    streams = method.client_streaming or method.server_streaming
+    called = method.name if streams else f"{method.name}Async"
+    assert re.search(rf"```csharp\n[^`]*\.{called}\(", section)
+
+
+def test_each_reason_stands_in_the_table_with_its_code_and_delay() -> None:
+    rows = dict(re.findall(r"^\| `([A-Z_]+)` \| (`[A-Z_]+` \| .*?) \|", TEXT, re.MULTILINE))
+
+    for error, (code, retry_after) in TABLE.items():
+        delay = f"{retry_after.total_seconds():g} s" if retry_after else "no"
+        assert rows.pop(error.reason) == f"`{CODES[code].name}` | {delay}"
+    assert set(rows) == {grpc.StatusCode.INTERNAL.name, grpc.StatusCode.UNIMPLEMENTED.name}
+
+
+def test_the_limits_are_those_of_the_daemon() -> None:
+    rows = dict(re.findall(r"^\| `(max_\w+)` \| ([\d,]+) \|", TEXT, re.MULTILINE))
+
+    assert rows == {name: f"{value:,}" for name, value in asdict(Limits()).items()}
+
+
+def test_the_change_log_begins_with_the_contracts_version() -> None:
+    log = section_of("Change log", level=2)
+
+    assert re.findall(r"- \*\*(.*?)\*\*", log)[0] == CONTRACT_VERSION
+
+
+def section_of(title: str, level: int = 3) -> str:
+    """A section's text, to the next heading."""
+    found = re.search(rf"^{'#' * level} {title}\n(.*?)(?=^##|\Z)", TEXT, re.DOTALL | re.MULTILINE)
+    assert found is not None, f"docs/contract.md has no section {title}"
+    return found[1]
