@@ -8,7 +8,7 @@ INSTALLED := $(VENV)/.installed
 .PHONY: help install run demo test lint format stubs wheel clean
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
 
 install: $(INSTALLED) ## install into .venv
 
@@ -38,6 +38,25 @@ lint: $(INSTALLED) ## ruff, types, import contract, proto checks
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python protos/generate.py --check
+	@$(MAKE) --no-print-directory contract
+
+NODE := build/node
+BUF := $(NODE)/node_modules/@bufbuild/buf-linux-*/bin/buf
+
+.PHONY: contract contract-image
+contract: ## buf: the proto rules, and nothing broken that was released
+	@if command -v npm >/dev/null; then $(MAKE) --silent $(NODE)/package-lock.json \
+	  && $(BUF) lint && $(BUF) breaking --against protos/contract.binpb; \
+	else echo "skipped: there is no npm on PATH to install buf with"; fi
+
+contract-image: $(NODE)/package-lock.json ## take the contract as it stands for the released one
+	$(BUF) build --exclude-source-info --output protos/contract.binpb
+
+$(NODE)/package-lock.json: tests/node/package-lock.json
+	@mkdir -p $(NODE)
+	@cp tests/node/package.json tests/node/.npmrc $< $(NODE)
+	@cd $(NODE) && npm ci --loglevel=error || { rm package-lock.json; exit 1; }
+	@touch $@
 
 format: $(INSTALLED) ## mend style
 	$(BIN)/ruff check --fix

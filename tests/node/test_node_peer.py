@@ -1,7 +1,6 @@
 """A peer that none of us wrote: the daemon called from Node's @grpc/grpc-js."""
 
 import json
-import shutil
 import subprocess
 from collections.abc import Callable
 from importlib.resources import files
@@ -20,18 +19,8 @@ from tilecache_daemon.identity import GOOGLEMAPS
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-INSTALLED = ROOT / "build" / "node"
 GOOGLE_PROTOS = files("google.rpc") / ".." / ".."
 TIMEOUT_S = 60
-INSTALL_TIMEOUT_S = 300
-NETWORK_TROUBLE = (
-    "ENOTFOUND",
-    "EAI_AGAIN",
-    "ECONNREFUSED",
-    "ECONNRESET",
-    "ETIMEDOUT",
-    "ENETUNREACH",
-)
 
 ZOOM, X, Y = 18, 1000, 2000
 TILE = {
@@ -45,24 +34,8 @@ TILE = {
 Peer = Callable[..., dict[str, Any]]
 
 
-@pytest.fixture(scope="session")
-def program() -> Path:
-    """The peer beside its packages, as the lock file has them."""
-    if missing := [tool for tool in ("node", "npm") if shutil.which(tool) is None]:
-        pytest.skip(f"no {' and no '.join(missing)} on PATH (Node.js 18 or later)")
-    INSTALLED.mkdir(parents=True, exist_ok=True)
-    for name in ("package.json", ".npmrc", "peer.mjs"):
-        shutil.copy(HERE / name, INSTALLED / name)
-    lock = INSTALLED / "package-lock.json"
-    wanted = (HERE / lock.name).read_bytes()
-    if not (lock.exists() and lock.read_bytes() == wanted):
-        lock.write_bytes(wanted)
-        install_packages(lock)
-    return INSTALLED / "peer.mjs"
-
-
 @pytest.fixture
-def peer(program: Path, daemon: DaemonProcess) -> Peer:
+def peer(packages: Path, daemon: DaemonProcess) -> Peer:
     """Has the peer run a command against the daemon; gives what it learned."""
 
     def run(command: str, **settings: object) -> dict[str, Any]:
@@ -72,7 +45,7 @@ def peer(program: Path, daemon: DaemonProcess) -> Peer:
             "googleProtos": str(GOOGLE_PROTOS),
         }
         answer = subprocess.run(
-            ["node", program, command, json.dumps(settings)],
+            ["node", packages / "peer.mjs", command, json.dumps(settings)],
             capture_output=True,
             text=True,
             timeout=TIMEOUT_S,
@@ -134,27 +107,6 @@ def test_grpcs_core_is_served_whatever_authority_it_sends(
         info = TileMetadataStoreStub(channel).GetServerInfo(GetServerInfoRequest(), timeout=10)
 
     assert info.namespace_uuid == str(TILE_NAMESPACE_UUID)
-
-
-def test_the_lock_file_names_no_registry() -> None:
-    assert '"resolved"' not in (HERE / "package-lock.json").read_text()
-
-
-def install_packages(lock: Path) -> None:
-    """Installs what the lock file names; takes the lock file away again if that fails."""
-    install = subprocess.run(
-        ["npm", "ci"],
-        cwd=lock.parent,
-        capture_output=True,
-        text=True,
-        timeout=INSTALL_TIMEOUT_S,
-        check=False,
-    )
-    if install.returncode != 0:
-        lock.unlink()
-        if any(trouble in install.stderr for trouble in NETWORK_TROUBLE):
-            pytest.skip(f"npm cannot reach its registry: {install.stderr}")
-        pytest.fail(install.stderr)
 
 
 def percent_encoded(path: Path) -> str:
