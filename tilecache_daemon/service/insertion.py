@@ -1,9 +1,10 @@
 """Storing tiles: one answer for each, committed before it is given."""
 
+import contextlib
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Final, TypeVar
 
 from tilecache_daemon.clock import Clock
 from tilecache_daemon.errors import (
@@ -13,6 +14,7 @@ from tilecache_daemon.errors import (
     InvalidRequestError,
     TileCacheError,
     TileTooOldError,
+    WriteConflictError,
 )
 from tilecache_daemon.freshness import FreshnessPolicy
 from tilecache_daemon.models import FreshnessLabel, InsertOutcome, NewTile, OnConflict, Tile
@@ -28,6 +30,7 @@ capture from the future would never expire."""
 _ATTEMPTS: Final = 5
 
 Answer = InsertOutcome | TileCacheError
+Written = TypeVar("Written")
 
 
 class InsertionService:
@@ -43,19 +46,27 @@ class InsertionService:
 
     async def insert(self, tile: NewTile, on_conflict: OnConflict) -> tuple[Tile, InsertOutcome]:
         """Stores one tile; gives what is stored now. Raises what `insert_batch` answers."""
+
+        async def write() -> tuple[Tile, InsertOutcome]:
+            async with self._store.transaction() as queries:
+                (answer,) = await self._insert(queries, [tile], on_conflict)
+                if isinstance(answer, TileCacheError):
+                    raise answer
+                stored = await queries.tiles.find_tiles([tile.tile_uuid])
+            return stored[tile.tile_uuid], answer
+
         await self._ceiling.make_room([tile])
-        async with self._store.transaction() as queries:
-            (answer,) = await self._insert(queries, [tile], on_conflict)
-            if isinstance(answer, TileCacheError):
-                raise answer
-            stored = await queries.tiles.find_tiles([tile.tile_uuid])
-        return stored[tile.tile_uuid], answer
+        return await _retried(write)
 
     async def insert_batch(self, tiles: Sequence[NewTile], on_conflict: OnConflict) -> list[Answer]:
         """Stores what can be stored, in one transaction; an answer for each, in order."""
+
+        async def write() -> list[Answer]:
+            async with self._store.transaction() as queries:
+                return await self._insert(queries, tiles, on_conflict)
+
         await self._ceiling.make_room(tiles)
-        async with self._store.transaction() as queries:
-            return await self._insert(queries, tiles, on_conflict)
+        return await _retried(write)
 
     async def _insert(
         self, queries: Queries, tiles: Sequence[NewTile], on_conflict: OnConflict
@@ -124,29 +135,34 @@ class _Batch:
 
     async def _settle(self, pending: list[tuple[int, NewTile]]) -> None:
         """One by one what a copy could not store at once."""
+        if pending:
+            await self._queries.tiles.lock_settling()
         for _ in range(_ATTEMPTS):
             stored = await self._queries.tiles.lock_tiles([tile.tile_uuid for _, tile in pending])
-            for position, tile in pending:
-                if tile.tile_uuid in stored:
-                    await self._decide(position, tile, stored[tile.tile_uuid])
-            new = [
-                entry
-                for entry in pending
-                if entry[1].tile_uuid not in stored and self._admit(*entry, tile_bytes=0)
-            ]
-            if not new:
-                return
-            inserted = await self._queries.tiles.insert_tiles(self._labelled(new), self._now)
-            await self._accept([entry for entry in new if entry[1].tile_uuid in inserted])
-            pending = [entry for entry in new if entry[1].tile_uuid not in inserted]
-            for _, tile in pending:
-                self._room.take(-tile.disk_bytes)
+            found = [entry for entry in pending if entry[1].tile_uuid in stored]
+            pending = await self._insert_new(
+                [entry for entry in pending if entry[1].tile_uuid not in stored]
+            )
+            # Last, because a copy waits for a row that is replaced, and an insert for a copy.
+            for position, tile in found:
+                await self._decide(position, tile, stored[tile.tile_uuid])
             if not pending:
                 return
         for position, tile in pending:
             self.answers[position] = ContentConflictError(
                 "a row with this key is stored under another id", tile_uuid=tile.tile_uuid
             )
+
+    async def _insert_new(self, tiles: list[tuple[int, NewTile]]) -> list[tuple[int, NewTile]]:
+        """Stores tiles for which there is room; gives those that another writer was faster with."""
+        new = [entry for entry in tiles if self._admit(*entry, tile_bytes=0)]
+        if not new:
+            return []
+        inserted = await self._queries.tiles.insert_tiles(self._labelled(new), self._now)
+        await self._accept([entry for entry in new if entry[1].tile_uuid in inserted])
+        missed = [entry for entry in new if entry[1].tile_uuid not in inserted]
+        self._room.take(-sum(tile.disk_bytes for _, tile in missed))
+        return missed
 
     def _admit(self, position: int, tile: NewTile, *, tile_bytes: int) -> bool:
         """Takes the room that a tile needs beyond what it has; answers if there is none."""
@@ -217,6 +233,14 @@ class _Batch:
 
     def _labelled(self, tiles: Iterable[tuple[int, NewTile]]) -> list[LabelledTile]:
         return [LabelledTile(tile, self.labels[position].value) for position, tile in tiles]
+
+
+async def _retried(write: Callable[[], Awaitable[Written]]) -> Written:
+    """A transaction that another writer was in the way of leaves nothing, and may be repeated."""
+    for _ in range(_ATTEMPTS - 1):
+        with contextlib.suppress(WriteConflictError):
+            return await write()
+    return await write()
 
 
 def _pending_removal(tile: NewTile) -> FilePendingRemovalError:

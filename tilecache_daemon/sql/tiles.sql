@@ -50,6 +50,10 @@ FROM unnest(
 ON CONFLICT DO NOTHING
 RETURNING tile_uuid::text;
 
+-- lock_settling --
+-- One writer at a time settles conflicts: what it waits for does not wait for it.
+SELECT pg_advisory_xact_lock(%(key)s::bigint);
+
 -- lock_tiles --
 -- Tiles by id, locked in the order of their keys so that two writers cannot deadlock.
 SELECT {tile_columns}

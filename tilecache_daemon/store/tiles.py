@@ -10,6 +10,7 @@ from tilecache_daemon.mercator import CellRectangle
 from tilecache_daemon.models import NewTile, Tile
 from tilecache_daemon.store.statements import SQL, Statements
 
+_SETTLING_LOCK: Final = 0x7469_6C65_7365  # "tilese": any number that nothing else locks
 _NULL: Final = r"\N"  # how COPY's text format writes it
 
 
@@ -27,6 +28,10 @@ class TileQueries(Statements):
         """The tiles that are there, by id."""
         tiles = await self._tiles("find_tiles", {"tile_uuids": list(tile_uuids)})
         return {tile.tile_uuid: tile for tile in tiles}
+
+    async def lock_settling(self) -> None:
+        """Keeps other writers from settling conflicts until the transaction ends."""
+        await self._execute("lock_settling", {"key": _SETTLING_LOCK})
 
     async def lock_tiles(self, tile_uuids: Sequence[str]) -> dict[str, Tile]:
         """As `find_tiles`; the tiles stay as they are until the transaction ends."""
