@@ -19,7 +19,12 @@ from tilecache_daemon.rpc.admin_servicer import AdminServicer
 from tilecache_daemon.rpc.calls import Calls
 from tilecache_daemon.rpc.server import ADMIN, STORE, Server, UnixSocket
 from tilecache_daemon.rpc.store_servicer import StoreServicer
-from tilecache_daemon.schema import DatabaseUnreachableError, apply_migrations
+from tilecache_daemon.schema import (
+    DatabaseUnreachableError,
+    apply_migrations,
+    current_revision,
+    pending_revisions,
+)
 from tilecache_daemon.service.coverage import CoverageService
 from tilecache_daemon.service.eviction import EvictionService
 from tilecache_daemon.service.freshness import FreshnessService
@@ -46,6 +51,18 @@ class Daemon:
         self._clock = clock or Clock()
         self._closing = AsyncExitStack()
         self._limits = Limits(max_concurrent_calls=config.max_concurrent_calls)
+        self._database: Database | None = None
+
+    @property
+    def condition(self) -> str:
+        """How the daemon does, in a line for people."""
+        if self._database is None:
+            return "starting"
+        if not self._database.available:
+            return "PostgreSQL does not answer; serving what is in memory"
+        if not self._clock.trusted:
+            return f"serving; the clock is not trusted: {self._clock.reason}"
+        return "serving"
 
     async def start(self, say: Callable[[str], None] = lambda _: None) -> None:
         """Returns when the daemon serves; `say` is told what it waits for.
@@ -81,10 +98,9 @@ class Daemon:
             embedded = EmbeddedPostgres(config.state_directory)
             closing.push_async_callback(asyncio.to_thread, embedded.stop)
             config = config.model_copy(update={"dsn": await asyncio.to_thread(embedded.start)})
-        say("waiting for the database")
-        revision = await self._migrate(config)
+        revision = await self._migrate(config, say)
 
-        database = await self._open_database(config)
+        database = self._database = await self._open_database(config)
         store = Store(database)
         async with store.connection() as queries:
             if seen := await queries.database.read_latest_time_seen():
@@ -148,10 +164,13 @@ class Daemon:
         closing.push_async_callback(set_ready, False)
         log.info("serving", socket=str(config.socket_path), schema_revision=revision)
 
-    async def _migrate(self, config: Config) -> str:
+    async def _migrate(self, config: Config, say: Callable[[str], None]) -> str:
+        say("waiting for the database")
         deadline = self._clock.monotonic() + config.database_wait_s
         while True:
             try:
+                if pending_revisions(await asyncio.to_thread(current_revision, config.dsn or "")):
+                    say("migrating the schema")
                 result = await asyncio.to_thread(apply_migrations, config)
             except DatabaseUnreachableError:
                 if self._clock.monotonic() >= deadline:

@@ -13,7 +13,12 @@ ADMIN_SOCKET_NAME: Final = "admin.sock"
 
 
 def runtime_directory() -> Path:
-    """Where the sockets lie: the system's for root, else the user's own."""
+    """Where the sockets lie: the system's for root, else the user's own.
+
+    A systemd unit's RuntimeDirectory= goes before both.
+    """
+    if given := os.environ.get("RUNTIME_DIRECTORY"):
+        return Path(given)
     if os.geteuid() == 0:
         return SYSTEM_RUNTIME_DIRECTORY
     if os.environ.get("XDG_RUNTIME_DIR"):
@@ -22,7 +27,12 @@ def runtime_directory() -> Path:
 
 
 def state_directory() -> Path:
-    """Where an embedded PostgreSQL keeps its data: the system's for root, else the user's own."""
+    """Where an embedded PostgreSQL keeps its data: the system's for root, else the user's own.
+
+    A systemd unit's StateDirectory= goes before both.
+    """
+    if given := os.environ.get("STATE_DIRECTORY"):
+        return Path(given)
     if os.geteuid() == 0:
         return SYSTEM_STATE_DIRECTORY
     return platformdirs.user_state_path("tilecache")

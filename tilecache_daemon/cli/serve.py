@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 import structlog
 
+from tilecache_daemon import systemd
 from tilecache_daemon.cli.output import ExitCode, fail, print_json
 from tilecache_daemon.config import Config, ConfigError, load_config
 from tilecache_daemon.daemon import Daemon
@@ -79,14 +80,21 @@ async def _serve(config: Config) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
     log = structlog.get_logger()
+
+    def say(step: str) -> None:
+        log.info("starting", step=step)
+        systemd.notify(STATUS=step)
+
     daemon = Daemon(config)
-    starting = asyncio.create_task(daemon.start(say=lambda what: log.info("starting", step=what)))
+    starting = asyncio.create_task(daemon.start(say))
     stopping = asyncio.create_task(stopped.wait())
-    await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    async with systemd.starting():
+        await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
     if starting.done():
         await starting
         _greet(config)
-        await stopping
+        async with systemd.serving(config.socket_path, lambda: daemon.condition):
+            await stopping
         log.info("stopping")
         await daemon.stop()
     else:
