@@ -97,6 +97,10 @@ class TileCacheClient:
             options=[
                 # gRPC would send the percent-encoded path, which some servers refuse.
                 ("grpc.default_authority", "localhost"),
+                # A daemon that is back is to be seen at once; gRPC waits up to two minutes.
+                ("grpc.initial_reconnect_backoff_ms", 100),
+                ("grpc.min_reconnect_backoff_ms", 100),
+                ("grpc.max_reconnect_backoff_ms", 1000),
                 ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
                 ("grpc.max_send_message_length", _MAX_MESSAGE_BYTES),
                 ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),

@@ -2,22 +2,25 @@
 
 Cuts NASA's Blue Marble into tiles, starts the daemon on a PostgreSQL of its own,
 imports the tiles with the real command, reads them back by id, by key and by
-box, compares every field with what went in, draws the coverage and stops the
-daemon. Exits 0 only if all of it held.
+box, compares every field with what went in, lets sectors age some of them, draws
+the coverage and stops the daemon. Exits 0 only if all of it held.
 """
 
 import hashlib
 import json
 import math
+import os
 import shutil
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from uuid import UUID
 
 from google.protobuf.timestamp_pb2 import Timestamp
 from rich.console import Console
+from tilecache.v1.tile_cache_admin_pb2 import Sector, SectorClassification, SetSectorRequest
 from tilecache.v1.tile_identity_pb2 import TileKey, TileSource
 from tilecache.v1.tile_metadata_store_pb2 import (
     BoundingBox,
@@ -44,6 +47,21 @@ WHOLE_ZOOMS = range(5)
 DETAIL_ZOOM = 5
 DETAIL_BOX = (30.0, -15.0, 62.0, 45.0)
 SHOWN_BOX = (15.0, -45.0, 72.0, 75.0)
+DETAIL_AGE_S = 2 * 365 * 86_400
+Box = tuple[float, float, float, float]
+SECTORS: dict[str, tuple[SectorClassification.ValueType, Box, FreshnessLabel.ValueType]] = {
+    "rear": (
+        SectorClassification.SECTOR_CLASSIFICATION_STABLE_REAR,
+        (34.0, -12.0, 50.0, 20.0),
+        FreshnessLabel.FRESHNESS_LABEL_DOWNGRADED,
+    ),
+    "front": (
+        SectorClassification.SECTOR_CLASSIFICATION_ACTIVE_CONFLICT,
+        (44.0, 22.0, 53.0, 41.0),
+        FreshnessLabel.FRESHNESS_LABEL_REJECTED,
+    ),
+}
+"""Class, box, and the label of the detail tiles in it once they are two years old."""
 
 CALL_TIMEOUT_S = 30.0
 OUTPUT_ONLY = ("created_at", "accessed_at")
@@ -79,7 +97,8 @@ def main() -> int:
             greet(demo, daemon)
             import_tiles(demo, daemon, len(tiles))
             read_back(demo, daemon.client, tiles)
-            draw_coverage(demo, daemon)
+            age_tiles(demo, daemon)
+            draw_coverage(demo, daemon, tiles)
             demo.step("Stop the daemon")
             exit_code = daemon.stop()
             demo.check(f"SIGTERM ended it with exit code {exit_code}", exit_code == 0)
@@ -94,6 +113,9 @@ def prepare_tiles(demo: Demo) -> dict[str, TileMetadata]:
     shutil.rmtree(SCRATCH, ignore_errors=True)
     cut_blue_marble(PYRAMID, WHOLE_ZOOMS[0], WHOLE_ZOOMS[-1])
     cut_blue_marble(PYRAMID, DETAIL_ZOOM, DETAIL_ZOOM, DETAIL_BOX)
+    for path in (PYRAMID / str(DETAIL_ZOOM)).rglob("*.jpg"):
+        captured_at = path.stat().st_mtime - DETAIL_AGE_S
+        os.utime(path, (captured_at, captured_at))
     tiles = {tile.tile_uuid: tile for tile in map(describe_file, list_pyramid(PYRAMID))}
     demo.check(f"{len(tiles)} tiles in {PYRAMID}", len(tiles) > 341)
     return tiles
@@ -164,14 +186,15 @@ def read_back(demo: Demo, client: TileCacheClient, tiles: dict[str, TileMetadata
         compare(demo, f"{len(found)} by box, zoom {zoom}", found, expected)
 
 
-def query_box(
-    client: TileCacheClient, zoom: int, box: tuple[float, float, float, float]
-) -> list[TileMetadata]:
-    south, west, north, east = box
-    region = Region(bounding_box=BoundingBox(south=south, west=west, north=north, east=east))
-    request = QueryTilesRequest(zoom=zoom, region=region)
+def query_box(client: TileCacheClient, zoom: int, box: Box) -> list[TileMetadata]:
+    request = QueryTilesRequest(zoom=zoom, region=Region(bounding_box=bounding_box(box)))
     answers = client.store.QueryTiles(request, timeout=CALL_TIMEOUT_S)
     return [tile for answer in answers for tile in answer.tiles]
+
+
+def bounding_box(box: Box) -> BoundingBox:
+    south, west, north, east = box
+    return BoundingBox(south=south, west=west, north=north, east=east)
 
 
 def compare(
@@ -204,16 +227,41 @@ def is_same(stored: TileMetadata, wanted: TileMetadata) -> bool:
     return rest == wanted
 
 
-def draw_coverage(demo: Demo, daemon: DaemonProcess) -> None:
+def age_tiles(demo: Demo, daemon: DaemonProcess) -> None:
+    demo.step("Classify two sectors, whose rules find some tiles too old")
+    with TileCacheClient(daemon.admin_socket_path) as client:
+        for name, (classification, box, _) in SECTORS.items():
+            sector = Sector(
+                name=name, classification=classification, bounding_box=bounding_box(box)
+            )
+            answer = client.admin.SetSector(SetSectorRequest(sector=sector), timeout=CALL_TIMEOUT_S)
+            demo.check(
+                f"{name}: {answer.relabelled_count} tiles have a new label",
+                answer.relabelled_count > 0,
+            )
+
+
+def expected_label(tile: TileMetadata) -> str:
+    for _, (south, west, north, east), label in SECTORS.values():
+        if south <= tile.latitude <= north and west <= tile.longitude <= east:
+            return FreshnessLabel.Name(label).removeprefix("FRESHNESS_LABEL_").lower()
+    return "fresh"
+
+
+def draw_coverage(demo: Demo, daemon: DaemonProcess, tiles: dict[str, TileMetadata]) -> None:
     demo.step("tilecache coverage")
     arguments = ("--zoom", DETAIL_ZOOM, "--png", PICTURE, "--json")
     box = ",".join(map(str, SHOWN_BOX))
     drawn = run_tilecache("coverage", "--bbox", box, *arguments, socket_path=daemon.socket_path)
     numbers = json.loads(drawn.stdout or "{}")
-    covered = sum(1 for _ in (PYRAMID / str(DETAIL_ZOOM)).rglob("*.jpg"))
+    expected = Counter(
+        expected_label(tile) for tile in tiles.values() if tile.key.zoom == DETAIL_ZOOM
+    )
     demo.check(
-        f"{numbers.get('covered_count')} of {numbers.get('cell_count')} cells are covered",
-        drawn.returncode == 0 and numbers.get("covered_count") == covered,
+        f"{numbers.get('covered_count')} of {numbers.get('cell_count')} cells are covered: "
+        f"{numbers.get('labels')}",
+        drawn.returncode == 0 and numbers.get("labels") == expected,
+        f"{dict(expected)} were expected",
         drawn.stderr,
     )
     demo.check(f"the picture is {PICTURE}", PICTURE.is_file() and PICTURE.stat().st_size > 0)
