@@ -56,12 +56,14 @@ def empty_database(postgres_dsn: str) -> Iterator[str]:
 @pytest.fixture
 def database(postgres_dsn: str, template_database: str) -> Iterator[str]:
     """The address of a database at the newest schema, dropped afterwards."""
-    with psycopg.connect(postgres_dsn) as admin:
-        # Since 15 the default writes a copy to the log page by page, which is slower.
-        strategy = SQL(" STRATEGY file_copy" if admin.info.server_version >= 150000 else "")
-    with _database(
-        postgres_dsn, SQL("TEMPLATE {}").format(Identifier(template_database)) + strategy
-    ) as dsn:
+    with _newest_database(postgres_dsn, template_database) as dsn:
+        yield dsn
+
+
+@pytest.fixture(scope="module")
+def shared_database(postgres_dsn: str, template_database: str) -> Iterator[str]:
+    """As `database`, for all tests of a module."""
+    with _newest_database(postgres_dsn, template_database) as dsn:
         yield dsn
 
 
@@ -90,6 +92,16 @@ def _memory_directory() -> Iterator[Path]:
 
 
 @contextmanager
+def _newest_database(postgres_dsn: str, template_database: str) -> Iterator[str]:
+    with psycopg.connect(postgres_dsn) as admin:
+        # Since 15 the default writes a copy to the log page by page, which is slower.
+        strategy = SQL(" STRATEGY file_copy" if admin.info.server_version >= 150000 else "")
+    template = SQL("TEMPLATE {}").format(Identifier(template_database))
+    with _database(postgres_dsn, template + strategy) as dsn:
+        yield dsn
+
+
+@contextmanager
 def _database(postgres_dsn: str, options: SQL | Composed) -> Iterator[str]:
     name = f"tilecache_test_{uuid4().hex}"
     _execute(postgres_dsn, SQL("CREATE DATABASE {} {}").format(Identifier(name), options))
@@ -115,4 +127,19 @@ def short_directory() -> Iterator[Path]:
 def daemon(database: str, short_directory: Path) -> Iterator[DaemonProcess]:
     """A ready daemon on a database of its own."""
     with DaemonProcess(short_directory, dsn=database) as process:
+        yield process
+
+
+@pytest.fixture(scope="module")
+def shared_daemon(shared_database: str) -> Iterator[DaemonProcess]:
+    """A ready daemon for all tests of a module, each of which keeps to tiles of its own.
+
+    It writes accesses at once.
+    """
+    with (
+        tempfile.TemporaryDirectory(prefix="tilecache-") as directory,
+        DaemonProcess(
+            Path(directory), dsn=shared_database, access_flush_interval_s=0.05
+        ) as process,
+    ):
         yield process

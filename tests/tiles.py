@@ -104,7 +104,7 @@ def timestamp(moment: datetime) -> Timestamp:
 
 
 def tile(
-    key: TileKey, content: str = "picture", captured_at: datetime = YESTERDAY, **fields: Any
+    key: TileKey, content: str = "picture", captured_at: datetime | None = YESTERDAY, **fields: Any
 ) -> TileMetadata:
     """A valid tile; fields of None are left out."""
     given: dict[str, Any] = {
@@ -112,7 +112,7 @@ def tile(
         "file_path": f"{key.zoom}/{key.x}/{key.y}.jpg",
         "content_sha256": sha256(content),
         "disk_bytes": 12_345,
-        "captured_at": timestamp(captured_at),
+        "captured_at": captured_at and timestamp(captured_at),
     }
     given |= fields
     return TileMetadata(**{name: value for name, value in given.items() if value is not None})
