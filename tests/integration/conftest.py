@@ -1,0 +1,30 @@
+"""What the tests of the daemon's calls share."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg
+import pytest
+
+from tests.daemon_process import DaemonProcess
+from tests.tiles import Block
+from tilecache_daemon.client import TileCacheClient
+
+
+@pytest.fixture
+def client(shared_daemon: DaemonProcess) -> TileCacheClient:
+    """A client of the module's daemon."""
+    return shared_daemon.client
+
+
+@pytest.fixture
+def block() -> Block:
+    """Cells that no other test uses."""
+    return Block()
+
+
+@pytest.fixture
+def sql(shared_database: str) -> Iterator[psycopg.Connection[Any]]:
+    """A connection to the module's database, beside the daemon's own."""
+    with psycopg.connect(shared_database, autocommit=True) as connection:
+        yield connection

@@ -1,0 +1,319 @@
+"""BulkInsertTiles, over the socket."""
+
+import random
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from queue import SimpleQueue
+from typing import Any
+
+import grpc
+import psycopg
+import pytest
+from tilecache.v1.tile_identity_pb2 import TileKey
+from tilecache.v1.tile_metadata_store_pb2 import (
+    ON_CONFLICT_KEEP_EXISTING,
+    ON_CONFLICT_REPLACE_IF_NEWER,
+    BulkInsertTilesRequest,
+    BulkInsertTilesResponse,
+    LookupTilesRequest,
+    TileMetadata,
+)
+
+from tests.daemon_process import DaemonProcess
+from tests.tiles import (
+    ONBOARD,
+    YESTERDAY,
+    Block,
+    bulk_insert,
+    by_key,
+    insert,
+    random_flight,
+    sha256,
+    tile,
+    tile_uuid,
+)
+from tests.waiting import eventually
+from tilecache_daemon.client import CallError, TileCacheClient
+
+EARLIER = YESTERDAY - timedelta(days=10)
+
+
+def contents(client: TileCacheClient, keys: list[TileKey]) -> list[str]:
+    """What is stored for each key; empty where nothing is."""
+    request = LookupTilesRequest(tiles=map(by_key, keys))
+    results = client.store.LookupTiles(request, timeout=10).results
+    return [result.tile.content_sha256 for result in results]
+
+
+def counts(answer: BulkInsertTilesResponse) -> dict[str, int]:
+    """The counts that are not zero."""
+    return {
+        field.name.removesuffix("_count"): value
+        for field, value in answer.ListFields()
+        if field.name.endswith("_count")
+    }
+
+
+def test_each_batch_is_answered_in_order_with_its_counts(
+    client: TileCacheClient, block: Block
+) -> None:
+    batches = [[tile(block.key(i, row)) for i in range(row + 1)] for row in range(5)]
+    answers = bulk_insert(client, *batches)
+    assert [answer.batch_index for answer in answers] == [0, 1, 2, 3, 4]
+    assert [counts(answer) for answer in answers] == [{"inserted": row + 1} for row in range(5)]
+
+
+def test_an_answer_comes_after_its_commit_and_before_the_next_batch(
+    client: TileCacheClient, block: Block, sql: psycopg.Connection[Any]
+) -> None:
+    queue: SimpleQueue[BulkInsertTilesRequest | None] = SimpleQueue()
+    answers = client.store.BulkInsertTiles(iter(queue.get, None), timeout=30)
+    for row in range(3):
+        keys = [block.key(i, row) for i in range(10)]
+        queue.put(BulkInsertTilesRequest(tiles=map(tile, keys)))
+        assert counts(next(answers)) == {"inserted": 10}
+        query = "SELECT count(*) FROM tiles WHERE tile_uuid = ANY(%s::uuid[])"
+        assert sql.execute(query, [list(map(tile_uuid, keys))]).fetchone() == (10,)
+    queue.put(None)
+    assert list(answers) == []
+
+
+def test_every_outcome_is_counted(client: TileCacheClient, block: Block) -> None:
+    keys = list(block.keys(4))
+    for key in keys[1:]:
+        insert(client, tile(key, "old", EARLIER))
+    batch = [
+        tile(keys[0], "new"),
+        tile(keys[1], "old", EARLIER),
+        tile(keys[2], "new"),
+        tile(keys[3], "new", EARLIER - timedelta(days=1)),
+    ]
+    (answer,) = bulk_insert(client, batch, on_conflict=ON_CONFLICT_REPLACE_IF_NEWER)
+    assert counts(answer) == {
+        "inserted": 1,
+        "already_present": 1,
+        "replaced": 1,
+        "kept_existing": 1,
+    }
+    assert contents(client, keys) == [sha256(text) for text in ("new", "old", "new", "old")]
+
+
+def test_the_same_batch_again_changes_nothing(client: TileCacheClient, block: Block) -> None:
+    batch = [tile(key) for key in block.keys(50)]
+    first, again = bulk_insert(client, batch, batch)
+    assert counts(first) == {"inserted": 50}
+    assert counts(again) == {"already_present": 50}
+
+
+def test_a_batch_that_is_partly_there_is_completed(client: TileCacheClient, block: Block) -> None:
+    keys = list(block.keys(60))
+    bulk_insert(client, [tile(key) for key in keys[::3]])
+    (answer,) = bulk_insert(client, [tile(key) for key in keys])
+    assert counts(answer) == {"inserted": 40, "already_present": 20}
+    assert contents(client, keys) == [sha256("picture")] * 60
+
+
+def test_a_conflict_is_refused_by_its_place_and_keeps_no_neighbour_out(
+    client: TileCacheClient, block: Block
+) -> None:
+    keys = list(block.keys(5))
+    insert(client, tile(keys[3], "old"))
+    (answer,) = bulk_insert(client, [tile(key, "new") for key in keys])
+    assert counts(answer) == {"inserted": 4}
+    (refused,) = answer.refused
+    assert refused.index == 3
+    assert refused.code == grpc.StatusCode.ALREADY_EXISTS.value[0]
+    assert refused.reason == "CONTENT_CONFLICT"
+    assert refused.field == ""
+    assert "another content" in refused.message
+    assert contents(client, keys)[3] == sha256("old")
+
+
+def test_a_sound_tile_is_stored_beside_unsound_ones(client: TileCacheClient, block: Block) -> None:
+    bad = [
+        (tile(block.key(1), disk_bytes=-1), "disk_bytes"),
+        (tile(block.key(2), file_path="../x"), "file_path"),
+        (tile(block.key(3), captured_at=None), "captured_at"),
+        (tile(TileKey(zoom=23, source=ONBOARD)), "key.zoom"),
+        (TileMetadata(), "key.source"),
+    ]
+    batch = [tile(block.key(0)), *(message for message, _ in bad), tile(block.key(9))]
+    (answer,) = bulk_insert(client, batch)
+    assert counts(answer) == {"inserted": 2}
+    assert [(refused.index, refused.field) for refused in answer.refused] == [
+        (position, f"tiles[{position}].{field}") for position, (_, field) in enumerate(bad, 1)
+    ]
+    assert {refused.code for refused in answer.refused} == {3}
+    assert {refused.reason for refused in answer.refused} == {"INVALID_REQUEST"}
+    assert [bool(content) for content in contents(client, list(block.keys(10)))] == [
+        *(True, False, False, False, False),
+        *(False, False, False, False, True),
+    ]
+
+
+def test_a_batch_of_unsound_tiles_alone_is_answered_and_the_stream_goes_on(
+    client: TileCacheClient, block: Block
+) -> None:
+    first, second = bulk_insert(client, [TileMetadata()] * 3, [tile(block.key())])
+    assert [refused.index for refused in first.refused] == [0, 1, 2]
+    assert counts(second) == {"inserted": 1}
+
+
+def test_the_same_key_twice_is_two_inserts_one_after_the_other(
+    client: TileCacheClient, block: Block
+) -> None:
+    keep, replace, fail, same = block.keys(4)
+    (answer,) = bulk_insert(
+        client, [tile(keep, "1"), tile(keep, "2")], on_conflict=ON_CONFLICT_KEEP_EXISTING
+    )
+    assert counts(answer) == {"inserted": 1, "kept_existing": 1}
+    (answer,) = bulk_insert(
+        client,
+        [
+            tile(replace, "1", EARLIER),
+            tile(replace, "2", YESTERDAY),
+            tile(replace, "3", EARLIER + timedelta(days=1)),
+        ],
+        on_conflict=ON_CONFLICT_REPLACE_IF_NEWER,
+    )
+    assert counts(answer) == {"inserted": 1, "replaced": 1, "kept_existing": 1}
+    (answer,) = bulk_insert(client, [tile(fail, "1"), tile(same), tile(fail, "2"), tile(same)])
+    assert counts(answer) == {"inserted": 2, "already_present": 1}
+    assert [refused.index for refused in answer.refused] == [2]
+    assert contents(client, [keep, replace, fail]) == [sha256("1"), sha256("2"), sha256("1")]
+
+
+def test_counts_and_refusals_together_are_the_whole_batch(
+    client: TileCacheClient, block: Block
+) -> None:
+    chance = random.Random(2)
+    batches = [
+        [
+            tile(
+                block.key(chance.randrange(20)),
+                chance.choice("abc"),
+                YESTERDAY - timedelta(days=chance.randrange(5)),
+                disk_bytes=chance.choice([1, 1, 1, -1]),
+            )
+            for _ in range(chance.randrange(1, 60))
+        ]
+        for _ in range(20)
+    ]
+    for on_conflict in range(4):
+        answers = bulk_insert(client, *batches, on_conflict=on_conflict)
+        for batch, answer in zip(batches, answers, strict=True):
+            assert sum(counts(answer).values()) + len(answer.refused) == len(batch)
+            assert [refused.index for refused in answer.refused] == sorted(
+                {refused.index for refused in answer.refused}
+            )
+
+
+def test_the_largest_batch_is_taken(client: TileCacheClient, block: Block) -> None:
+    (answer,) = bulk_insert(client, [tile(key) for key in block.keys(100, 100)])
+    assert counts(answer) == {"inserted": 10_000}
+
+
+def test_a_batch_that_is_too_large_is_refused_whole_and_ends_the_stream(
+    client: TileCacheClient, block: Block
+) -> None:
+    before, oversized, after = block.key(0), list(block.keys(100, 100)), block.key(99, 99)
+    requests = iter(
+        [
+            BulkInsertTilesRequest(tiles=[tile(before)]),
+            BulkInsertTilesRequest(tiles=[*map(tile, oversized), tile(after)]),
+        ]
+    )
+    answers = client.store.BulkInsertTiles(requests, timeout=30)
+    assert counts(next(answers)) == {"inserted": 1}
+    with pytest.raises(CallError) as caught:
+        next(answers)
+    assert caught.value.code is grpc.StatusCode.INVALID_ARGUMENT
+    assert caught.value.reason == "LIMIT_EXCEEDED"
+    assert caught.value.violations == [("tiles", "has 10001 items, 10000 at most")]
+    assert contents(client, oversized[:4096]).count("") == 4095
+
+
+def test_a_stream_without_batches_has_no_answers(client: TileCacheClient) -> None:
+    assert bulk_insert(client) == []
+
+
+def test_what_was_answered_stays_when_the_stream_breaks_off(
+    client: TileCacheClient, block: Block
+) -> None:
+    queue: SimpleQueue[BulkInsertTilesRequest] = SimpleQueue()
+    answers = client.store.BulkInsertTiles(iter(queue.get, None), timeout=30)
+    queue.put(BulkInsertTilesRequest(tiles=[tile(block.key())]))
+    next(answers)
+    answers.cancel()
+    queue.put(BulkInsertTilesRequest())
+    assert contents(client, [block.key()]) == [sha256("picture")]
+
+
+@pytest.mark.parametrize("on_conflict", [0, ON_CONFLICT_REPLACE_IF_NEWER])
+def test_streams_with_the_same_keys_in_opposite_orders_all_end(
+    daemon: DaemonProcess, database: str, block: Block, on_conflict: int
+) -> None:
+    flights = [random_flight() for _ in range(2)]
+    keys = [
+        block.key(i % 50, i // 50, ONBOARD, flight_id)
+        for i in range(300)
+        for flight_id in (None, *flights)
+    ]
+
+    def stream(number: int) -> Counter[str]:
+        order = list(keys)
+        random.Random(number).shuffle(order)
+        captured_at = YESTERDAY - timedelta(minutes=number % 3)
+        batches = [
+            [tile(key, captured_at=captured_at) for key in order[start : start + 60]]
+            for start in range(0, len(order), 60)
+        ]
+        total: Counter[str] = Counter()
+        for answer in bulk_insert(daemon.client, *batches, on_conflict=on_conflict):
+            assert not answer.refused
+            total += Counter(counts(answer))
+        return total
+
+    with ThreadPoolExecutor(6) as threads:
+        totals = list(threads.map(stream, range(6)))
+    assert sum(total["inserted"] for total in totals) == len(keys)
+    assert all(total.total() == len(keys) for total in totals)
+    assert "" not in contents(daemon.client, keys)
+    with psycopg.connect(database) as connection:
+        query = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
+        assert connection.execute(query).fetchone() == (0,)
+
+
+def test_a_ring_with_another_writer_is_settled_by_trying_again(
+    client: TileCacheClient, block: Block, sql: psycopg.Connection[Any]
+) -> None:
+    new, old = block.keys(2)
+    insert(client, tile(old))
+    sql.execute("SET deadlock_timeout = '1h'")
+    with ThreadPoolExecutor(1) as threads, sql.transaction():
+        sql.execute(
+            "UPDATE tiles SET file_path = 'moved.jpg' WHERE tile_uuid = %s", [tile_uuid(old)]
+        )
+        answering = threads.submit(bulk_insert, client, [tile(new), tile(old)])
+        eventually(lambda: waiting_for_locks(sql.info.dsn))
+        sql.execute(
+            """INSERT INTO tiles (tile_uuid, location_hash, zoom, x, y, source, latitude,
+                   longitude, tile_size_meters, tile_size_pixels, file_path, captured_at)
+               SELECT %s, location_hash, zoom, %s, y, source, latitude,
+                   longitude, tile_size_meters, tile_size_pixels, file_path, captured_at
+               FROM tiles WHERE tile_uuid = %s""",
+            [tile_uuid(new), new.x, tile_uuid(old)],
+        )
+    (answer,) = answering.result()
+    assert counts(answer) == {"already_present": 1}
+    assert [refused.reason for refused in answer.refused] == ["CONTENT_CONFLICT"]
+
+
+def waiting_for_locks(dsn: str) -> int:
+    """How many of the daemon's statements wait for another writer."""
+    query = """SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'
+               AND datname = current_database() AND application_name = 'tilecache'"""
+    with psycopg.connect(dsn) as connection:
+        ((count,),) = connection.execute(query).fetchall()
+    return int(count)

@@ -1,0 +1,19 @@
+"""Waiting for what comes by itself, as long as it takes and no longer."""
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+PATIENCE_S = 30.0
+_POLL_INTERVAL_S = 0.01
+
+
+def eventually(find: Callable[[], T], patience_s: float = PATIENCE_S) -> T:
+    """What `find` gives as soon as that is true; AssertionError if it never is."""
+    deadline = time.monotonic() + patience_s
+    while not (found := find()):
+        assert time.monotonic() < deadline, f"still {found!r} after {patience_s:g} s"
+        time.sleep(_POLL_INTERVAL_S)
+    return found
