@@ -30,7 +30,10 @@ SELECT line FROM (
     SELECT 5, tgrelid::regclass::text, 0, pg_get_triggerdef(oid) FROM pg_trigger
     WHERE NOT tgisinternal
     UNION ALL
-    SELECT 6, proname, 0, regexp_replace(pg_get_functiondef(oid), '\s+', ' ', 'g')
+    -- However its body is laid out.
+    SELECT 6, proname, 0, regexp_replace(
+        regexp_replace(pg_get_functiondef(oid), '\s+', ' ', 'g'), ' ?([(),]) ?', '\1', 'g'
+    )
     FROM pg_proc WHERE pronamespace = 'public'::regnamespace AND prokind = 'f'
 ) AS parts
 WHERE of <> 'alembic_version'

@@ -19,6 +19,12 @@ def empty(empty_database: str) -> Database:
 
 
 @pytest.fixture
+def newest(database: str) -> Database:
+    """A database at the newest schema."""
+    return Database(database)
+
+
+@pytest.fixture
 def written(empty: Database) -> Iterator[Database]:
     """A database with the schema as it is written down."""
     name = Identifier(f"tilecache_written_{uuid4().hex}")

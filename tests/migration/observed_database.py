@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
+from uuid import uuid4
 
 import psycopg
 from psycopg.sql import SQL
@@ -81,6 +82,27 @@ class Database(NamedTuple):
             """,
             *(zoom, x, y, source, flight_id, label),
         )
+
+    def insert_tile(self, **columns: object) -> None:
+        """A tile as the newest schema has it."""
+        tile = {
+            "zoom": 3,
+            "x": 1,
+            "y": 2,
+            "source": "googlemaps",
+            "flight_id": None,
+            "latitude": 0,
+            "longitude": 0,
+            "tile_size_meters": 1,
+            "tile_size_pixels": 256,
+            "file_path": "3/1/2.jpg",
+            "captured_at": "2026-01-01 00:00+00",
+            "tile_uuid": uuid4(),
+            "location_hash": uuid4(),
+            **columns,
+        }
+        values = ", ".join(["%s"] * len(tile))
+        self.query(f"INSERT INTO tiles ({', '.join(tile)}) VALUES ({values})", *tile.values())
 
     def upgrade_to(self, revision: str) -> None:
         """Brings the schema to a revision that need not be the newest."""

@@ -54,7 +54,7 @@ CREATE TABLE tiles (
     disk_bytes bigint,
     accessed_at timestamptz,
     uploaded_at timestamptz,
-    access_order bigint,
+    access_order bigint NOT NULL,
     CONSTRAINT uq_tiles_tile_uuid UNIQUE (tile_uuid),
     CONSTRAINT ck_tiles_freshness_status CHECK (
         freshness_status IN ('fresh', 'stale_warn', 'stale_reject', 'downgraded', 'rejected')
@@ -70,6 +70,138 @@ CREATE INDEX idx_tiles_accessed_at ON tiles (accessed_at);
 CREATE INDEX idx_tiles_captured_at ON tiles (captured_at);
 CREATE INDEX idx_tiles_pending_uploads ON tiles (captured_at, id)
     WHERE source = 'onboard_ingest' AND uploaded_at IS NULL;
-CREATE INDEX idx_tiles_access_order ON tiles (access_order NULLS FIRST, id);
+CREATE INDEX idx_tiles_access_order ON tiles (access_order, id);
+CREATE INDEX idx_tiles_block ON tiles (zoom, (x >> 5), (y >> 5));
 
 CREATE SEQUENCE tile_access_order_seq AS bigint OWNED BY tiles.access_order;
+ALTER TABLE tiles ALTER COLUMN access_order SET DEFAULT nextval('tile_access_order_seq');
+
+CREATE TABLE tile_evictions (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    tile_uuid uuid NOT NULL,
+    zoom integer NOT NULL,
+    x integer NOT NULL,
+    y integer NOT NULL,
+    source text NOT NULL,
+    flight_id uuid,
+    file_path text NOT NULL,
+    content_sha256 text,
+    disk_bytes bigint,
+    accessed_at timestamptz,
+    evicted_at timestamptz NOT NULL,
+    reason text NOT NULL,
+    CONSTRAINT ck_tile_evictions_reason
+        CHECK (reason IN ('evicted', 'evicted_on_insert', 'deleted', 'replaced'))
+);
+
+CREATE INDEX idx_tile_evictions_file_path ON tile_evictions (file_path);
+
+CREATE TABLE tile_usage (
+    zoom integer NOT NULL,
+    source text NOT NULL,
+    freshness_status text NOT NULL,
+    pending_upload boolean NOT NULL,
+    tile_count bigint NOT NULL,
+    used_bytes bigint NOT NULL,
+    unknown_size_count bigint NOT NULL
+);
+
+CREATE FUNCTION tile_usage_add_statement() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO tile_usage
+    SELECT c.zoom, c.source, c.freshness_status,
+           c.source = 'onboard_ingest' AND c.uploaded_at IS NULL,
+           TG_ARGV[0]::bigint * count(*),
+           TG_ARGV[0]::bigint * coalesce(sum(c.disk_bytes), 0),
+           TG_ARGV[0]::bigint * count(*) FILTER (WHERE c.disk_bytes IS NULL)
+    FROM changed c
+    GROUP BY 1, 2, 3, 4;
+    RETURN NULL;
+END $$;
+
+CREATE FUNCTION tile_usage_move_row() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO tile_usage VALUES
+        (OLD.zoom, OLD.source, OLD.freshness_status,
+         OLD.source = 'onboard_ingest' AND OLD.uploaded_at IS NULL,
+         -1, -coalesce(OLD.disk_bytes, 0), -(OLD.disk_bytes IS NULL)::int),
+        (NEW.zoom, NEW.source, NEW.freshness_status,
+         NEW.source = 'onboard_ingest' AND NEW.uploaded_at IS NULL,
+         1, coalesce(NEW.disk_bytes, 0), (NEW.disk_bytes IS NULL)::int);
+    RETURN NULL;
+END $$;
+
+CREATE FUNCTION tile_usage_clear() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    DELETE FROM tile_usage;
+    RETURN NULL;
+END $$;
+
+CREATE TRIGGER trg_tiles_usage_insert AFTER INSERT ON tiles
+    REFERENCING NEW TABLE AS changed
+    FOR EACH STATEMENT EXECUTE FUNCTION tile_usage_add_statement('1');
+CREATE TRIGGER trg_tiles_usage_delete AFTER DELETE ON tiles
+    REFERENCING OLD TABLE AS changed
+    FOR EACH STATEMENT EXECUTE FUNCTION tile_usage_add_statement('-1');
+CREATE TRIGGER trg_tiles_usage_update AFTER UPDATE ON tiles
+    FOR EACH ROW
+    WHEN (
+        (OLD.zoom, OLD.source, OLD.freshness_status, OLD.uploaded_at IS NULL, OLD.disk_bytes)
+        IS DISTINCT FROM
+        (NEW.zoom, NEW.source, NEW.freshness_status, NEW.uploaded_at IS NULL, NEW.disk_bytes)
+    )
+    EXECUTE FUNCTION tile_usage_move_row();
+CREATE TRIGGER trg_tiles_usage_truncate AFTER TRUNCATE ON tiles
+    FOR EACH STATEMENT EXECUTE FUNCTION tile_usage_clear();
+
+CREATE FUNCTION tile_changes_notify_rows() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM pg_notify(
+        'tilecache_changes',
+        coalesce(current_setting('tilecache.writer', true), '') || ' ' || string_agg(block, ',')
+    )
+    FROM (
+        SELECT zoom || '/' || (x >> 5) || '/' || (y >> 5) AS block,
+               row_number() OVER () / 400 AS part
+        FROM written AS changed
+        GROUP BY zoom, x >> 5, y >> 5
+    ) AS blocks
+    GROUP BY part;
+    RETURN NULL;
+END $$;
+
+CREATE FUNCTION tile_changes_notify_update() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM pg_notify(
+        'tilecache_changes',
+        coalesce(current_setting('tilecache.writer', true), '') || ' ' || string_agg(block, ',')
+    )
+    FROM (
+        SELECT zoom || '/' || (x >> 5) || '/' || (y >> 5) AS block,
+               row_number() OVER () / 400 AS part
+        FROM (SELECT zoom, x, y FROM before UNION ALL SELECT zoom, x, y FROM written) AS changed
+        GROUP BY zoom, x >> 5, y >> 5
+    ) AS blocks
+    GROUP BY part;
+    RETURN NULL;
+END $$;
+
+CREATE FUNCTION tile_changes_notify_all() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM pg_notify(
+        'tilecache_changes', coalesce(current_setting('tilecache.writer', true), '') || ' *'
+    );
+    RETURN NULL;
+END $$;
+
+CREATE TRIGGER trg_tiles_notify_insert AFTER INSERT ON tiles
+    REFERENCING NEW TABLE AS written
+    FOR EACH STATEMENT EXECUTE FUNCTION tile_changes_notify_rows();
+CREATE TRIGGER trg_tiles_notify_update AFTER UPDATE ON tiles
+    REFERENCING OLD TABLE AS before NEW TABLE AS written
+    FOR EACH STATEMENT EXECUTE FUNCTION tile_changes_notify_update();
+CREATE TRIGGER trg_tiles_notify_delete AFTER DELETE ON tiles
+    REFERENCING OLD TABLE AS written
+    FOR EACH STATEMENT EXECUTE FUNCTION tile_changes_notify_rows();
+CREATE TRIGGER trg_tiles_notify_truncate AFTER TRUNCATE ON tiles
+    FOR EACH STATEMENT EXECUTE FUNCTION tile_changes_notify_all();

@@ -57,27 +57,6 @@ def scripts() -> ScriptDirectory:
     return ScriptDirectory.from_config(config)
 
 
-def insert_tile(database: Database, **columns: object) -> None:
-    tile = {
-        "zoom": 3,
-        "x": 1,
-        "y": 2,
-        "source": "googlemaps",
-        "flight_id": None,
-        "latitude": 0,
-        "longitude": 0,
-        "tile_size_meters": 1,
-        "tile_size_pixels": 256,
-        "file_path": "3/1/2.jpg",
-        "captured_at": "2026-01-01 00:00+00",
-        "tile_uuid": uuid4(),
-        "location_hash": uuid4(),
-        **columns,
-    }
-    values = ", ".join(["%s"] * len(tile))
-    database.query(f"INSERT INTO tiles ({', '.join(tile)}) VALUES ({values})", *tile.values())
-
-
 def test_there_is_one_head_and_the_file_names_tell_the_chain() -> None:
     walked = [script.revision for script in scripts().walk_revisions()]
 
@@ -86,10 +65,12 @@ def test_there_is_one_head_and_the_file_names_tell_the_chain() -> None:
 
 
 def test_the_ids_of_released_revisions_stay() -> None:
-    assert REVISIONS[:3] == (
+    assert REVISIONS[:5] == (
         "0001_initial",
         "0002_c6_tile_identity_and_lru",
         "0003_access_order",
+        "0004_evictions_and_usage",
+        "0005_change_notifications",
     )
 
 
@@ -305,16 +286,16 @@ def test_a_refused_database_upgrades_once_it_is_corrected(old: Database) -> None
 
 def test_two_tiles_without_a_flight_collide(empty: Database) -> None:
     upgrade(empty)
-    insert_tile(empty)
+    empty.insert_tile()
 
     with pytest.raises(psycopg.errors.UniqueViolation, match="idx_tiles_natural_key"):
-        insert_tile(empty)
+        empty.insert_tile()
 
 
 def test_tiles_of_two_flights_do_not_collide(empty: Database) -> None:
     upgrade(empty)
     for flight_id in (None, uuid4(), uuid4()):
-        insert_tile(empty, flight_id=flight_id)
+        empty.insert_tile(flight_id=flight_id)
 
     assert empty.query("SELECT count(*) FROM tiles") == [(3,)]
 
@@ -322,7 +303,7 @@ def test_tiles_of_two_flights_do_not_collide(empty: Database) -> None:
 def test_a_tile_may_name_a_flight_that_was_never_recorded(empty: Database) -> None:
     upgrade(empty)
 
-    insert_tile(empty, flight_id=uuid4())
+    empty.insert_tile(flight_id=uuid4())
 
     assert empty.query("SELECT count(*) FROM flights") == [(0,)]
 
@@ -330,10 +311,10 @@ def test_a_tile_may_name_a_flight_that_was_never_recorded(empty: Database) -> No
 def test_a_tile_uuid_is_unique(empty: Database) -> None:
     upgrade(empty)
     tile_uuid = uuid4()
-    insert_tile(empty, tile_uuid=tile_uuid)
+    empty.insert_tile(tile_uuid=tile_uuid)
 
     with pytest.raises(psycopg.errors.UniqueViolation, match="uq_tiles_tile_uuid"):
-        insert_tile(empty, tile_uuid=tile_uuid, x=2)
+        empty.insert_tile(tile_uuid=tile_uuid, x=2)
 
 
 @pytest.mark.parametrize(
@@ -352,14 +333,14 @@ def test_bad_values_are_refused(
     upgrade(empty)
 
     with pytest.raises(psycopg.IntegrityError, match=constraint):
-        insert_tile(empty, **columns)
+        empty.insert_tile(**columns)
 
 
 @pytest.mark.parametrize("label", ["fresh", "stale_warn", "stale_reject", "downgraded", "rejected"])
 def test_old_and_new_labels_are_valid(empty: Database, label: str) -> None:
     upgrade(empty)
 
-    insert_tile(empty, freshness_status=label, content_sha256="a" * 64, disk_bytes=0)
+    empty.insert_tile(freshness_status=label, content_sha256="a" * 64, disk_bytes=0)
 
     assert empty.query("SELECT freshness_status FROM tiles") == [(label,)]
 
@@ -375,17 +356,32 @@ def test_the_freshness_rules_are_seeded(empty: Database) -> None:
 
 def test_the_access_order_goes_on_from_the_access_times(old: Database) -> None:
     old.upgrade_to("0002_c6_tile_identity_and_lru")
+    old.query("UPDATE tiles SET created_at = '2026-03-01 12:00+00'")
     for tile_id, accessed_at in ((1, "2026-03-03"), (2, "2026-03-01"), (4, "2026-03-02")):
         old.query("UPDATE tiles SET accessed_at = %s WHERE id = %s", accessed_at, tile_id)
 
     upgrade(old)
 
-    assert old.query("SELECT id FROM tiles ORDER BY access_order NULLS FIRST, id") == [
-        (3,),
-        (5,),
-        (2,),
-        (4,),
-        (1,),
+    never_used = [3, 5]
+    assert [row for (row,) in old.query("SELECT id FROM tiles ORDER BY access_order")] == [
+        *(2, *never_used),
+        *(4, 1),
     ]
-    ((newest,),) = old.query("SELECT max(access_order) FROM tiles")
-    assert old.query("SELECT nextval('tile_access_order_seq')") == [(newest + 1,)]
+
+
+def test_a_new_tile_is_the_latest_in_the_access_order(old: Database) -> None:
+    upgrade(old)
+
+    old.insert_tile(x=3)
+    old.insert_tile(x=4)
+
+    assert old.query("SELECT x FROM tiles ORDER BY access_order DESC LIMIT 2") == [(4,), (3,)]
+    assert old.query("SELECT count(DISTINCT access_order) FROM tiles") == [(7,)]
+
+
+def test_an_empty_table_starts_the_access_order_anew(empty: Database) -> None:
+    upgrade(empty)
+
+    empty.insert_tile()
+
+    assert empty.query("SELECT access_order FROM tiles") == [(1,)]

@@ -1,0 +1,181 @@
+"""Revision 0004: usage that triggers keep always equals a count over the table."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import psycopg
+import pytest
+from psycopg.sql import SQL
+
+from tests.migration.observed_database import FLIGHT, Database
+from tilecache_daemon.schema import downgrade
+
+COUNTED = """
+    SELECT zoom, source, freshness_status, source = 'onboard_ingest' AND uploaded_at IS NULL,
+           count(*), coalesce(sum(disk_bytes), 0)::bigint,
+           count(*) FILTER (WHERE disk_bytes IS NULL)
+    FROM tiles GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4
+"""
+KEPT = """
+    SELECT zoom, source, freshness_status, pending_upload, sum(tile_count)::bigint,
+           sum(used_bytes)::bigint, sum(unknown_size_count)::bigint
+    FROM tile_usage GROUP BY 1, 2, 3, 4
+    HAVING sum(tile_count) <> 0 OR sum(used_bytes) <> 0 OR sum(unknown_size_count) <> 0
+    ORDER BY 1, 2, 3, 4
+"""
+FILL = """
+    INSERT INTO tiles (
+        zoom, x, y, source, flight_id, latitude, longitude, tile_size_meters, tile_size_pixels,
+        file_path, captured_at, tile_uuid, location_hash, disk_bytes, freshness_status, uploaded_at
+    )
+    SELECT zoom, x, 0, source, CASE source WHEN 'onboard_ingest' THEN {flight}::uuid END,
+           0, 0, 1, 256, zoom || '/' || x, now(), gen_random_uuid(), gen_random_uuid(),
+           nullif(x * 100, 300), (ARRAY['fresh', 'downgraded', 'stale_warn'])[x % 3 + 1],
+           CASE WHEN x % 2 = 0 THEN now() END
+    FROM unnest(ARRAY[4, 5]) AS zoom,
+         unnest(ARRAY['googlemaps', 'onboard_ingest']) AS source,
+         generate_series(0, 11) AS x
+""".format(flight=f"'{FLIGHT}'")
+
+
+@pytest.fixture
+def filled(newest: Database) -> Database:
+    """Tiles of two zooms and sources, some waiting for upload, some of unknown size."""
+    newest.query(FILL)
+    return newest
+
+
+def assert_usage_is_counted(database: Database) -> list[object]:
+    kept = database.query(KEPT)
+    assert kept == database.query(COUNTED)
+    return kept
+
+
+def test_an_insert_is_counted(filled: Database) -> None:
+    kept = assert_usage_is_counted(filled)
+
+    downloaded, onboard = 3, 3 * 2
+    assert len(kept) == 2 * (downloaded + onboard), "by label, and onboard by upload"
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE tiles SET zoom = 6 WHERE zoom = 5",
+        "UPDATE tiles SET source = 'googlemaps', flight_id = NULL, x = x + 12 "
+        "WHERE source = 'onboard_ingest' AND x < 5",
+        "UPDATE tiles SET freshness_status = 'rejected' WHERE x % 4 = 1",
+        "UPDATE tiles SET uploaded_at = now() WHERE uploaded_at IS NULL",
+        "UPDATE tiles SET uploaded_at = NULL WHERE x = 4",
+        "UPDATE tiles SET disk_bytes = disk_bytes + 7",
+        "UPDATE tiles SET disk_bytes = 5 WHERE disk_bytes IS NULL",
+        "UPDATE tiles SET disk_bytes = NULL WHERE x = 1",
+        "UPDATE tiles SET zoom = zoom + 5, freshness_status = 'rejected', disk_bytes = 1, "
+        "uploaded_at = NULL WHERE x = 2",
+        "DELETE FROM tiles WHERE x % 3 = 0",
+        "DELETE FROM tiles",
+        "TRUNCATE tiles",
+    ],
+)
+def test_a_change_is_counted(filled: Database, statement: str) -> None:
+    before = filled.query(KEPT)
+
+    filled.query(statement)
+
+    assert assert_usage_is_counted(filled) != before
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE tiles SET accessed_at = now(), access_order = nextval('tile_access_order_seq')",
+        "UPDATE tiles SET uploaded_at = now() + interval '1 day' WHERE uploaded_at IS NOT NULL",
+        "UPDATE tiles SET file_path = 'moved/' || file_path",
+        "UPDATE tiles SET disk_bytes = disk_bytes, freshness_status = freshness_status",
+    ],
+)
+def test_what_does_not_matter_costs_no_row(filled: Database, statement: str) -> None:
+    before = filled.query("SELECT count(*) FROM tile_usage")
+
+    filled.query(statement)
+
+    assert filled.query("SELECT count(*) FROM tile_usage") == before
+    assert_usage_is_counted(filled)
+
+
+def test_an_upsert_is_counted(filled: Database) -> None:
+    filled.query(
+        FILL + "ON CONFLICT (zoom, x, y, source, "
+        "(coalesce(flight_id, '00000000-0000-0000-0000-000000000000'::uuid))) "
+        "DO UPDATE SET disk_bytes = 1"
+    )
+
+    assert_usage_is_counted(filled)
+
+
+def test_what_is_taken_back_is_not_counted(filled: Database) -> None:
+    before = filled.query(KEPT)
+    with psycopg.connect(filled.dsn) as connection:
+        connection.execute("DELETE FROM tiles WHERE x < 5")
+        connection.execute("UPDATE tiles SET disk_bytes = 1")
+        connection.rollback()
+
+    assert filled.query(KEPT) == before
+
+
+def test_two_writers_do_not_wait_for_each_other(filled: Database) -> None:
+    with psycopg.connect(filled.dsn) as first, psycopg.connect(filled.dsn) as second:
+        second.execute("SET lock_timeout = 1")
+        for connection, parity in ((first, 0), (second, 1)):
+            connection.execute("UPDATE tiles SET disk_bytes = 9 WHERE x %% 2 = %s", (parity,))
+            connection.execute("DELETE FROM tiles WHERE x %% 4 = %s", (parity,))
+
+    assert_usage_is_counted(filled)
+
+
+def test_writers_at_once_are_all_counted(filled: Database) -> None:
+    with ThreadPoolExecutor(4) as writers:
+        list(writers.map(lambda number: write_at_random(filled.dsn, number), range(4)))
+
+    assert_usage_is_counted(filled)
+
+
+def write_at_random(dsn: str, number: int) -> None:
+    """Statements that meet those of other writers in the same rows."""
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        for statement in statements(number):
+            try:
+                connection.execute(SQL(statement))
+            except psycopg.errors.DeadlockDetected:
+                continue
+
+
+def statements(number: int) -> Iterator[str]:
+    for round_ in range(10):
+        yield f"UPDATE tiles SET disk_bytes = {round_} + x WHERE x % 3 = {(number + round_) % 3}"
+        column = (number + round_) % 12
+        yield f"UPDATE tiles SET freshness_status = 'rejected' WHERE x = {column + 1}"
+        yield f"DELETE FROM tiles WHERE x = {column} AND zoom = {4 + number % 2}"
+        yield FILL + "ON CONFLICT DO NOTHING"
+        if number == 0 and round_ == 5:
+            yield "TRUNCATE tiles"
+
+
+def test_tiles_from_before_the_revision_are_counted(filled: Database) -> None:
+    before = filled.query(KEPT)
+    downgrade(filled.dsn, "0003_access_order")
+
+    filled.upgrade_to("0004_evictions_and_usage")
+
+    assert assert_usage_is_counted(filled) == before
+
+
+def test_the_way_back_leaves_tiles_that_can_be_written(filled: Database) -> None:
+    downgrade(filled.dsn, "0003_access_order")
+
+    for statement in (
+        "UPDATE tiles SET zoom = 7 WHERE zoom = 4",
+        "DELETE FROM tiles WHERE zoom = 5",
+        "TRUNCATE tiles",
+    ):
+        filled.query(statement)
