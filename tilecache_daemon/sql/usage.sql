@@ -30,7 +30,7 @@ SELECT zoom, source, freshness_status, pending_upload,
        sum(tile_count), sum(used_bytes), sum(unknown_size_count)
 FROM folded
 GROUP BY zoom, source, freshness_status, pending_upload
-HAVING sum(tile_count) <> 0 OR sum(used_bytes) <> 0;
+HAVING sum(tile_count) <> 0 OR sum(used_bytes) <> 0 OR sum(unknown_size_count) <> 0;
 
 -- count_usage_rows --
 -- How many differences wait to be summed up.
