@@ -13,6 +13,7 @@ from typing import Final
 
 import structlog
 
+from tilecache_daemon.cache import TileCache
 from tilecache_daemon.clock import Clock
 from tilecache_daemon.errors import TileCacheError
 from tilecache_daemon.store import Store
@@ -26,8 +27,11 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger()
 class AccessLog:
     """Which tiles were used since the last write, in the order of their last use."""
 
-    def __init__(self, store: Store, clock: Clock, *, interval_s: float, recent_s: float) -> None:
+    def __init__(
+        self, store: Store, cache: TileCache, clock: Clock, *, interval_s: float, recent_s: float
+    ) -> None:
         self._store = store
+        self._cache = cache
         self._clock = clock
         self._interval_s = interval_s
         self._recent = timedelta(seconds=recent_s)
@@ -59,8 +63,9 @@ class AccessLog:
             held: dict[str, datetime] = {}
             while self._pending:
                 batch = dict(islice(self._pending.items(), BATCH_ACCESSES))
-                async with self._store.connection() as queries:
-                    passed_over = await queries.tiles.write_accesses(batch, self._recent)
+                async with self._store.transaction(own_accesses=True) as queries:
+                    written, passed_over = await queries.tiles.write_accesses(batch, self._recent)
+                await self._cache.note_accesses(written)
                 for tile_uuid, accessed_at in batch.items():
                     if self._pending.get(tile_uuid) == accessed_at:
                         del self._pending[tile_uuid]

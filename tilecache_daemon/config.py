@@ -83,6 +83,8 @@ class Config(BaseSettings):
     migration_lock_timeout_s: float = Field(default=60.0, gt=0)
     """How long a start waits for another one that migrates."""
 
+    cache_max_bytes: int = Field(default=128 * 1024 * 1024, ge=0)
+    """The ceiling of what is held in memory to answer reads. 0: nothing."""
     access_flush_interval_s: float = Field(default=5.0, gt=0)
     """How often recorded accesses are written: what a crash may lose."""
     access_recent_s: float = Field(default=60.0, ge=0)

@@ -8,6 +8,8 @@ from contextlib import AsyncExitStack
 import structlog
 
 from tilecache_daemon.access import AccessLog
+from tilecache_daemon.cache import TileCache
+from tilecache_daemon.changes import ChangeListener
 from tilecache_daemon.clock import Clock
 from tilecache_daemon.config import Config
 from tilecache_daemon.database import Database
@@ -15,6 +17,7 @@ from tilecache_daemon.embedded_postgres import EmbeddedPostgres
 from tilecache_daemon.errors import TileCacheError
 from tilecache_daemon.identity import prove_identity
 from tilecache_daemon.models import Limits
+from tilecache_daemon.rpc import wire
 from tilecache_daemon.rpc.admin_servicer import AdminServicer
 from tilecache_daemon.rpc.calls import Calls
 from tilecache_daemon.rpc.server import ADMIN, STORE, Server, UnixSocket
@@ -101,12 +104,15 @@ class Daemon:
         revision = await self._migrate(config, say)
 
         database = self._database = await self._open_database(config)
-        store = Store(database)
+        changes = ChangeListener(config.dsn or "")
+        store = Store(database, changes)
+        cache = TileCache(store, changes, wire, config.cache_max_bytes)
         async with store.connection() as queries:
             if seen := await queries.database.read_latest_time_seen():
                 self._clock.observe(seen)
         accesses = AccessLog(
             store,
+            cache,
             self._clock,
             interval_s=config.access_flush_interval_s,
             recent_s=config.access_recent_s,
@@ -118,10 +124,10 @@ class Daemon:
             store, eviction, config.max_used_bytes, evict_on_insert=config.evict_on_insert
         )
         storage = StorageService(store, ceiling)
-        reading = ReadingService(store, accesses, self._limits)
+        reading = ReadingService(cache, accesses, self._limits)
         store_servicer = StoreServicer(
             InformationService(
-                store, self._clock, accesses, self._limits, revision, config.tiles_directory
+                store, cache, self._clock, accesses, self._limits, revision, config.tiles_directory
             ),
             InsertionService(store, freshness, ceiling, self._clock),
             reading,
@@ -133,7 +139,7 @@ class Daemon:
             storage,
             eviction,
             PurgeService(store, self._clock),
-            PolicyService(store, freshness, reading, self._clock),
+            PolicyService(store, freshness, self._clock),
             freshness,
             self._limits,
         )
@@ -155,7 +161,7 @@ class Daemon:
                 await asyncio.to_thread(embedded.restart_if_dead)
 
         database.on_change(follow_database)
-        for work in (accesses.run(), storage.run(), self._keep_labels(freshness)):
+        for work in (changes.run(), accesses.run(), storage.run(), self._keep_labels(freshness)):
             self._run(work)
         for server in servers:
             await server.start()

@@ -33,6 +33,12 @@ if TYPE_CHECKING:
     Handler = grpc.RpcMethodHandler[Any, Any]
 
 Answer = Message | bytes
+DEGRADED_METADATA: Final = (("tilecache-degraded", "1"),)
+
+
+class Degraded(bytes):
+    """An answer from memory while PostgreSQL is away: it may be out of date."""
+
 
 CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
 
@@ -75,7 +81,9 @@ class Calls:
         async def call(data: bytes, context: Context) -> Answer:
             try:
                 with self._admitted():
-                    return await behaviour(self._decode(data, request_type))
+                    answer = await behaviour(self._decode(data, request_type))
+                    _mark(answer, context)
+                    return answer
             except Exception as error:
                 await _abort(context, error)
 
@@ -88,6 +96,7 @@ class Calls:
             try:
                 with self._admitted():
                     async for answer in behaviour(self._decode(data, request_type)):
+                        _mark(answer, context)
                         yield answer
             except Exception as error:
                 await _abort(context, error)
@@ -141,6 +150,11 @@ class Calls:
 
 def _wrap(make: Callable[..., Handler], call: object) -> Handler:
     return make(call, request_deserializer=None, response_serializer=_encode)
+
+
+def _mark(answer: Answer, context: Context) -> None:
+    if isinstance(answer, Degraded):
+        context.set_trailing_metadata(DEGRADED_METADATA)
 
 
 def _encode(answer: Answer) -> bytes:

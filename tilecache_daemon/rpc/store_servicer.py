@@ -21,6 +21,7 @@ from tilecache_daemon.identity import location_hash_text
 from tilecache_daemon.mercator import CellRectangle
 from tilecache_daemon.models import FreshnessLabel, InsertOutcome, Limits, NewTile
 from tilecache_daemon.rpc import requests, wire
+from tilecache_daemon.rpc.calls import Degraded
 from tilecache_daemon.rpc.new_tile import new_tile
 from tilecache_daemon.rpc.status import TABLE
 from tilecache_daemon.service.coverage import Coverage, CoverageService
@@ -71,7 +72,7 @@ class StoreServicer:
                 time=wire.timestamp(info.clock_time),
                 reason=info.clock_reason,
             ),
-            cache=pb.CacheStatus(),
+            cache=pb.CacheStatus(**info.cache._asdict()),
             access_loss_bound=loss_bound,
             database_available=info.database_available,
             tiles_directory=info.tiles_directory,
@@ -119,30 +120,28 @@ class StoreServicer:
             batch_index += 1
 
     async def get_tile(self, request: pb.GetTileRequest) -> bytes:
-        tile = await self._reading.get(
+        element, degraded = await self._reading.get(
             requests.tile_ref("tile", request.tile), record_access=request.record_access
         )
-        return wire.pack_tile(tile)
+        return Degraded(element) if degraded else element
 
     async def lookup_tiles(self, request: pb.LookupTilesRequest) -> bytes:
         tile_uuids = requests.tile_refs("tiles", request.tiles, self._limits.max_request_items)
-        tiles = await self._reading.lookup(tile_uuids, record_access=request.record_access)
-        answer = b"".join(
-            wire.pack_element(wire.pack_tile(tile) if tile else b"") for tile in tiles
-        )
+        found = await self._reading.lookup(tile_uuids, record_access=request.record_access)
+        answer = b"".join(wire.pack_element(element or b"") for element in found.elements)
         if len(answer) > self._limits.max_message_bytes:
             raise LimitExceededError(
                 FieldViolation("tiles", "name tiles whose answer is too large: ask for fewer")
             )
-        return answer
+        return Degraded(answer) if found.degraded else answer
 
     async def query_tiles(self, request: pb.QueryTilesRequest) -> AsyncIterator[bytes]:
         zoom = requests.zoom(request.zoom)
         cells = requests.region_cells(zoom, request.region)
         wanted = requests.tile_filter(request)
-        async for tiles in self._reading.query(zoom, cells, wanted):
-            for chunk in wire.join_elements(map(wire.pack_tile, tiles)):
-                yield chunk
+        async for slices, degraded in self._reading.query(zoom, cells, wanted):
+            for chunk in wire.join_pieces(piece.elements for piece in slices):
+                yield Degraded(chunk) if degraded else chunk
 
     async def describe_coverage(
         self, request: pb.DescribeCoverageRequest

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta, timezone
-from typing import Final
+from typing import Final, overload
 
 from google.protobuf.timestamp_pb2 import Timestamp
 from tilecache.v1 import tile_identity_pb2, tile_metadata_store_pb2
@@ -41,18 +41,25 @@ def pack_tile(tile: Tile) -> bytes:
     return pack_element(tile_message(tile).SerializeToString())
 
 
-def join_elements(elements: Iterable[bytes]) -> Iterator[bytes]:
-    """Elements of field 1 as whole messages of about CHUNK_BYTES each."""
+def join_pieces(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """Pieces of joined elements as whole messages of about CHUNK_BYTES each."""
     chunk: list[bytes] = []
     room = CHUNK_BYTES
-    for element in elements:
-        if len(element) > room and chunk:
+    for piece in pieces:
+        if len(piece) > room and chunk:
             yield b"".join(chunk)
             chunk, room = [], CHUNK_BYTES
-        chunk.append(element)
-        room -= len(element)
+        chunk.append(piece)
+        room -= len(piece)
     if chunk:
         yield b"".join(chunk)
+
+
+def with_access(element: bytes, accessed_at: datetime) -> bytes:
+    """A packed tile with another time of its last use."""
+    answer = tile_metadata_store_pb2.GetTileResponse.FromString(element)
+    answer.tile.accessed_at.CopyFrom(timestamp(accessed_at))
+    return answer.SerializeToString()
 
 
 def tile_message(tile: Tile) -> tile_metadata_store_pb2.TileMetadata:
@@ -97,6 +104,10 @@ def label_number(label: FreshnessLabel | None) -> tile_metadata_store_pb2.Freshn
     return LABEL_NUMBERS[label.value]
 
 
+@overload
+def timestamp(moment: datetime) -> Timestamp: ...
+@overload
+def timestamp(moment: None) -> None: ...
 def timestamp(moment: datetime | None) -> Timestamp | None:
     """A moment as a message."""
     if moment is None:

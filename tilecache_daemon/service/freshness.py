@@ -77,7 +77,7 @@ class FreshnessService:
         log.info("labels_up_to_date", evaluated=progress.evaluated, relabelled=progress.relabelled)
 
     async def _relabel(self, last_id: int) -> RelabelProgress:
-        async with self._store.connection() as queries:
+        async with self._store.transaction() as queries:
             return await queries.freshness.relabel_tiles(
                 last_id,
                 RELABEL_BATCH_TILES,

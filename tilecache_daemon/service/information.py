@@ -7,6 +7,7 @@ from typing import Final
 
 from tilecache_daemon import __version__
 from tilecache_daemon.access import AccessLog
+from tilecache_daemon.cache import CacheStatus, TileCache
 from tilecache_daemon.clock import Clock
 from tilecache_daemon.identity import TILE_NAMESPACE_UUID
 from tilecache_daemon.models import Limits
@@ -30,6 +31,7 @@ class ServerInfo:
     access_loss_bound_s: float
     database_available: bool
     tiles_directory: str
+    cache: CacheStatus
 
 
 class InformationService:
@@ -38,6 +40,7 @@ class InformationService:
     def __init__(
         self,
         store: Store,
+        cache: TileCache,
         clock: Clock,
         accesses: AccessLog,
         limits: Limits,
@@ -45,6 +48,7 @@ class InformationService:
         tiles_directory: Path | None,
     ) -> None:
         self._store = store
+        self._cache = cache
         self._clock = clock
         self._accesses = accesses
         self._limits = limits
@@ -65,4 +69,5 @@ class InformationService:
             self._accesses.loss_bound_s,
             self._store.available,
             self._tiles_directory,
+            self._cache.status,
         )

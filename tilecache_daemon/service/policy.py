@@ -5,7 +5,12 @@ from datetime import datetime, timedelta
 from itertools import pairwise
 
 from tilecache_daemon.clock import Clock
-from tilecache_daemon.errors import FieldViolation, InvalidRequestError, SectorNotFoundError
+from tilecache_daemon.errors import (
+    FieldViolation,
+    InvalidRequestError,
+    SectorNotFoundError,
+    TileNotFoundError,
+)
 from tilecache_daemon.freshness import (
     FreshnessPolicy,
     FreshnessRule,
@@ -17,7 +22,6 @@ from tilecache_daemon.freshness import (
 from tilecache_daemon.mercator import BoundingBox
 from tilecache_daemon.models import FreshnessLabel, Tile
 from tilecache_daemon.service.freshness import FreshnessService
-from tilecache_daemon.service.reading import ReadingService
 from tilecache_daemon.store import Store
 
 
@@ -69,12 +73,9 @@ class Explanation:
 class PolicyService:
     """Changes the policy and has all labels follow."""
 
-    def __init__(
-        self, store: Store, freshness: FreshnessService, reading: ReadingService, clock: Clock
-    ) -> None:
+    def __init__(self, store: Store, freshness: FreshnessService, clock: Clock) -> None:
         self._store = store
         self._freshness = freshness
-        self._reading = reading
         self._clock = clock
 
     async def read(self) -> FreshnessPolicy:
@@ -112,8 +113,12 @@ class PolicyService:
 
     async def explain(self, tile_uuid: str) -> Explanation:
         """Raises TileNotFoundError if there is no such tile."""
-        tile = await self._reading.get(tile_uuid, record_access=False)
-        policy, now = await self.read(), self._clock.now()
+        async with self._store.connection() as queries:
+            tile = (await queries.tiles.find_tiles([tile_uuid])).get(tile_uuid)
+            policy = await queries.freshness.read_policy()
+        if tile is None:
+            raise TileNotFoundError(f"there is no tile {tile_uuid}", tile_uuid=tile_uuid)
+        now = self._clock.now()
         verdict = policy.evaluate(tile.latitude, tile.longitude, tile.captured_at, now)
         upcoming = verdict.expires_at is not None and now < verdict.expires_at
         return Explanation(

@@ -8,3 +8,11 @@ SELECT greatest(
     (SELECT max(accessed_at) FROM tiles),
     (SELECT created_at FROM tiles ORDER BY id DESC LIMIT 1)
 );
+
+-- announce --
+-- Sent last in a transaction: whoever hears it has heard of all its changes.
+SELECT pg_notify('tilecache_changes', %(payload)s);
+
+-- name_writer --
+-- Changes of this transaction are this writer's own business.
+SELECT set_config('tilecache.writer', %(writer)s, true);

@@ -4,16 +4,6 @@ SELECT {tile_columns}
 FROM tiles t
 WHERE t.tile_uuid = ANY(%(tile_uuids)s::uuid[]);
 
--- read_region --
--- Tiles of a zoom in a few rectangles of cells.
-SELECT {tile_columns}
-FROM unnest(%(x_from)s::int[], %(x_to)s::int[], %(y_from)s::int[], %(y_to)s::int[])
-         AS r (x_from, x_to, y_from, y_to)
-JOIN tiles t
-  ON t.zoom = %(zoom)s
- AND t.x BETWEEN r.x_from AND r.x_to
- AND t.y BETWEEN r.y_from AND r.y_to;
-
 -- read_cell_labels --
 -- The labels that occur in each covered cell of a few rectangles.
 SELECT DISTINCT t.y, t.x, t.freshness_status
@@ -80,65 +70,31 @@ WHERE t.tile_uuid = %(tile_uuid)s::uuid
 RETURNING {tile_columns};
 
 -- write_accesses --
--- Accesses in the order in which they were made. Tiles that another writer
--- holds are passed over, and those whose written access is recent are left.
+-- Accesses in the order in which they were made; says which were written, and
+-- which not because another writer holds the tile. Those of tiles whose written
+-- access is recent are left.
 WITH access AS (
     SELECT a.tile_uuid, a.accessed_at, a.position
     FROM unnest(%(tile_uuids)s::uuid[], %(accessed_at)s::timestamptz[])
              WITH ORDINALITY AS a (tile_uuid, accessed_at, position)
-), held AS (
-    SELECT t.id, access.tile_uuid, access.accessed_at, access.position,
-           t.accessed_at IS NULL
-               OR t.accessed_at <= access.accessed_at - %(recent)s::interval AS due
+), due AS (
+    SELECT t.id, access.*
     FROM tiles t
     JOIN access USING (tile_uuid)
-    FOR UPDATE OF t SKIP LOCKED
+    WHERE t.accessed_at IS NULL
+       OR t.accessed_at <= access.accessed_at - %(recent)s::interval
+), held AS (
+    SELECT t.id FROM tiles t JOIN due USING (id) FOR UPDATE OF t SKIP LOCKED
 ), numbered AS (
     SELECT id, accessed_at, nextval('tile_access_order_seq') AS access_order
-    FROM (SELECT * FROM held WHERE due ORDER BY position) AS due_in_order
+    FROM (SELECT due.* FROM due JOIN held USING (id) ORDER BY position) AS in_order
 ), written AS (
     UPDATE tiles t
-    SET accessed_at = greatest(t.accessed_at, numbered.accessed_at),
-        access_order = numbered.access_order
+    SET accessed_at = numbered.accessed_at, access_order = numbered.access_order
     FROM numbered
     WHERE t.id = numbered.id
-    RETURNING t.tile_uuid
+    RETURNING t.id
 )
-SELECT access.tile_uuid::text
-FROM access
-JOIN tiles t USING (tile_uuid)
-LEFT JOIN held USING (tile_uuid)
-WHERE held.id IS NULL;
-
--- list_pending_uploads --
--- Onboard tiles that wait for upload, from a place in their order on.
-SELECT {tile_columns}, t.id
-FROM tiles t
-WHERE t.source = 'onboard_ingest'
-  AND t.uploaded_at IS NULL
-  AND (t.captured_at, t.id) > (%(after_captured_at)s::timestamptz, %(after_id)s::bigint)
-  AND (%(flight_id)s::uuid IS NULL OR t.flight_id = %(flight_id)s::uuid)
-ORDER BY t.captured_at, t.id
-LIMIT %(limit)s;
-
--- mark_uploaded --
--- Marks tiles that still have the content that was uploaded; says what each was before.
-WITH given AS (
-    SELECT g.tile_uuid, g.content_sha256
-    FROM unnest(%(tile_uuids)s::uuid[], %(content_sha256)s::text[])
-             AS g (tile_uuid, content_sha256)
-), before AS (
-    SELECT t.id, t.tile_uuid, t.source, t.content_sha256, t.uploaded_at
-    FROM tiles t
-    WHERE t.tile_uuid = ANY(%(tile_uuids)s::uuid[])
-    ORDER BY t.zoom, t.x, t.y, t.source, t.flight_id
-    FOR UPDATE
-), marked AS (
-    UPDATE tiles t
-    SET uploaded_at = %(now)s
-    FROM before
-    JOIN given USING (tile_uuid, content_sha256)
-    WHERE t.id = before.id AND before.uploaded_at IS NULL AND before.source = 'onboard_ingest'
-)
-SELECT before.tile_uuid::text, before.source, before.content_sha256, before.uploaded_at
-FROM before;
+SELECT due.tile_uuid::text, due.accessed_at, written.id IS NOT NULL
+FROM due
+LEFT JOIN written USING (id);

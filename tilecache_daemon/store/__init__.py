@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import datetime
 
+from tilecache_daemon.changes import ChangeListener
 from tilecache_daemon.database import Connection, Database
 from tilecache_daemon.store.evictions import EvictionQueries
 from tilecache_daemon.store.freshness import FreshnessQueries
@@ -16,8 +17,9 @@ from tilecache_daemon.store.usage import UsageQueries
 class Store:
     """Opens `Queries` on the database's connections."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, changes: ChangeListener) -> None:
         self._database = database
+        self._changes = changes
 
     @property
     def available(self) -> bool:
@@ -26,15 +28,28 @@ class Store:
 
     @asynccontextmanager
     async def connection(self) -> "AsyncIterator[Queries]":
-        """Queries that commit one by one. Raises TileCacheErrors."""
+        """Queries that change no tile. Raises TileCacheErrors."""
         async with self._database.connection() as connection:
             yield Queries(connection)
 
     @asynccontextmanager
-    async def transaction(self) -> "AsyncIterator[Queries]":
-        """Queries that commit together, or not at all. Raises TileCacheErrors."""
-        async with self._database.transaction() as connection:
-            yield Queries(connection)
+    async def transaction(self, *, own_accesses: bool = False) -> "AsyncIterator[Queries]":
+        """Queries that commit together, or not at all. Raises TileCacheErrors.
+
+        When it has ended, whoever caches has been told of its changes; with
+        `own_accesses` that they are only this daemon's records of use.
+        """
+        announcement = self._changes.announcement()
+        try:
+            async with self._database.transaction() as connection:
+                queries = Queries(connection)
+                if own_accesses:
+                    await queries.database.name_writer(self._changes.writer)
+                yield queries
+                await queries.database.announce(announcement)
+            await self._changes.heard(announcement)
+        finally:
+            self._changes.withdraw(announcement)
 
 
 class DatabaseQueries(Statements):
@@ -43,6 +58,14 @@ class DatabaseQueries(Statements):
     async def read_schema_revision(self) -> str:
         """The revision of the schema."""
         return str(await self._value("schema_revision"))
+
+    async def name_writer(self, writer: str) -> None:
+        """Whose changes those of this transaction are."""
+        await self._execute("name_writer", {"writer": writer})
+
+    async def announce(self, announcement: str) -> None:
+        """Tells listeners that all changes of this transaction were told."""
+        await self._execute("announce", {"payload": announcement})
 
     async def read_latest_time_seen(self) -> datetime | None:
         """The latest moment that the database has recorded as past."""

@@ -12,7 +12,9 @@ from tilecache_daemon.sql import load_queries
 
 SQL: Final = {
     name: text.encode()
-    for name, text in load_queries("tiles", "freshness", "evictions", "usage", "database").items()
+    for name, text in load_queries(
+        "tiles", "blocks", "uploads", "freshness", "evictions", "usage", "database"
+    ).items()
 }
 
 

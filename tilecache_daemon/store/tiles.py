@@ -38,9 +38,10 @@ class TileQueries(Statements):
         tiles = await self._tiles("lock_tiles", {"tile_uuids": list(tile_uuids)})
         return {tile.tile_uuid: tile for tile in tiles}
 
-    async def read_region(self, zoom: int, cells: Sequence[CellRectangle]) -> list[Tile]:
-        """All tiles of a zoom in some cells."""
-        return await self._tiles("read_region", _region(zoom, cells))
+    async def read_blocks(self, zoom: int, blocks: Sequence[tuple[int, int]]) -> list[Tile]:
+        """All tiles of some blocks of 32 x 32 cells, each (x >> 5, y >> 5)."""
+        parameters = {"zoom": zoom, "x": [x for x, _ in blocks], "y": [y for _, y in blocks]}
+        return await self._tiles("read_blocks", parameters)
 
     async def read_cell_labels(
         self, zoom: int, cells: Sequence[CellRectangle]
@@ -74,15 +75,19 @@ class TileQueries(Statements):
         """Gives a stored tile another content, which waits for upload anew."""
         await self._execute("replace_tile", tile._asdict() | {"freshness_label": label})
 
-    async def write_accesses(self, accesses: Mapping[str, datetime], recent: timedelta) -> set[str]:
-        """Writes accesses, the earliest first. Gives the ids that another writer holds
-        at the moment; an access within `recent` of a written one is left out."""
+    async def write_accesses(
+        self, accesses: Mapping[str, datetime], recent: timedelta
+    ) -> tuple[dict[str, datetime], set[str]]:
+        """Writes accesses, the earliest first; one within `recent` of a written one is
+        left. Gives those written, and the ids that another writer holds at the moment."""
         parameters = {
             "tile_uuids": list(accesses),
             "accessed_at": list(accesses.values()),
             "recent": recent,
         }
-        return {row[0] for row in await self._rows("write_accesses", parameters)}
+        rows = await self._rows("write_accesses", parameters)
+        written = {tile_uuid: moment for tile_uuid, moment, done in rows if done}
+        return written, {tile_uuid for tile_uuid, _, done in rows if not done}
 
 
 def _region(zoom: int, cells: Sequence[CellRectangle]) -> dict[str, Any]:

@@ -1,0 +1,260 @@
+"""Blocks of 32 x 32 cells of a zoom, held as the bytes that answers are made of.
+
+A tile's row, once packed, is an element of a message's field 1; a block joins
+its elements in the order of its cells, so that a run of cells is one slice.
+"""
+
+from array import array
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import datetime, timedelta, timezone
+from itertools import pairwise
+from typing import Final, NamedTuple
+
+from tilecache_daemon.mercator import CellRectangle
+from tilecache_daemon.models import FreshnessLabel, Tile, TileFilter, TileSelection
+
+BLOCK_BITS: Final = 5
+BLOCK_CELLS: Final = 1 << BLOCK_BITS
+PIECE_BYTES: Final = 256 * 1024
+"""Slices are cut to this, so that a message can be filled but not burst by one."""
+
+TILE_OVERHEAD_BYTES: Final = 130
+"""What a tile takes beside its bytes: its place in the arrays and in the index by id."""
+LOOSE_OVERHEAD_BYTES: Final = 260
+BLOCK_OVERHEAD_BYTES: Final = 1_500
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_MICROSECOND: Final = timedelta(microseconds=1)
+_MASK: Final = BLOCK_CELLS - 1
+_RANKS: Final = {label.value: rank for rank, label in enumerate(FreshnessLabel)}
+
+
+class BlockKey(NamedTuple):
+    """Which block: its zoom, and its cells' columns and rows without their last bits."""
+
+    zoom: int
+    x: int
+    y: int
+
+
+class Slice(NamedTuple):
+    """Joined elements, and how many tiles they are."""
+
+    elements: bytes
+    tile_count: int
+
+    def first(self, count: int) -> "Slice":
+        """The first tiles of it."""
+        end = 0
+        for _ in range(count):
+            end += 1  # the field's tag
+            length = shift = 0
+            while self.elements[end] & 0x80:
+                length |= (self.elements[end] & 0x7F) << shift
+                shift, end = shift + 7, end + 1
+            end += 1 + (length | self.elements[end] << shift)
+        return Slice(self.elements[:end], count)
+
+
+def block_of(zoom: int, x: int, y: int) -> BlockKey:
+    """The block that a cell lies in."""
+    return BlockKey(zoom, x >> BLOCK_BITS, y >> BLOCK_BITS)
+
+
+def blocks_in(zoom: int, cells: Iterable[CellRectangle]) -> dict[BlockKey, list[CellRectangle]]:
+    """The blocks that rectangles touch, each with its part of them."""
+    blocks: dict[BlockKey, list[CellRectangle]] = {}
+    for x_from, x_to, y_from, y_to in cells:
+        for block_y in range(y_from >> BLOCK_BITS, (y_to >> BLOCK_BITS) + 1):
+            top, bottom = block_y << BLOCK_BITS, (block_y << BLOCK_BITS) | _MASK
+            for block_x in range(x_from >> BLOCK_BITS, (x_to >> BLOCK_BITS) + 1):
+                left, right = block_x << BLOCK_BITS, (block_x << BLOCK_BITS) | _MASK
+                part = CellRectangle(
+                    max(x_from, left), min(x_to, right), max(y_from, top), min(y_to, bottom)
+                )
+                blocks.setdefault(BlockKey(zoom, block_x, block_y), []).append(part)
+    return blocks
+
+
+def short_id(tile_uuid: str) -> int:
+    """The first 64 bits of an id in canonical text: enough to find it, not to know it."""
+    return int(tile_uuid[:8] + tile_uuid[9:13] + tile_uuid[14:18], 16)
+
+
+class Block:
+    """The tiles of a block. Immutable but for their uses; made from all of its rows."""
+
+    def __init__(self, key: BlockKey, rows: Iterable[tuple[Tile, bytes]]) -> None:
+        """`rows` are tiles with their packed elements."""
+        self.key = key
+        ordered = sorted(rows, key=_cell_then_merit)
+        tiles = [tile for tile, _ in ordered]
+        self._blob = b"".join(element for _, element in ordered)
+        self._offsets = array("I", _offsets(element for _, element in ordered))
+        self._cells = array("H", (_cell(tile.x, tile.y) for tile in tiles))
+        self._ranks = bytes(_RANKS[tile.freshness_label] for tile in tiles)
+        self._captured = array("q", (_micros(tile.captured_at) for tile in tiles))
+        self._makers = sorted({(tile.source, tile.flight_id or "") for tile in tiles})
+        maker_numbers = {maker: number for number, maker in enumerate(self._makers)}
+        self._maker_of = array(
+            "H", (maker_numbers[tile.source, tile.flight_id or ""] for tile in tiles)
+        )
+        by_id = sorted((short_id(tile.tile_uuid), place) for place, tile in enumerate(tiles))
+        self.ids = array("Q", (number for number, _ in by_id))
+        self._places = array("I", (place for _, place in by_id))
+        self._one_a_cell = len(set(self._cells)) == len(self._cells)
+
+    @property
+    def tile_count(self) -> int:
+        return len(self._cells)
+
+    @property
+    def byte_count(self) -> int:
+        """What the block takes in memory, about."""
+        return len(self._blob) + self.tile_count * TILE_OVERHEAD_BYTES + BLOCK_OVERHEAD_BYTES
+
+    def find(self, tile_uuid: str, number: int) -> bytes | None:
+        """The element of a tile, whose short id is `number`."""
+        at = bisect_left(self.ids, number)
+        while at < len(self.ids) and self.ids[at] == number:
+            place = self._places[at]
+            start, end = self._offsets[place], self._offsets[place + 1]
+            if self._blob.find(tile_uuid.encode(), start, end) >= 0:
+                return self._blob[start:end]
+            at += 1
+        return None
+
+    def select(self, cells: Iterable[CellRectangle], wanted: TileFilter) -> Iterator[Slice]:
+        """The tiles in some rectangles of the block's cells that pass the filter."""
+        test = self._test(wanted)
+        best_only = wanted.selection is TileSelection.BEST_PER_CELL and not self._one_a_cell
+        for start, end in self._runs(cells):
+            if test is None and not best_only:
+                yield from self._slices(start, end)
+            else:
+                yield from self._picked(start, end, test, best_only=best_only)
+
+    def rewrite(self, changes: Mapping[int, Callable[[bytes], bytes]]) -> None:
+        """Gives tiles, by short id, other elements; what the filters see may not change."""
+        elements = [self._blob[start:end] for start, end in pairwise(self._offsets)]
+        for number, change in changes.items():
+            at = bisect_left(self.ids, number)
+            if at < len(self.ids) and self.ids[at] == number:
+                elements[self._places[at]] = change(elements[self._places[at]])
+        self._blob = b"".join(elements)
+        self._offsets = array("I", _offsets(elements))
+
+    def _runs(self, cells: Iterable[CellRectangle]) -> Iterator[tuple[int, int]]:
+        """Where runs of tiles in the given cells start and end."""
+        for x_from, x_to, y_from, y_to in cells:
+            if x_to - x_from == _MASK:
+                # Whole rows follow each other.
+                yield self._run(_cell(x_from, y_from), _cell(x_to, y_to))
+                continue
+            for y in range(y_from, y_to + 1):
+                yield self._run(_cell(x_from, y), _cell(x_to, y))
+
+    def _run(self, first: int, last: int) -> tuple[int, int]:
+        start = bisect_left(self._cells, first)
+        return start, bisect_right(self._cells, last, start)
+
+    def _slices(self, start: int, end: int) -> Iterator[Slice]:
+        offsets = self._offsets
+        while start < end:
+            reach = bisect_right(offsets, offsets[start] + PIECE_BYTES, start, end + 1) - 1
+            stop = max(reach, start + 1)
+            yield Slice(self._blob[offsets[start] : offsets[stop]], stop - start)
+            start = stop
+
+    def _picked(
+        self, start: int, end: int, test: Callable[[int], bool] | None, *, best_only: bool
+    ) -> Iterator[Slice]:
+        last_cell = -1
+        for place in range(start, end):
+            if best_only and self._cells[place] == last_cell:
+                continue
+            if test is None or test(place):
+                # The best of a cell comes first in it.
+                last_cell = self._cells[place]
+                yield Slice(self._blob[self._offsets[place] : self._offsets[place + 1]], 1)
+
+    def _test(self, wanted: TileFilter) -> Callable[[int], bool] | None:
+        """Whether the tile at a place passes; None if all do."""
+        makers = {
+            number
+            for number, (source, flight_id) in enumerate(self._makers)
+            if (not wanted.sources or source in wanted.sources)
+            and (wanted.flight_id is None or flight_id == wanted.flight_id)
+        }
+        ranks = {_RANKS[label] for label in wanted.labels}
+        after = None if wanted.captured_after is None else _micros(wanted.captured_after)
+        if len(makers) == len(self._makers) and after is None and ranks.issuperset(self._ranks):
+            return None
+        return lambda place: (
+            self._ranks[place] in ranks
+            and self._maker_of[place] in makers
+            and (after is None or self._captured[place] > after)
+        )
+
+
+class LooseTiles:
+    """Tiles of a block that were read by id; the block may have others."""
+
+    def __init__(self, key: BlockKey) -> None:
+        self.key = key
+        self._elements: dict[int, bytes] = {}
+        self.byte_count = BLOCK_OVERHEAD_BYTES
+
+    @property
+    def ids(self) -> Iterable[int]:
+        return self._elements
+
+    @property
+    def tile_count(self) -> int:
+        return len(self._elements)
+
+    def add(self, number: int, element: bytes) -> None:
+        """Holds a tile by its short id."""
+        if number not in self._elements:
+            self.byte_count += len(element) + LOOSE_OVERHEAD_BYTES
+        self._elements[number] = element
+
+    def find(self, tile_uuid: str, number: int) -> bytes | None:
+        """As `Block.find`."""
+        element = self._elements.get(number)
+        return element if element and tile_uuid.encode() in element else None
+
+    def rewrite(self, changes: Mapping[int, Callable[[bytes], bytes]]) -> None:
+        """As `Block.rewrite`."""
+        for number, change in changes.items():
+            if before := self._elements.get(number):
+                self._elements[number] = after = change(before)
+                self.byte_count += len(after) - len(before)
+
+
+def _cell(x: int, y: int) -> int:
+    return (y & _MASK) << BLOCK_BITS | x & _MASK
+
+
+def _cell_then_merit(row: tuple[Tile, bytes]) -> tuple[object, ...]:
+    """By cell; within one the best label first, then the newest capture."""
+    tile = row[0]
+    return (
+        _cell(tile.x, tile.y),
+        _RANKS[tile.freshness_label],
+        -_micros(tile.captured_at),
+        tile.tile_uuid,
+    )
+
+
+def _micros(moment: datetime) -> int:
+    return (moment - _EPOCH) // _MICROSECOND
+
+
+def _offsets(elements: Iterable[bytes]) -> Iterator[int]:
+    end = 0
+    yield end
+    for element in elements:
+        end += len(element)
+        yield end

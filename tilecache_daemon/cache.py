@@ -1,0 +1,347 @@
+"""Tiles in memory as the bytes of their wire form, never staler than the table.
+
+What is held is believed only while changes are heard (`changes.py`); while they
+are not, reads go to PostgreSQL. If that does not answer either, what is held is
+given all the same, and said to be `degraded`.
+"""
+
+import asyncio
+from collections import OrderedDict, deque
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from datetime import datetime
+from functools import partial
+from typing import Final, NamedTuple, Protocol
+
+from tilecache_daemon.blocks import (
+    Block,
+    BlockKey,
+    LooseTiles,
+    Slice,
+    block_of,
+    blocks_in,
+    short_id,
+)
+from tilecache_daemon.changes import ChangeListener
+from tilecache_daemon.errors import DatabaseUnavailableError
+from tilecache_daemon.mercator import CellRectangle
+from tilecache_daemon.models import Tile, TileFilter
+from tilecache_daemon.store import Store
+
+ROWS_A_TURN: Final = 128
+"""Rows that are packed before others get their turn: about half a millisecond."""
+_FEW_ROWS: Final = 1_000
+_MANY_ROWS: Final = 6_000
+_FIRST_BLOCKS: Final = 4
+_MOST_BLOCKS: Final = 64
+
+
+class Packer(Protocol):
+    """How a tile becomes bytes. The cache does not look into them."""
+
+    def pack_tile(self, tile: Tile) -> bytes:
+        """A tile as an element of field 1."""
+
+    def with_access(self, element: bytes, accessed_at: datetime) -> bytes:
+        """The same tile, used at another time."""
+
+
+class Found(NamedTuple):
+    """Elements in the order asked, None for a miss; degraded if PostgreSQL is away."""
+
+    elements: list[bytes | None]
+    degraded: bool
+
+
+class RegionPart(NamedTuple):
+    """Some of a region's tiles."""
+
+    slices: list[Slice]
+    degraded: bool
+
+
+class CacheStatus(NamedTuple):
+    """What is held, and how reads went since the start."""
+
+    tiles: int
+    used_bytes: int
+    max_bytes: int
+    hits: int
+    misses: int
+
+
+class TileCache:
+    """Blocks and loose tiles, least recently used out first."""
+
+    def __init__(
+        self, store: Store, changes: ChangeListener, packer: Packer, max_bytes: int
+    ) -> None:
+        self._store = store
+        self._changes = changes
+        self._packer = packer
+        self._max_bytes = max_bytes
+        self._held: OrderedDict[BlockKey, Block | LooseTiles] = OrderedDict()
+        self._by_id: dict[int, Block | LooseTiles] = {}
+        self._used_bytes = 0
+        self._tile_count = 0
+        self._hits = self._misses = 0
+        self._loads: set[_Load] = set()
+        self._forgotten: deque[Block | LooseTiles] = deque()
+        self._sweeper: asyncio.Task[None] | None = None
+        changes.subscribe(self)
+
+    @property
+    def status(self) -> CacheStatus:
+        return CacheStatus(
+            self._tile_count, self._used_bytes, self._max_bytes, self._hits, self._misses
+        )
+
+    async def find(self, tile_uuids: Sequence[str]) -> Found:
+        """Tiles by id. Raises DatabaseUnavailableError if one that is not held is asked
+        for while PostgreSQL is away."""
+        held = [self._find_held(tile_uuid) for tile_uuid in tile_uuids]
+        wanted = tile_uuids
+        if self._changes.hearing:
+            wanted = [
+                tile_uuid
+                for tile_uuid, element in zip(tile_uuids, held, strict=True)
+                if element is None
+            ]
+            self._count(hits=len(held) - len(wanted), misses=len(wanted))
+            if not wanted:
+                return Found(held, degraded=not self._store.available)
+        try:
+            loaded = await self._load_tiles(wanted)
+        except DatabaseUnavailableError:
+            if None in held:
+                raise
+            return Found(held, degraded=True)
+        if wanted is tile_uuids:
+            return Found([loaded.get(tile_uuid) for tile_uuid in tile_uuids], degraded=False)
+        return Found(
+            [
+                element or loaded.get(tile_uuid)
+                for tile_uuid, element in zip(tile_uuids, held, strict=True)
+            ],
+            degraded=False,
+        )
+
+    async def read_region(
+        self, zoom: int, cells: Iterable[CellRectangle], wanted: TileFilter
+    ) -> AsyncIterator[RegionPart]:
+        """The tiles of some cells that pass the filter, some at a time, in no promised
+        order. Raises as `find` does."""
+        parts = blocks_in(zoom, cells)
+        known: list[Block] = []
+        missing: list[BlockKey] = []
+        for key in parts:
+            block = self._held.get(key)
+            if isinstance(block, Block) and self._changes.hearing:
+                self._held.move_to_end(key)
+                known.append(block)
+            else:
+                missing.append(key)
+        self._count(hits=len(known), misses=len(missing))
+        if known:
+            slices = [part for block in known for part in block.select(parts[block.key], wanted)]
+            yield RegionPart(slices, degraded=not self._store.available)
+        async for block, degraded in self._load_blocks(zoom, missing):
+            yield RegionPart(list(block.select(parts[block.key], wanted)), degraded)
+
+    async def note_accesses(self, written: Mapping[str, datetime]) -> None:
+        """Gives held tiles the access times that this daemon has just written."""
+        changes: dict[BlockKey, dict[int, Callable[[bytes], bytes]]] = {}
+        for tile_uuid, accessed_at in written.items():
+            number = short_id(tile_uuid)
+            if holder := self._by_id.get(number):
+                change = partial(self._packer.with_access, accessed_at=accessed_at)
+                changes.setdefault(holder.key, {})[number] = change
+        for key, of_block in changes.items():
+            if holder := self._held.get(key):
+                size_before = holder.byte_count
+                holder.rewrite(of_block)
+                self._used_bytes += holder.byte_count - size_before
+            await asyncio.sleep(0)
+
+    def blocks_changed(self, blocks: Iterable[BlockKey], *, own: bool) -> None:
+        """As `changes.Subscriber` has it. Own accesses follow by `note_accesses`."""
+        for key in blocks:
+            for load in self._loads:
+                load.outdated.add(key)
+            if not own:
+                self._forget(key)
+
+    def all_changed(self) -> None:
+        """As `changes.Subscriber` has it."""
+        for load in self._loads:
+            load.all_outdated = True
+        for key in list(self._held):
+            self._forget(key)
+
+    def hearing_changed(self, *, hearing: bool) -> None:
+        """What was held while nothing was heard may be stale by now."""
+        if hearing:
+            self.all_changed()
+
+    def _find_held(self, tile_uuid: str) -> bytes | None:
+        try:
+            number = short_id(tile_uuid)
+        except ValueError:
+            return None
+        holder = self._by_id.get(number)
+        if holder is None or self._held.get(holder.key) is not holder:
+            return None
+        self._held.move_to_end(holder.key)
+        return holder.find(tile_uuid, number)
+
+    async def _load_tiles(self, tile_uuids: Sequence[str]) -> dict[str, bytes]:
+        load = self._begin_load()
+        try:
+            async with self._store.connection() as queries:
+                tiles = await queries.tiles.find_tiles(tile_uuids)
+            elements = {}
+            for tile_uuid, tile in tiles.items():
+                elements[tile_uuid] = element = self._packer.pack_tile(tile)
+                key = block_of(tile.zoom, tile.x, tile.y)
+                if self._may_keep(load, key):
+                    self._keep_loose(key, short_id(tile_uuid), element)
+        finally:
+            self._loads.discard(load)
+        return elements
+
+    async def _load_blocks(
+        self, zoom: int, keys: Sequence[BlockKey]
+    ) -> AsyncIterator[tuple[Block, bool]]:
+        """Each block, and whether it is given because PostgreSQL is away.
+
+        The next rows are fetched while those before are packed.
+        """
+        left, size = deque(keys), _FIRST_BLOCKS
+        ahead = self._fetch_soon(zoom, left, size)
+        try:
+            while ahead:
+                fetch = ahead
+                rows = await fetch.rows
+                size = _next_size(size, len(rows))
+                ahead = self._fetch_soon(zoom, left, size)
+                async for block in self._pack_blocks(fetch, rows):
+                    yield block, False
+        except DatabaseUnavailableError:
+            for key in (*fetch.keys, *left):
+                held = self._held.get(key)
+                if not isinstance(held, Block):
+                    raise
+                yield held, True
+        finally:
+            if ahead:
+                ahead.rows.cancel()
+                self._loads.discard(ahead.load)
+
+    def _fetch_soon(self, zoom: int, left: deque[BlockKey], size: int) -> "_Fetch | None":
+        keys = [left.popleft() for _ in range(min(size, len(left)))]
+        if not keys:
+            return None
+        load = self._begin_load()
+        return _Fetch(keys, load, asyncio.create_task(self._fetch(zoom, keys)))
+
+    async def _fetch(self, zoom: int, keys: Sequence[BlockKey]) -> list[Tile]:
+        async with self._store.connection() as queries:
+            return await queries.tiles.read_blocks(zoom, [(key.x, key.y) for key in keys])
+
+    async def _pack_blocks(self, fetch: "_Fetch", rows: Sequence[Tile]) -> AsyncIterator[Block]:
+        packed: dict[BlockKey, list[tuple[Tile, bytes]]] = {key: [] for key in fetch.keys}
+        try:
+            for number, tile in enumerate(rows, start=1):
+                packed[block_of(tile.zoom, tile.x, tile.y)].append(
+                    (tile, self._packer.pack_tile(tile))
+                )
+                if number % ROWS_A_TURN == 0:
+                    await asyncio.sleep(0)
+            for key, of_block in packed.items():
+                block = Block(key, of_block)
+                if self._may_keep(fetch.load, key):
+                    self._keep(block)
+                yield block
+                await asyncio.sleep(0)
+        finally:
+            self._loads.discard(fetch.load)
+
+    def _begin_load(self) -> "_Load":
+        load = _Load()
+        self._loads.add(load)
+        return load
+
+    def _may_keep(self, load: "_Load", key: BlockKey) -> bool:
+        """Whether what was read is known to be what is stored: nothing went unheard since."""
+        return (
+            self._changes.hearing
+            and not load.all_outdated
+            and key not in load.outdated
+            and self._max_bytes > 0
+        )
+
+    def _keep(self, block: Block) -> None:
+        self._forget(block.key)
+        self._held[block.key] = block
+        self._by_id.update(dict.fromkeys(block.ids, block))
+        self._grow(block.byte_count, block.tile_count)
+
+    def _keep_loose(self, key: BlockKey, number: int, element: bytes) -> None:
+        holder = self._held.setdefault(key, LooseTiles(key))
+        if isinstance(holder, LooseTiles):
+            bytes_before, tiles_before = holder.byte_count, holder.tile_count
+            holder.add(number, element)
+            self._by_id[number] = holder
+            self._grow(holder.byte_count - bytes_before, holder.tile_count - tiles_before)
+
+    def _grow(self, byte_count: int, tile_count: int) -> None:
+        self._used_bytes += byte_count
+        self._tile_count += tile_count
+        while self._used_bytes > self._max_bytes and self._held:
+            self._forget(next(iter(self._held)))
+
+    def _forget(self, key: BlockKey) -> None:
+        """Takes a block out of reach at once; its ids are swept out in turns."""
+        holder = self._held.pop(key, None)
+        if holder is None:
+            return
+        self._used_bytes -= holder.byte_count
+        self._tile_count -= holder.tile_count
+        self._forgotten.append(holder)
+        if self._sweeper is None or self._sweeper.done():
+            self._sweeper = asyncio.create_task(self._sweep())
+
+    async def _sweep(self) -> None:
+        while self._forgotten:
+            holder = self._forgotten.popleft()
+            for number in holder.ids:
+                if self._by_id.get(number) is holder:
+                    del self._by_id[number]
+            await asyncio.sleep(0)
+
+    def _count(self, *, hits: int, misses: int) -> None:
+        self._hits += hits
+        self._misses += misses
+
+
+class _Load:
+    """A read that is under way, and what changed meanwhile."""
+
+    def __init__(self) -> None:
+        self.outdated: set[BlockKey] = set()
+        self.all_outdated = False
+
+
+class _Fetch(NamedTuple):
+    """Blocks whose rows are on their way."""
+
+    keys: list[BlockKey]
+    load: _Load
+    rows: asyncio.Task[list[Tile]]
+
+
+def _next_size(size: int, row_count: int) -> int:
+    """How many blocks to fetch next: enough rows for a query's trouble, not too many
+    for memory."""
+    if row_count < _FEW_ROWS:
+        return min(size * 2, _MOST_BLOCKS)
+    return max(size // 2, 1) if row_count > _MANY_ROWS else size
