@@ -7,8 +7,10 @@ from itertools import count
 from typing import Any
 from uuid import uuid4
 
+import psycopg
 from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import strategies as st
+from psycopg.sql import SQL, Identifier
 from tilecache.v1.tile_identity_pb2 import (
     TILE_SOURCE_GOOGLEMAPS,
     TILE_SOURCE_ONBOARD_INGEST,
@@ -29,6 +31,7 @@ from tilecache.v1.tile_metadata_store_pb2 import (
 
 from tilecache_daemon.client import TileCacheClient
 from tilecache_daemon.identity import SOURCE_TEXTS, derive_location_hash, derive_tile_id
+from tilecache_daemon.mercator import cell_centre
 
 GOOGLEMAPS = TILE_SOURCE_GOOGLEMAPS
 ONBOARD = TILE_SOURCE_ONBOARD_INGEST
@@ -172,3 +175,28 @@ def cells(draw: st.DrawFn) -> tuple[int, int, int]:
     zoom = draw(st.integers(0, 22))
     side = st.integers(0, (1 << zoom) - 1)
     return zoom, draw(side), draw(side)
+
+
+def store_row(sql: psycopg.Connection[Any], key: TileKey, **columns: Any) -> str:
+    """Puts a row into the table as an earlier version would have, and gives its id."""
+    flight_id = key.flight_id if key.HasField("flight_id") else None
+    latitude, longitude = cell_centre(key.zoom, key.x, key.y)
+    row = {
+        "tile_uuid": tile_uuid(key),
+        "location_hash": location_hash(key),
+        "zoom": key.zoom,
+        "x": key.x,
+        "y": key.y,
+        "source": SOURCE_TEXTS[key.source],
+        "flight_id": flight_id,
+        "latitude": latitude,
+        "longitude": longitude,
+        "tile_size_meters": 100.0,
+        "tile_size_pixels": 256,
+        "file_path": "old.jpg",
+        "captured_at": YESTERDAY,
+    } | columns
+    names = SQL(", ").join(map(Identifier, row))
+    places = SQL(", ").join([SQL("%s")] * len(row))
+    sql.execute(SQL("INSERT INTO tiles ({}) VALUES ({})").format(names, places), [*row.values()])
+    return str(row["tile_uuid"])

@@ -30,6 +30,7 @@ from tests.tiles import (
     insert,
     random_flight,
     sha256,
+    store_row,
     tile,
     tile_uuid,
 )
@@ -297,14 +298,7 @@ def test_a_ring_with_another_writer_is_settled_by_trying_again(
         )
         answering = threads.submit(bulk_insert, client, [tile(new), tile(old)])
         eventually(lambda: waiting_for_locks(sql.info.dsn))
-        sql.execute(
-            """INSERT INTO tiles (tile_uuid, location_hash, zoom, x, y, source, latitude,
-                   longitude, tile_size_meters, tile_size_pixels, file_path, captured_at)
-               SELECT %s, location_hash, zoom, %s, y, source, latitude,
-                   longitude, tile_size_meters, tile_size_pixels, file_path, captured_at
-               FROM tiles WHERE tile_uuid = %s""",
-            [tile_uuid(new), new.x, tile_uuid(old)],
-        )
+        store_row(sql, new)
     (answer,) = answering.result()
     assert counts(answer) == {"already_present": 1}
     assert [refused.reason for refused in answer.refused] == ["CONTENT_CONFLICT"]

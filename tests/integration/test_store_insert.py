@@ -37,6 +37,7 @@ from tests.tiles import (
     location_hash,
     random_flight,
     sha256,
+    store_row,
     tile,
     tile_key,
     tile_uuid,
@@ -270,10 +271,7 @@ def test_a_key_that_is_stored_under_another_id_is_a_conflict(
     client: TileCacheClient, block: Block, sql: psycopg.Connection[Any]
 ) -> None:
     key = block.key()
-    insert(client, tile(key))
-    sql.execute(
-        "UPDATE tiles SET tile_uuid = gen_random_uuid() WHERE tile_uuid = %s", [tile_uuid(key)]
-    )
+    store_row(sql, key, tile_uuid=FLIGHT)
     with pytest.raises(CallError) as caught:
         insert(client, tile(key))
     assert caught.value.code is grpc.StatusCode.ALREADY_EXISTS

@@ -30,6 +30,7 @@ from tests.tiles import (
     by_key,
     insert,
     location_hash,
+    store_row,
     tile,
     tile_uuid,
 )
@@ -209,11 +210,8 @@ def test_a_use_long_after_a_written_one_is_written(
     client: TileCacheClient, block: Block, sql: psycopg.Connection[Any]
 ) -> None:
     key = block.key()
-    insert(client, tile(key))
     long_ago = datetime.now(timezone.utc) - timedelta(seconds=61)
-    sql.execute(
-        "UPDATE tiles SET accessed_at = %s WHERE tile_uuid = %s", [long_ago, tile_uuid(key)]
-    )
+    store_row(sql, key, accessed_at=long_ago)
     touch(client, key)
     eventually(lambda: accessed_at(client, key) != long_ago)
 
