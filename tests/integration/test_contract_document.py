@@ -55,7 +55,7 @@ def test_each_reason_stands_in_the_table_with_its_code_and_delay() -> None:
     for error, (code, retry_after) in TABLE.items():
         delay = f"{retry_after.total_seconds():g} s" if retry_after else "no"
         assert rows.pop(error.reason) == f"`{CODES[code].name}` | {delay}"
-    assert set(rows) == {grpc.StatusCode.INTERNAL.name, grpc.StatusCode.UNIMPLEMENTED.name}
+    assert set(rows) == {grpc.StatusCode.INTERNAL.name}
 
 
 def test_the_limits_are_those_of_the_daemon() -> None:

@@ -26,7 +26,7 @@ from tilecache_daemon.errors import (
     TileCacheError,
 )
 from tilecache_daemon.models import Limits
-from tilecache_daemon.rpc.status import internal_status, status_of, unimplemented_status
+from tilecache_daemon.rpc.status import internal_status, status_of
 
 if TYPE_CHECKING:
     Context = grpc.aio.ServicerContext[Any, Any]
@@ -61,10 +61,8 @@ class Calls:
         return {method.name: self._handler(method, servicer) for method in service.methods}
 
     def _handler(self, method: MethodDescriptor, servicer: object) -> Handler:
-        behaviour = getattr(servicer, _snake_case(method.name), None)
+        behaviour = getattr(servicer, _snake_case(method.name))
         request_type = GetMessageClass(method.input_type)
-        if behaviour is None:
-            return _wrap(grpc.unary_unary_rpc_method_handler, _unimplemented(method))
         if method.client_streaming:
             return _wrap(
                 grpc.stream_stream_rpc_method_handler, self._duplex(behaviour, request_type)
@@ -159,13 +157,6 @@ def _mark(answer: Answer, context: Context) -> None:
 
 def _encode(answer: Answer) -> bytes:
     return answer if isinstance(answer, bytes) else answer.SerializeToString()
-
-
-def _unimplemented(method: MethodDescriptor) -> Callable[[bytes, Context], Awaitable[Answer]]:
-    async def call(_: bytes, context: Context) -> Answer:
-        await _abort_with(context, unimplemented_status(method.name))
-
-    return call
 
 
 async def _abort(context: Context, error: Exception) -> NoReturn:

@@ -62,16 +62,6 @@ def internal_status() -> status_pb2.Status:
     )
 
 
-def unimplemented_status(method: str) -> status_pb2.Status:
-    """What a caller is told of a call that this version does not answer yet."""
-    info = error_details_pb2.ErrorInfo(reason="UNIMPLEMENTED", domain=DOMAIN)
-    return status_pb2.Status(
-        code=code_pb2.UNIMPLEMENTED,
-        message=f"{method} is not implemented by this version",
-        details=[_pack(info)],
-    )
-
-
 def _details(error: TileCacheError) -> Iterator[Message]:
     yield error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=error.facts)
     if isinstance(error, InvalidRequestError):
