@@ -1,0 +1,115 @@
+"""A daemon on a machine whose clock is behind what its database has seen."""
+
+from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from tilecache.v1.tile_metadata_store_pb2 import (
+    INSERT_OUTCOME_DOWNGRADED,
+    INSERT_OUTCOME_INSERTED,
+    GetServerInfoRequest,
+    TouchTilesRequest,
+)
+
+from tests.daemon_process import DaemonProcess, run_tilecache
+from tests.tiles import Block, bulk_insert, by_key, insert, store_row, tile, tile_uuid
+from tests.waiting import eventually
+from tilecache_daemon.freshness import add_months
+from tilecache_daemon.mercator import cell_centre
+
+NOW = datetime.now(timezone.utc)
+SEEN = NOW + timedelta(days=400)
+
+
+@pytest.fixture
+def sql(database: str) -> Iterator[psycopg.Connection[Any]]:
+    with psycopg.connect(database, autocommit=True) as connection:
+        yield connection
+
+
+@pytest.fixture
+def late_daemon(
+    database: str, sql: psycopg.Connection[Any], short_directory: Path
+) -> Iterator[DaemonProcess]:
+    """One whose database was used more than a year from now."""
+    store_row(sql, Block().key(), accessed_at=SEEN)
+    with DaemonProcess(short_directory, dsn=database, access_flush_interval_s=0.05) as process:
+        yield process
+
+
+def add_rear_sector(sql: psycopg.Connection[Any], latitude: float, longitude: float) -> None:
+    sql.execute(
+        """INSERT INTO sector_classifications (name, classification, south, west, north, east)
+           VALUES ('rear', 'stable_rear', %s, %s, %s, %s)""",
+        [latitude, longitude, latitude, longitude],
+    )
+
+
+def test_a_clock_behind_the_database_is_not_trusted_and_everybody_is_told(
+    late_daemon: DaemonProcess,
+) -> None:
+    clock = late_daemon.client.store.GetServerInfo(GetServerInfoRequest(), timeout=10).clock
+    assert not clock.trusted
+    assert f"{SEEN:%Y-%m-%d}" in clock.reason
+    assert clock.time.ToDatetime(timezone.utc) >= SEEN
+    status = run_tilecache("status", "--socket", late_daemon.socket_path)
+    assert "NOT trusted" in status.stdout
+
+
+def test_nothing_is_called_fresh_because_of_it(
+    late_daemon: DaemonProcess, sql: psycopg.Connection[Any], block: Block
+) -> None:
+    inside, outside = block.key(0), block.key(50)
+    add_rear_sector(sql, *cell_centre(inside.zoom, inside.x, inside.y))
+    captured_at = SEEN - timedelta(days=1)
+    assert insert(late_daemon.client, tile(inside, captured_at=captured_at)).outcome == (
+        INSERT_OUTCOME_DOWNGRADED
+    )
+    # Outside all sectors no clock is asked.
+    assert insert(late_daemon.client, tile(outside, captured_at=captured_at)).outcome == (
+        INSERT_OUTCOME_INSERTED
+    )
+
+
+def test_a_label_is_not_made_fresh_by_it(
+    late_daemon: DaemonProcess, sql: psycopg.Connection[Any], block: Block
+) -> None:
+    inside, outside = block.key(0), block.key(50)
+    add_rear_sector(sql, *cell_centre(inside.zoom, inside.x, inside.y))
+    for key in (inside, outside):
+        store_row(sql, key, captured_at=SEEN - timedelta(days=1), freshness_status="downgraded")
+    late_daemon.stop()
+    late_daemon.start()
+    words = "SELECT freshness_status FROM tiles WHERE tile_uuid = %s"
+    eventually(lambda: sql.execute(words, [tile_uuid(outside)]).fetchone() == ("fresh",))
+    assert sql.execute(words, [tile_uuid(inside)]).fetchone() == ("downgraded",)
+
+
+def test_what_is_too_old_for_the_earliest_possible_time_is_refused(
+    late_daemon: DaemonProcess, sql: psycopg.Connection[Any], block: Block
+) -> None:
+    key = block.key()
+    add_rear_sector(sql, *cell_centre(key.zoom, key.x, key.y))
+    sql.execute("UPDATE tile_freshness_rules SET action = 'reject'")
+    captured_at = add_months(SEEN, -12) - timedelta(days=1)
+    assert captured_at > NOW
+    (answer,) = bulk_insert(late_daemon.client, [tile(key, captured_at=captured_at)])
+    assert [refused.reason for refused in answer.refused] == ["TILE_TOO_OLD"]
+
+
+def test_the_order_of_uses_holds_without_the_time_of_day(
+    late_daemon: DaemonProcess, sql: psycopg.Connection[Any], block: Block
+) -> None:
+    keys = list(block.keys(5))
+    bulk_insert(late_daemon.client, [tile(key) for key in keys])
+    for key in reversed(keys):
+        request = TouchTilesRequest(tiles=[by_key(key)])
+        late_daemon.client.store.TouchTiles(request, timeout=10)
+    used = [tile_uuid(key) for key in reversed(keys)]
+    query = """SELECT tile_uuid::text FROM tiles WHERE accessed_at IS NOT NULL
+               AND tile_uuid = ANY(%s::uuid[]) ORDER BY access_order"""
+    eventually(lambda: len(sql.execute(query, [used]).fetchall()) == len(used))
+    assert [text for (text,) in sql.execute(query, [used]).fetchall()] == used
