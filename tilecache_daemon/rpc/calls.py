@@ -7,7 +7,7 @@ are wrapped once, when the server is built.
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
@@ -26,6 +26,7 @@ from tilecache_daemon.errors import (
     TileCacheError,
 )
 from tilecache_daemon.models import Limits
+from tilecache_daemon.rpc.observers import CODES, CallObserver, observed
 from tilecache_daemon.rpc.status import internal_status, status_of
 
 if TYPE_CHECKING:
@@ -40,8 +41,6 @@ class Degraded(bytes):
     """An answer from memory while PostgreSQL is away: it may be out of date."""
 
 
-CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
-
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 
@@ -52,9 +51,15 @@ class Calls:
     of requests, and gives a message or its bytes, or an iterator of such.
     """
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, observers: Sequence[CallObserver] = ()) -> None:
         self._limits = limits
+        self._observers = observers
         self._under_way = 0
+
+    @property
+    def under_way(self) -> int:
+        """How many calls are being answered."""
+        return self._under_way
 
     def handlers(self, service: ServiceDescriptor, servicer: object) -> dict[str, Handler]:
         """A handler for each method of the service, by name."""
@@ -63,15 +68,15 @@ class Calls:
     def _handler(self, method: MethodDescriptor, servicer: object) -> Handler:
         behaviour = getattr(servicer, _snake_case(method.name))
         request_type = GetMessageClass(method.input_type)
+        begins = [observer.watch(method) for observer in self._observers]
         if method.client_streaming:
-            return _wrap(
-                grpc.stream_stream_rpc_method_handler, self._duplex(behaviour, request_type)
-            )
+            call: Any = self._duplex(behaviour, request_type)
+            return _wrap(grpc.stream_stream_rpc_method_handler, observed(call, begins))
         if method.server_streaming:
-            return _wrap(
-                grpc.unary_stream_rpc_method_handler, self._stream(behaviour, request_type)
-            )
-        return _wrap(grpc.unary_unary_rpc_method_handler, self._unary(behaviour, request_type))
+            call = self._stream(behaviour, request_type)
+            return _wrap(grpc.unary_stream_rpc_method_handler, observed(call, begins))
+        call = self._unary(behaviour, request_type)
+        return _wrap(grpc.unary_unary_rpc_method_handler, observed(call, begins))
 
     def _unary(
         self, behaviour: Callable[[Any], Awaitable[Answer]], request_type: type[Message]

@@ -1,0 +1,99 @@
+"""Who watches calls from outside: metrics, traces, and the log at its debug level.
+
+Calls that nobody watches are left as they are.
+"""
+
+import inspect
+from asyncio import CancelledError
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import aclosing, contextmanager
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast
+
+import grpc
+import structlog
+from google.protobuf.descriptor import MethodDescriptor
+
+if TYPE_CHECKING:
+    Context = grpc.aio.ServicerContext[Any, Any]
+
+End = Callable[[grpc.StatusCode], None]
+"""Is told how a call ended."""
+Begin = Callable[["Context"], End]
+"""Is told that a call has begun."""
+
+CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
+"""gRPC's codes by their numbers."""
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+
+class CallObserver(Protocol):
+    """Is asked once for each RPC when the server is built."""
+
+    def watch(self, method: MethodDescriptor) -> Begin:
+        """What to call when a call of this RPC begins."""
+
+
+class CallLog:
+    """A line a call, at the debug level."""
+
+    def __init__(self, monotonic: Callable[[], float]) -> None:
+        self._monotonic = monotonic
+
+    def watch(self, method: MethodDescriptor) -> Begin:
+        """As `CallObserver` has it."""
+
+        def begin(_: "Context") -> End:
+            began_at = self._monotonic()
+
+            def end(code: grpc.StatusCode) -> None:
+                elapsed_ms = round((self._monotonic() - began_at) * 1000, 3)
+                log.debug("call", method=method.name, code=code.name, elapsed_ms=elapsed_ms)
+
+            return end
+
+        return begin
+
+
+def observed(call: Callable[..., Any], begins: Sequence[Begin]) -> Callable[..., Any]:
+    """A handler that tells of each call's beginning and end."""
+    if not begins:
+        return call
+    if inspect.isasyncgenfunction(call):
+
+        async def stream(request: Any, context: "Context") -> AsyncIterator[Any]:
+            with _observing(begins, context):
+                async with aclosing(call(request, context)) as answers:
+                    async for answer in answers:
+                        yield answer
+
+        return stream
+
+    async def unary(request: Any, context: "Context") -> Any:
+        with _observing(begins, context):
+            return await call(request, context)
+
+    return unary
+
+
+@contextmanager
+def _observing(begins: Sequence[Begin], context: "Context") -> Iterator[None]:
+    ends = [begin(context) for begin in begins]
+    code = grpc.StatusCode.OK
+    try:
+        yield
+    except BaseException as error:
+        code = _code(error, context)
+        raise
+    finally:
+        for end in ends:
+            end(code)
+
+
+def _code(error: BaseException, context: "Context") -> grpc.StatusCode:
+    if isinstance(error, (CancelledError, GeneratorExit)):
+        remaining_s = context.time_remaining()
+        late = remaining_s is not None and remaining_s <= 0
+        return grpc.StatusCode.DEADLINE_EXCEEDED if late else grpc.StatusCode.CANCELLED
+    # context.abort() leaves the number of the code.
+    return CODES.get(cast(int, context.code()), grpc.StatusCode.UNKNOWN)
