@@ -97,10 +97,9 @@ class StoreServicer:
         return pb.DeriveTileIdentityResponse(identities=identities)
 
     async def insert_tile(self, request: pb.InsertTileRequest) -> pb.InsertTileResponse:
+        on_conflict = requests.on_conflict(request.on_conflict)
         try:
-            tile, outcome = await self._insertion.insert(
-                new_tile(request.tile), requests.on_conflict(request.on_conflict)
-            )
+            tile, outcome = await self._insertion.insert(new_tile(request.tile), on_conflict)
         except InvalidRequestError as error:
             raise error.within("tile") from error
         return pb.InsertTileResponse(tile=wire.tile_message(tile), outcome=_OUTCOMES[outcome])
