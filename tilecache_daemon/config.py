@@ -7,14 +7,17 @@ where neither file, environment nor flag has a `dsn`.
 """
 
 import os
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
+from psycopg import ProgrammingError
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
-from pydantic import BeforeValidator, Field, ValidationError, field_validator
+from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import (
     BaseSettings,
+    NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     TomlConfigSettingsSource,
@@ -31,6 +34,8 @@ SYSTEM_CONFIG: Final = Path("/etc/tilecache/tilecache.toml")
 MAX_SOCKET_PATH_BYTES: Final = 107
 """What `sockaddr_un` holds (unix(7)), less its closing zero."""
 
+_SECRETS: Final = frozenset({"password", "sslpassword"})
+
 
 class ConfigError(Exception):
     """A setting that cannot be used; the message names it."""
@@ -40,7 +45,14 @@ def _octal(value: object) -> object:
     return int(value, 8) if isinstance(value, str) else value
 
 
+def _split(value: object) -> object:
+    return [name.strip() for name in value.split(",")] if isinstance(value, str) else value
+
+
 Mode = Annotated[int, BeforeValidator(_octal), Field(ge=0, le=0o777)]
+Name = Annotated[str, Field(min_length=1)]
+Names = Annotated[tuple[Name, ...], NoDecode, BeforeValidator(_split)]
+"""In the environment: separated by commas."""
 
 
 class Config(BaseSettings):
@@ -51,7 +63,10 @@ class Config(BaseSettings):
     )
 
     dsn: str | None = None
-    """libpq connection string or URL. Without one the daemon runs its own PostgreSQL."""
+    """libpq connection string or URL. Without one the daemon runs its own PostgreSQL.
+
+    A password is better kept in a file that `passfile` names.
+    """
     state_directory: Path = Field(default_factory=state_directory)
     """Where the daemon's own PostgreSQL keeps its data."""
     tiles_directory: Path | None = None
@@ -92,6 +107,22 @@ class Config(BaseSettings):
     reevaluate_interval_s: float = Field(default=86_400.0, gt=0)
     """How often the labels of stored tiles are brought up to date."""
 
+    tcp_address: str | None = None
+    """`host:port` to listen on for peers on the ground, with mutual TLS alone. Off by default."""
+    tls_certificate: Path | None = None
+    """The server's certificate, with the chain behind it, in PEM."""
+    tls_key: Path | None = None
+    """The private key that belongs to it, in PEM."""
+    tls_client_ca: Path | None = None
+    """Who signs the certificates of clients, in PEM."""
+    tls_allowed_names: Names = ()
+    """Who may call: names in a client's certificate, DNS or URI, else its common name."""
+
+    metrics_address: str | None = None
+    """`host:port`, or a path of a Unix socket, to serve Prometheus on. Off by default."""
+    otlp_endpoint: str | None = None
+    """Where OpenTelemetry traces go. Off by default; needs the extra `otel`."""
+
     max_concurrent_calls: int = Field(default=64, ge=1)
     drain_timeout_s: float = Field(default=10.0, ge=0)
     """How long calls may go on after the daemon is told to stop."""
@@ -108,6 +139,24 @@ class Config(BaseSettings):
                 f"{path} has {length} bytes; a socket's address holds {MAX_SOCKET_PATH_BYTES}"
             )
         return path.absolute()
+
+    @field_validator("tcp_address", "metrics_address")
+    @classmethod
+    def _is_an_address(cls, address: str | None, field: ValidationInfo) -> str | None:
+        if not address:
+            return None
+        if field.field_name == "metrics_address" and address.startswith("/"):
+            cls._fits_an_address(Path(address))
+        else:
+            split_address(address)
+        return address
+
+    @field_validator("tls_certificate", "tls_key", "tls_client_ca", "tls_allowed_names")
+    @classmethod
+    def _is_there_for_tcp(cls, value: object, field: ValidationInfo) -> object:
+        if field.data.get("tcp_address") and not value:
+            raise ValueError("tcp_address is served with mutual TLS alone, which needs this")
+        return value
 
     @field_validator("dsn")
     @classmethod
@@ -155,6 +204,8 @@ def load_config(file: Path | None = None, flags: Mapping[str, object] | None = N
             raise ConfigError(f"{file}: there is no such file")
         given: dict[str, Any] = {k: v for k, v in (flags or {}).items() if v is not None}
         config = FiledConfig(**given)
+        if file is not None:
+            _check_secrecy(file, TomlConfigSettingsSource(FiledConfig).toml_data.get("dsn"))
         if config.dsn is None and (address := os.environ.get("DB_URL")):
             config = FiledConfig(**given | {"dsn": address})
     except ValidationError as error:
@@ -170,10 +221,40 @@ def load_config(file: Path | None = None, flags: Mapping[str, object] | None = N
 def redact(dsn: str) -> str:
     """A connection string without its secrets."""
     parameters: dict[str, Any] = conninfo_to_dict(dsn)
-    for name in ("password", "sslpassword"):
+    for name in _SECRETS:
         if name in parameters:
             parameters[name] = "***"
     return make_conninfo(**parameters)
+
+
+def holds_password(dsn: str) -> bool:
+    """Whether a connection string has a secret in it; so has what cannot be read, perhaps."""
+    try:
+        return not _SECRETS.isdisjoint(conninfo_to_dict(dsn))
+    except ProgrammingError:
+        return True
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """Host and port of `host:port`, IPv6 in brackets; raises ValueError."""
+    host, _, port = address.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not host or not port.isdecimal() or not 0 < int(port) < 65_536:
+        raise ValueError(f"{address!r} is not host:port")
+    return host, int(port)
+
+
+def is_open_to_all(file: Path) -> bool:
+    """Whether every user of the machine may read a file."""
+    return bool(file.stat().st_mode & stat.S_IROTH)
+
+
+def _check_secrecy(file: Path, dsn: str | None) -> None:
+    if dsn and holds_password(dsn) and is_open_to_all(file):
+        raise ConfigError(
+            f"{file}: holds a password in dsn, but everybody may read it: chmod o= {file}, "
+            "or name a passfile in dsn instead"
+        )
 
 
 def _config_file() -> Path | None:
