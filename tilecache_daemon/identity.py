@@ -5,6 +5,7 @@ stands in protos/tilecache/v1/tile_identity.proto and is read here from the
 generated descriptor: this module holds no second copy of a constant.
 """
 
+from collections.abc import Callable
 from hashlib import sha1
 from typing import Final
 from uuid import UUID
@@ -37,11 +38,22 @@ SOURCE_NUMBERS: Final[dict[str, "tile_identity_pb2.TileSource.ValueType"]] = {
 GOOGLEMAPS: Final = SOURCE_TEXTS[tile_identity_pb2.TILE_SOURCE_GOOGLEMAPS]
 ONBOARD_INGEST: Final = SOURCE_TEXTS[tile_identity_pb2.TILE_SOURCE_ONBOARD_INGEST]
 
-_NAMESPACE_BYTES: Final = TILE_NAMESPACE_UUID.bytes
+_namespace_sha1 = sha1(TILE_NAMESPACE_UUID.bytes, usedforsecurity=False)
+_VARIANT_DIGITS: Final = {f"{digit:x}": f"{digit & 3 | 8:x}" for digit in range(16)}
 _NO_FLIGHT_TEXT: Final = str(NO_FLIGHT_UUID)
 _KNOWN_SOURCES: Final = frozenset(SOURCE_TEXTS.values())
-_name_tile = _SCHEME.tile_name_template.format
-_name_location = _SCHEME.location_name_template.format
+
+
+def _positional(template: str) -> Callable[..., str]:
+    """A template whose placeholders are filled in the order zoom, x, y, source,
+    flight_id: that takes half the time of filling them by name."""
+    for position, name in enumerate(("zoom", "x", "y", "source", "flight_id")):
+        template = template.replace(f"{{{name}}}", f"{{{position}}}")
+    return template.format
+
+
+_name_tile = _positional(_SCHEME.tile_name_template)
+_name_location = _positional(_SCHEME.location_name_template)
 
 
 class IdentityProofError(Exception):
@@ -73,13 +85,12 @@ def derive_location_hash(zoom: int, x: int, y: int) -> UUID:
 
 def tile_uuid_text(zoom: int, x: int, y: int, source: str, flight_id: str | None) -> str:
     """As `derive_tile_id`, from parts that are already canonical; checks nothing."""
-    name = _name_tile(zoom=zoom, x=x, y=y, source=source, flight_id=flight_id or _NO_FLIGHT_TEXT)
-    return _uuid5_text(name)
+    return _uuid5_text(_name_tile(zoom, x, y, source, flight_id or _NO_FLIGHT_TEXT))
 
 
 def location_hash_text(zoom: int, x: int, y: int) -> str:
     """As `derive_location_hash`, from a cell that is already checked."""
-    return _uuid5_text(_name_location(zoom=zoom, x=x, y=y))
+    return _uuid5_text(_name_location(zoom, x, y))
 
 
 def check_cell(zoom: int, x: int, y: int) -> None:
@@ -137,10 +148,11 @@ def prove_identity() -> None:
 
 
 def _uuid5_text(name: str) -> str:
-    # As uuid.uuid5, at a sixth of its time: no UUID object is built.
-    digest = sha1(_NAMESPACE_BYTES + name.encode(), usedforsecurity=False).digest()
-    number = int.from_bytes(digest[:16], "big")
-    number = number & ~(0xF000 << 64) | 5 << 76
-    number = number & ~(0xC000 << 48) | 0x8000 << 48
-    text = f"{number:032x}"
-    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+    # As uuid.uuid5, at a fraction of its time: no UUID object is built.
+    digest = _namespace_sha1.copy()
+    digest.update(name.encode())
+    text = digest.hexdigest()
+    return (
+        f"{text[:8]}-{text[8:12]}-5{text[13:16]}-"
+        f"{_VARIANT_DIGITS[text[16]]}{text[17:20]}-{text[20:32]}"
+    )

@@ -6,6 +6,7 @@ and the haversine.
 
 import math
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 MAX_LATITUDE: Final = math.degrees(math.atan(math.sinh(math.pi)))
@@ -162,6 +163,7 @@ def _circle_half_width(latitude: float, radius_meters: float, south: float, nort
     return max(widths)
 
 
+@lru_cache(maxsize=4_096)
 def _latitude(zoom: int, y: float) -> float:
     return math.degrees(math.atan(math.sinh(math.pi * (1 - 2 * y / (1 << zoom)))))
 

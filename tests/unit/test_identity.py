@@ -1,5 +1,6 @@
 """The identity scheme, against Python's own uuid and the vectors that are locked."""
 
+from hashlib import sha1
 from uuid import UUID, uuid5
 
 import pytest
@@ -176,6 +177,6 @@ def test_the_proof_fails_for_a_vector_that_cannot_be_derived(
 
 
 def test_the_proof_fails_when_the_derivation_differs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(identity, "_NAMESPACE_BYTES", bytes(16))
+    monkeypatch.setattr(identity, "_namespace_sha1", sha1(bytes(16), usedforsecurity=False))
     with pytest.raises(IdentityProofError, match="is locked"):
         prove_identity()

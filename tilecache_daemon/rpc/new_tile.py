@@ -4,17 +4,17 @@ import json
 import math
 import re
 from datetime import datetime
-from typing import Final, Literal
+from typing import Final
 
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.struct_pb2 import Struct
 from tilecache.v1.tile_metadata_store_pb2 import TileMetadata
 
 from tilecache_daemon.errors import FieldViolation, InvalidRequestError
-from tilecache_daemon.identity import location_hash_text
-from tilecache_daemon.mercator import cell_bounds, cell_centre, cell_edge_meters
+from tilecache_daemon.identity import location_hash_text, tile_uuid_text
+from tilecache_daemon.mercator import cell_centre, cell_edge_meters
 from tilecache_daemon.models import NewTile, TileKey
-from tilecache_daemon.rpc.requests import SHA256, invalid, key_uuid, moment, tile_key
+from tilecache_daemon.rpc.requests import SHA256, invalid, moment, tile_key
 
 MAX_FILE_PATH_BYTES: Final = 512
 MAX_QUALITY_BYTES: Final = 2_048
@@ -27,123 +27,126 @@ CENTRE_TOLERANCE_CELLS: Final = 0.01
 """How far a given position may be from the cell's centre: callers round."""
 
 
+_PART: Final = r"(?!\.{1,2}(?:/|$))[^/\\\x00-\x1f\x7f]+"
+_PATH: Final = re.compile(f"{_PART}(?:/{_PART})*")
+_SURELY_SHORT: Final = MAX_FILE_PATH_BYTES // 4  # characters; UTF-8 takes four bytes at most
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 
 
 def new_tile(message: TileMetadata) -> NewTile:
     """A tile to be stored, with everything derived that may be."""
-    return _TileReader(message).read()
+    wrong: list[FieldViolation] = []
+    key = _key(message, wrong)
+    _check_file(message, wrong)
+    captured_at = _captured_at(message, wrong)
+    pixels = _pixels(message, wrong)
+    quality = _quality(message, wrong)
+    if key is None or captured_at is None:
+        raise InvalidRequestError(*wrong)
+    tile = NewTile(
+        _derived(message.tile_uuid, "tile_uuid", tile_uuid_text(*key), wrong),
+        _derived(message.location_hash, "location_hash", location_hash_text(*key[:3]), wrong),
+        *key,
+        *_place(message, key, wrong),
+        pixels,
+        message.file_path,
+        message.content_sha256,
+        message.disk_bytes,
+        captured_at,
+        quality,
+    )
+    if wrong:
+        raise InvalidRequestError(*wrong)
+    return tile
 
 
-class _TileReader:
-    """Reads one tile, gathering what is wrong with it."""
+def _key(message: TileMetadata, wrong: list[FieldViolation]) -> TileKey | None:
+    try:
+        return tile_key(message.key)
+    except InvalidRequestError as error:
+        wrong += error.within("key").violations
+        return None
 
-    def __init__(self, message: TileMetadata) -> None:
-        self._message = message
-        self._wrong: list[FieldViolation] = []
 
-    def read(self) -> NewTile:
-        message = self._message
-        try:
-            key = tile_key(message.key)
-        except InvalidRequestError as error:
-            self._wrong += error.within("key").violations
-            key = None
-        path = self._file_path()
-        if not SHA256.fullmatch(message.content_sha256):
-            self._add("content_sha256", "is not 64 lower-case hexadecimal digits")
-        if not message.HasField("disk_bytes"):
-            self._add("disk_bytes", "is required")
-        elif message.disk_bytes < 0:
-            self._add("disk_bytes", f"is {message.disk_bytes}, a negative size")
-        captured_at = self._captured_at()
-        quality = self._quality()
-        pixels = self._pixels()
-        if key is None or captured_at is None:
-            raise InvalidRequestError(*self._wrong)
-        tile = NewTile(
-            self._derived("tile_uuid", key_uuid(key)),
-            self._derived("location_hash", location_hash_text(key.zoom, key.x, key.y)),
-            *key,
-            *self._position(key),
-            pixels,
-            path,
-            message.content_sha256,
-            message.disk_bytes,
-            captured_at,
-            quality,
-        )
-        if self._wrong:
-            raise InvalidRequestError(*self._wrong)
-        return tile
+def _captured_at(message: TileMetadata, wrong: list[FieldViolation]) -> datetime | None:
+    if not message.HasField("captured_at"):
+        wrong.append(FieldViolation("captured_at", "is required"))
+        return None
+    try:
+        return moment("captured_at", message.captured_at)
+    except InvalidRequestError as error:
+        wrong += error.violations
+        return None
 
-    def _add(self, field: str, description: str) -> None:
-        self._wrong.append(FieldViolation(field, description))
 
-    def _derived(self, field: str, derived: str) -> str:
-        given = getattr(self._message, field)
-        if given and given != derived:
-            self._add(field, f"is {given!r}, but the key gives {derived}")
-        return derived
-
-    def _file_path(self) -> str:
-        path = self._message.file_path
-        problem = _path_problem(path)
+def _check_file(message: TileMetadata, wrong: list[FieldViolation]) -> None:
+    if not _PATH.fullmatch(message.file_path) or len(message.file_path) > _SURELY_SHORT:
+        problem = _path_problem(message.file_path)
         if problem:
-            self._add("file_path", problem)
-        return path
+            wrong.append(FieldViolation("file_path", problem))
+    if not SHA256.fullmatch(message.content_sha256):
+        wrong.append(FieldViolation("content_sha256", "is not 64 lower-case hexadecimal digits"))
+    if not message.HasField("disk_bytes"):
+        wrong.append(FieldViolation("disk_bytes", "is required"))
+    elif message.disk_bytes < 0:
+        wrong.append(FieldViolation("disk_bytes", f"is {message.disk_bytes}, a negative size"))
 
-    def _captured_at(self) -> datetime | None:
-        if not self._message.HasField("captured_at"):
-            self._add("captured_at", "is required")
-            return None
-        try:
-            return moment("captured_at", self._message.captured_at)
-        except InvalidRequestError as error:
-            self._wrong += error.violations
-            return None
 
-    def _quality(self) -> str | None:
-        if not self._message.HasField("quality_metadata"):
-            return None
-        try:
-            return quality_json(self._message.quality_metadata)
-        except InvalidRequestError as error:
-            self._wrong += error.violations
-            return None
+def _quality(message: TileMetadata, wrong: list[FieldViolation]) -> str | None:
+    if not message.HasField("quality_metadata"):
+        return None
+    try:
+        return quality_json(message.quality_metadata)
+    except InvalidRequestError as error:
+        wrong += error.violations
+        return None
 
-    def _pixels(self) -> int:
-        if not self._message.HasField("tile_size_pixels"):
-            return DEFAULT_TILE_PIXELS
-        pixels = self._message.tile_size_pixels
-        if not 1 <= pixels <= MAX_TILE_PIXELS:
-            self._add("tile_size_pixels", f"is {pixels}, not within 1..{MAX_TILE_PIXELS}")
-        return pixels
 
-    def _position(self, key: TileKey) -> tuple[float, float, float]:
-        """Latitude, longitude and edge in metres."""
-        message = self._message
-        latitude, longitude = cell_centre(key.zoom, key.x, key.y)
+def _derived(given: str, field: str, derived: str, wrong: list[FieldViolation]) -> str:
+    if given and given != derived:
+        wrong.append(FieldViolation(field, f"is {given!r}, but the key gives {derived}"))
+    return derived
+
+
+def _place(
+    message: TileMetadata, key: TileKey, wrong: list[FieldViolation]
+) -> tuple[float, float, float]:
+    """Latitude, longitude and edge in metres."""
+    latitude, longitude = cell_centre(key.zoom, key.x, key.y)
+    width = 360.0 / (1 << key.zoom)
+    if message.HasField("latitude"):
+        # Web Mercator is conformal: a cell is as high as it is wide.
+        height = width * math.cos(math.radians(latitude))
+        latitude = _near("latitude", message.latitude, latitude, height, wrong)
+    if message.HasField("longitude"):
+        longitude = _near("longitude", message.longitude, longitude, width, wrong)
+    if message.HasField("tile_size_meters"):
+        edge = message.tile_size_meters
+        if not 0 < edge < math.inf:
+            wrong.append(FieldViolation("tile_size_meters", f"is {edge}, not a positive length"))
+    else:
         edge = cell_edge_meters(key.zoom, latitude)
-        if message.HasField("latitude") or message.HasField("longitude"):
-            bounds = cell_bounds(key.zoom, key.x, key.y)
-            height, width = bounds.north - bounds.south, bounds.east - bounds.west
-            latitude = self._near("latitude", latitude, height)
-            longitude = self._near("longitude", longitude, width)
-        if message.HasField("tile_size_meters"):
-            edge = message.tile_size_meters
-            if not (math.isfinite(edge) and edge > 0):
-                self._add("tile_size_meters", f"is {edge}, not a positive length")
-        return latitude, longitude, edge
+    return latitude, longitude, edge
 
-    def _near(self, field: Literal["latitude", "longitude"], centre: float, extent: float) -> float:
-        if not self._message.HasField(field):
-            return centre
-        given: float = getattr(self._message, field)
-        # Written so that a NaN fails.
-        if not abs(given - centre) <= extent * CENTRE_TOLERANCE_CELLS:
-            self._add(field, f"is {given}, but the cell's centre is at {centre}")
-        return given
+
+def _pixels(message: TileMetadata, wrong: list[FieldViolation]) -> int:
+    if not message.HasField("tile_size_pixels"):
+        return DEFAULT_TILE_PIXELS
+    pixels = message.tile_size_pixels
+    if not 1 <= pixels <= MAX_TILE_PIXELS:
+        wrong.append(
+            FieldViolation("tile_size_pixels", f"is {pixels}, not within 1..{MAX_TILE_PIXELS}")
+        )
+    return pixels
+
+
+def _near(
+    field: str, given: float, centre: float, extent: float, wrong: list[FieldViolation]
+) -> float:
+    # Written so that a NaN fails.
+    if not abs(given - centre) <= extent * CENTRE_TOLERANCE_CELLS:
+        wrong.append(FieldViolation(field, f"is {given}, but the cell's centre is at {centre}"))
+    return given
 
 
 def quality_json(struct: Struct) -> str:

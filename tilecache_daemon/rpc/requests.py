@@ -78,6 +78,21 @@ def check_count(field: str, count: int, most: int) -> None:
 
 def tile_key(message: TileKeyMessage) -> TileKey:
     """A key whose cell exists, with its source and flight in canonical text."""
+    zoom, x, y = message.zoom, message.x, message.y
+    source = SOURCE_TEXTS.get(message.source)
+    if (
+        source
+        and 0 <= zoom <= MAX_ZOOM
+        and 0 <= x < 1 << zoom
+        and 0 <= y < 1 << zoom
+        and not message.HasField("flight_id")
+    ):
+        return TileKey(zoom, x, y, source, None)
+    return _checked_key(message, source)
+
+
+def _checked_key(message: TileKeyMessage, source: str | None) -> TileKey:
+    """As `tile_key`, with everything said that is wrong."""
     wrong = []
     zoom, x, y = message.zoom, message.x, message.y
     if not 0 <= zoom <= MAX_ZOOM:
@@ -89,7 +104,6 @@ def tile_key(message: TileKeyMessage) -> TileKey:
                 wrong.append(
                     FieldViolation(name, f"is {value}, not within 0..{last} of zoom {zoom}")
                 )
-    source = SOURCE_TEXTS.get(message.source)
     if source is None:
         wrong.append(FieldViolation("source", f"is {message.source}, no source that is known"))
     flight_id = message.flight_id if message.HasField("flight_id") else None
@@ -140,10 +154,11 @@ def tile_ref(field: str, ref: TileRef) -> str:
 
 def moment(field: str, message: Timestamp) -> datetime:
     """A moment to the microsecond."""
-    if not 0 <= message.nanos < 1_000_000_000:
+    nanos = message.nanos
+    if not 0 <= nanos < 1_000_000_000:
         raise invalid(field, "has nanos outside 0..999999999")
     try:
-        return _EPOCH + timedelta(seconds=message.seconds, microseconds=message.nanos // 1_000)
+        return _EPOCH + timedelta(0, message.seconds, nanos // 1_000)
     except OverflowError:
         raise invalid(field, "lies outside the years 1 to 9999") from None
 

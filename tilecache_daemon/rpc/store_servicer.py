@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from itertools import islice
-from typing import Final
+from typing import Final, NamedTuple, TypeVar
 
 from google.protobuf.duration_pb2 import Duration
 from tilecache.v1 import tile_identity_pb2
@@ -19,7 +19,7 @@ from tilecache_daemon.errors import (
 )
 from tilecache_daemon.identity import location_hash_text
 from tilecache_daemon.mercator import CellRectangle
-from tilecache_daemon.models import FreshnessLabel, InsertOutcome, Limits, NewTile
+from tilecache_daemon.models import FreshnessLabel, InsertOutcome, Limits, NewTile, OnConflict
 from tilecache_daemon.rpc import requests, wire
 from tilecache_daemon.rpc.calls import Degraded
 from tilecache_daemon.rpc.new_tile import new_tile
@@ -36,6 +36,17 @@ _TILES_A_TURN: Final = 64
 _OUTCOMES: Final = {
     outcome: pb.InsertOutcome.Value(f"INSERT_OUTCOME_{outcome.name}") for outcome in InsertOutcome
 }
+
+
+Item = TypeVar("Item")
+
+
+class _ReadBatch(NamedTuple):
+    """The sound tiles of a batch and the refusals of the others, by position."""
+
+    on_conflict: OnConflict
+    tiles: dict[int, NewTile]
+    refused: dict[int, Answer]
 
 
 class StoreServicer:
@@ -108,15 +119,20 @@ class StoreServicer:
         self, batches: AsyncIterator[pb.BulkInsertTilesRequest]
     ) -> AsyncIterator[pb.BulkInsertTilesResponse]:
         batch_index = 0
-        async for batch in batches:
-            requests.check_count("tiles", len(batch.tiles), self._limits.max_batch_tiles)
-            on_conflict = requests.on_conflict(batch.on_conflict)
-            tiles, answers = await _read_tiles(batch.tiles)
+        async for on_conflict, tiles, answers in _one_ahead(self._read_batches(batches)):
             if tiles:
                 stored = await self._insertion.insert_batch(list(tiles.values()), on_conflict)
                 answers |= dict(zip(tiles, stored, strict=True))
             yield _acknowledgement(batch_index, answers)
             batch_index += 1
+
+    async def _read_batches(
+        self, batches: AsyncIterator[pb.BulkInsertTilesRequest]
+    ) -> AsyncIterator[_ReadBatch]:
+        async for batch in batches:
+            requests.check_count("tiles", len(batch.tiles), self._limits.max_batch_tiles)
+            on_conflict = requests.on_conflict(batch.on_conflict)
+            yield _ReadBatch(on_conflict, *await _read_tiles(batch.tiles))
 
     async def get_tile(self, request: pb.GetTileRequest) -> bytes:
         element, degraded = await self._reading.get(
@@ -183,6 +199,21 @@ class StoreServicer:
         return pb.MarkUploadedResponse(
             outcomes=[pb.MarkOutcome.Value(f"MARK_OUTCOME_{outcome.name}") for outcome in outcomes]
         )
+
+
+async def _one_ahead(items: AsyncIterator[Item]) -> AsyncIterator[Item]:
+    """The same items; the next is made while one is worked on."""
+
+    async def following() -> Item | None:
+        return await anext(items, None)
+
+    upcoming = asyncio.create_task(following())
+    try:
+        while (item := await upcoming) is not None:
+            upcoming = asyncio.create_task(following())
+            yield item
+    finally:
+        upcoming.cancel()
 
 
 async def _read_tiles(

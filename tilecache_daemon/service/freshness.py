@@ -42,6 +42,8 @@ class FreshnessService:
         A clock that is not trusted may only be early: what it calls too old is,
         and what it calls fresh may not be.
         """
+        if not policy.sectors:
+            return FreshnessLabel.FRESH
         verdict = policy.evaluate(
             tile.latitude, tile.longitude, tile.captured_at, self._clock.now()
         )

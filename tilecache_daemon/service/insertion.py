@@ -12,6 +12,7 @@ from tilecache_daemon.errors import (
     FieldViolation,
     FilePendingRemovalError,
     InvalidRequestError,
+    StorageCeilingError,
     TileCacheError,
     TileTooOldError,
     WriteConflictError,
@@ -55,17 +56,43 @@ class InsertionService:
                 stored = await queries.tiles.find_tiles([tile.tile_uuid])
             return stored[tile.tile_uuid], answer
 
-        await self._ceiling.make_room([tile])
+        for _ in range(_ATTEMPTS):
+            try:
+                return await _retried(write)
+            except StorageCeilingError as refusal:
+                if not await self._ceiling.make_room([refusal]):
+                    raise
         return await _retried(write)
 
     async def insert_batch(self, tiles: Sequence[NewTile], on_conflict: OnConflict) -> list[Answer]:
-        """Stores what can be stored, in one transaction; an answer for each, in order."""
+        """Stores what can be stored; an answer for each, in order.
 
+        One transaction, and more only for tiles that an eviction had to make room for.
+        """
+        answers = await self._write_batch(tiles, on_conflict)
+        for _ in range(_ATTEMPTS):
+            refused = {
+                i: answer
+                for i, answer in enumerate(answers)
+                if isinstance(answer, StorageCeilingError)
+            }
+            kept_bytes = sum(
+                tile.disk_bytes
+                for tile, answer in zip(tiles, answers, strict=True)
+                if isinstance(answer, InsertOutcome)
+            )
+            if not refused or not await self._ceiling.make_room(refused.values(), kept_bytes):
+                break
+            again = await self._write_batch([tiles[i] for i in refused], on_conflict)
+            for i, answer in zip(refused, again, strict=True):
+                answers[i] = answer
+        return answers
+
+    async def _write_batch(self, tiles: Sequence[NewTile], on_conflict: OnConflict) -> list[Answer]:
         async def write() -> list[Answer]:
             async with self._store.transaction() as queries:
                 return await self._insert(queries, tiles, on_conflict)
 
-        await self._ceiling.make_room(tiles)
         return await _retried(write)
 
     async def _insert(

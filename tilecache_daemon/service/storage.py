@@ -1,7 +1,7 @@
 """How much is stored, and the ceiling that it stays under."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection
 from typing import Final, NamedTuple
 
 import structlog
@@ -12,8 +12,13 @@ from tilecache_daemon.errors import (
     StorageCeilingError,
     TileCacheError,
 )
-from tilecache_daemon.models import EvictionReason, NewTile
-from tilecache_daemon.service.eviction import EvictionGoal, EvictionService, EvictionSummary
+from tilecache_daemon.models import EvictionReason
+from tilecache_daemon.service.eviction import (
+    EvictionGoal,
+    EvictionService,
+    EvictionStop,
+    EvictionSummary,
+)
 from tilecache_daemon.store import Queries, Store
 from tilecache_daemon.store.usage import UsageRow
 
@@ -86,24 +91,19 @@ class Ceiling:
         await queries.usage.lock_ceiling()
         return Room(self.max_used_bytes, await queries.usage.read_used_bytes())
 
-    async def make_room(self, tiles: Sequence[NewTile]) -> None:
-        """Evicts until these tiles fit, if that is switched on, in transactions of its own."""
-        if not (self.max_used_bytes and self.evict_on_insert):
-            return
-        async with self._store.connection() as queries:
-            used_bytes = await queries.usage.read_used_bytes()
-            if used_bytes + sum(tile.disk_bytes for tile in tiles) <= self.max_used_bytes:
-                return
-            stored = await queries.tiles.find_tiles([tile.tile_uuid for tile in tiles])
-        asked = sum(
-            tile.disk_bytes
-            for tile in tiles
-            if tile.tile_uuid not in stored and tile.disk_bytes <= self.max_used_bytes
-        )
-        goal = EvictionGoal(max_used_bytes=max(self.max_used_bytes - asked, 0))
+    async def make_room(
+        self, refusals: Collection[StorageCeilingError], kept_bytes: int = 0
+    ) -> bool:
+        """Evicts until what was refused fits, if that is switched on, but not below
+        `kept_bytes`; whether it is worth trying again."""
+        if not self.evict_on_insert:
+            return False
+        asked_bytes = sum(int(refusal.facts["asked_bytes"]) for refusal in refusals)
+        goal = EvictionGoal(max_used_bytes=max(self.max_used_bytes - asked_bytes, kept_bytes))
         summary = EvictionSummary(dry_run=False)
         async for _ in self._eviction.evict(goal, summary, reason=EvictionReason.EVICTED_ON_INSERT):
             pass
+        return summary.evicted_count > 0 or summary.stop is EvictionStop.GOAL_MET
 
 
 class StorageService:

@@ -1,0 +1,59 @@
+"""Tiles to measure with: a square of cells at zoom 18, one downloaded tile a cell."""
+
+import hashlib
+from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
+from typing import NamedTuple
+
+from tilecache.v1.tile_identity_pb2 import TILE_SOURCE_GOOGLEMAPS, TileKey
+from tilecache.v1.tile_metadata_store_pb2 import TileMetadata
+
+from tilecache_daemon.mercator import cell_centre, cell_edge_meters
+
+ZOOM = 18
+X, Y = 154_000, 95_000
+_CAPTURED = datetime.now(timezone.utc).replace(microsecond=0) - timedelta(days=30)
+
+
+class Record(NamedTuple):
+    """What a peer knows of a tile before it stores it."""
+
+    zoom: int
+    x: int
+    y: int
+    latitude: float
+    longitude: float
+    edge_meters: float
+    file_path: str
+    content_sha256: str
+    disk_bytes: int
+    captured_at: datetime
+
+
+def make_records(edge: int, count: int | None = None, zoom: int = ZOOM) -> Iterator[Record]:
+    """A square of cells, row by row, the first `count` of them."""
+    for number in range(edge * edge if count is None else count):
+        x, y = X + number % edge, Y + number // edge
+        latitude, longitude = cell_centre(zoom, x, y)
+        yield Record(
+            *(zoom, x, y, latitude, longitude, cell_edge_meters(zoom, latitude)),
+            f"{zoom}/{x}/{y}.jpg",
+            hashlib.sha256(b"%d" % number).hexdigest(),
+            10_000 + number % 5_000,
+            _CAPTURED,
+        )
+
+
+def make_message(record: Record) -> TileMetadata:
+    """The same as a client sends it."""
+    return TileMetadata(
+        key=TileKey(zoom=record.zoom, x=record.x, y=record.y, source=TILE_SOURCE_GOOGLEMAPS),
+        latitude=record.latitude,
+        longitude=record.longitude,
+        tile_size_meters=record.edge_meters,
+        tile_size_pixels=256,
+        file_path=record.file_path,
+        content_sha256=record.content_sha256,
+        disk_bytes=record.disk_bytes,
+        captured_at=record.captured_at,
+    )
