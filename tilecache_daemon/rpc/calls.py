@@ -88,7 +88,7 @@ class Calls:
                     _mark(answer, context)
                     return answer
             except Exception as error:
-                await _abort(context, error)
+                await abort(context, error)
 
         return call
 
@@ -102,7 +102,7 @@ class Calls:
                         _mark(answer, context)
                         yield answer
             except Exception as error:
-                await _abort(context, error)
+                await abort(context, error)
 
         return call
 
@@ -121,7 +121,7 @@ class Calls:
                     async for answer in behaviour(requests()):
                         yield answer
             except Exception as error:
-                await _abort(context, error)
+                await abort(context, error)
 
         return call
 
@@ -161,10 +161,14 @@ def _mark(answer: Answer, context: Context) -> None:
 
 
 def _encode(answer: Answer) -> bytes:
-    return answer if isinstance(answer, bytes) else answer.SerializeToString()
+    if isinstance(answer, Message):
+        return answer.SerializeToString()
+    # gRPC takes no subclass of bytes for bytes.
+    return bytes(answer) if isinstance(answer, Degraded) else answer
 
 
-async def _abort(context: Context, error: Exception) -> NoReturn:
+async def abort(context: Context, error: Exception) -> NoReturn:
+    """Ends a call with what its caller is told of an error."""
     if isinstance(error, TileCacheError):
         await _abort_with(context, status_of(error))
     log.error("call_met_a_defect", exc_info=error)
