@@ -22,6 +22,7 @@ from tilecache_daemon.rpc.admin_servicer import AdminServicer
 from tilecache_daemon.rpc.calls import Calls
 from tilecache_daemon.rpc.server import ADMIN, STORE, Server, UnixSocket
 from tilecache_daemon.rpc.store_servicer import StoreServicer
+from tilecache_daemon.rpc.tcp import TlsListener
 from tilecache_daemon.schema import (
     DatabaseUnreachableError,
     apply_migrations,
@@ -70,7 +71,7 @@ class Daemon:
     async def start(self, say: Callable[[str], None] = lambda _: None) -> None:
         """Returns when the daemon serves; `say` is told what it waits for.
 
-        Raises IdentityProofError, SocketError, EmbeddedPostgresError or
+        Raises IdentityProofError, ListenError, EmbeddedPostgresError or
         MigrationError; what was started by then is stopped.
         """
         try:
@@ -87,19 +88,10 @@ class Daemon:
     async def _start(self, say: Callable[[str], None]) -> None:
         config, closing = self._config, self._closing
         prove_identity()
-        navigation_socket = UnixSocket(config.socket_path, config.socket_mode, config.socket_group)
-        admin_socket = UnixSocket(
-            config.admin_socket_path, config.admin_socket_mode, config.admin_socket_group
-        )
-        for unix_socket in (navigation_socket, admin_socket):
-            unix_socket.claim()
-            closing.callback(unix_socket.release)
-
-        embedded = None
-        if config.dsn is None:
+        navigation_socket, admin_socket = self._claim_sockets()
+        embedded = self._embedded_postgres()
+        if embedded:
             say("starting PostgreSQL")
-            embedded = EmbeddedPostgres(config.state_directory)
-            closing.push_async_callback(asyncio.to_thread, embedded.stop)
             config = config.model_copy(update={"dsn": await asyncio.to_thread(embedded.start)})
         revision = await self._migrate(config, say)
 
@@ -150,6 +142,9 @@ class Daemon:
                 admin_socket, {STORE: store_servicer, ADMIN: admin_servicer}, calls, self._limits
             ),
         ]
+        if config.tcp_address:
+            ground = TlsListener(config)
+            servers.append(Server(ground, {STORE: store_servicer}, calls, self._limits))
 
         async def set_ready(ready: bool) -> None:
             for server in servers:
@@ -169,6 +164,26 @@ class Daemon:
         await set_ready(True)
         closing.push_async_callback(set_ready, False)
         log.info("serving", socket=str(config.socket_path), schema_revision=revision)
+
+    def _claim_sockets(self) -> tuple[UnixSocket, UnixSocket]:
+        config = self._config
+        sockets = (
+            UnixSocket(config.socket_path, config.socket_mode, config.socket_group),
+            UnixSocket(
+                config.admin_socket_path, config.admin_socket_mode, config.admin_socket_group
+            ),
+        )
+        for unix_socket in sockets:
+            unix_socket.claim()
+            self._closing.callback(unix_socket.release)
+        return sockets
+
+    def _embedded_postgres(self) -> EmbeddedPostgres | None:
+        if self._config.dsn is not None:
+            return None
+        embedded = EmbeddedPostgres(self._config.state_directory)
+        self._closing.push_async_callback(asyncio.to_thread, embedded.stop)
+        return embedded
 
     async def _migrate(self, config: Config, say: Callable[[str], None]) -> str:
         say("waiting for the database")

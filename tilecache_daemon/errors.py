@@ -98,6 +98,12 @@ class OverloadedError(TileCacheError):
     reason = "OVERLOADED"
 
 
+class PeerNotAllowedError(TileCacheError):
+    """The peer's certificate is good, but its name is not on the list."""
+
+    reason = "PEER_NOT_ALLOWED"
+
+
 class DatabaseUnavailableError(TileCacheError):
     """PostgreSQL does not answer at the moment."""
 

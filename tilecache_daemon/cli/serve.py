@@ -15,7 +15,7 @@ from tilecache_daemon.embedded_postgres import EmbeddedPostgresError
 from tilecache_daemon.errors import MigrationError, TileCacheError
 from tilecache_daemon.identity import IdentityProofError
 from tilecache_daemon.logs import configure_logging
-from tilecache_daemon.rpc.server import SocketError
+from tilecache_daemon.rpc.server import ListenError
 from tilecache_daemon.schema import DatabaseUnreachableError
 
 
@@ -67,8 +67,8 @@ def serve_command(config_file: Path | None, print_config: bool, **flags: object)
     except (
         EmbeddedPostgresError,
         IdentityProofError,
+        ListenError,
         MigrationError,
-        SocketError,
         TileCacheError,
     ) as error:
         fail(ExitCode.FAILED, str(error))

@@ -6,9 +6,10 @@ import os
 import shutil
 import socket
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 import grpc
 from google.protobuf.descriptor import ServiceDescriptor
@@ -31,8 +32,27 @@ _HARD_MESSAGE_FACTOR: Final = 4
 log = logging.getLogger(__name__)
 
 
-class SocketError(Exception):
+class ListenError(Exception):
+    """An address that cannot be served; the message says why."""
+
+
+class SocketError(ListenError):
     """A socket that cannot be taken; the message says why."""
+
+
+class Listener(Protocol):
+    """Where a server is called."""
+
+    @property
+    def options(self) -> Sequence[tuple[str, object]]:
+        """gRPC's, for connections that come in here."""
+
+    @property
+    def interceptors(self) -> Sequence[grpc.aio.ServerInterceptor]:
+        """What every call that comes in here goes through."""
+
+    def bind(self, server: grpc.aio.Server) -> None:
+        """Makes the server listen; raises ListenError."""
 
 
 class UnixSocket:
@@ -41,6 +61,8 @@ class UnixSocket:
     A socket that a dead daemon left is taken over. A living one's, or anything
     that is no socket, is left as it is.
     """
+
+    options = interceptors = ()
 
     def __init__(self, path: Path, mode: int, group: str | None) -> None:
         self.path = path
@@ -65,6 +87,21 @@ class UnixSocket:
             os.close(lock)
             raise
         self._lock = lock
+
+    def bind(self, server: grpc.aio.Server) -> None:
+        """Makes the server listen. The socket must be claimed."""
+        with self.listening():
+            server.add_insecure_port(f"unix:{self.path}")
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Within, the socket is made; nobody may connect before mode and group are set."""
+        umask = os.umask(0o177)
+        try:
+            yield
+        finally:
+            os.umask(umask)
+        self.protect()
 
     def protect(self) -> None:
         """Sets mode and group; raises SocketError if the group cannot be given."""
@@ -103,32 +140,34 @@ class UnixSocket:
 
 
 class Server:
-    """grpc.aio on one Unix socket."""
+    """grpc.aio on one address."""
 
     def __init__(
         self,
-        unix_socket: UnixSocket,
+        listener: Listener,
         services: Mapping[ServiceDescriptor, object],
         calls: Calls,
         limits: Limits,
     ) -> None:
-        self._socket = unix_socket
+        self._listener = listener
         self._services = services
         self._calls = calls
         self._health = HealthServicer()
         self._server = grpc.aio.server(
+            interceptors=listener.interceptors,
             options=[
+                *listener.options,
                 (
                     "grpc.max_receive_message_length",
                     limits.max_message_bytes * _HARD_MESSAGE_FACTOR,
                 ),
                 ("grpc.max_send_message_length", limits.max_message_bytes * _HARD_MESSAGE_FACTOR),
                 ("grpc.so_reuseport", 0),
-            ]
+            ],
         )
 
     async def start(self) -> None:
-        """Listens, not yet ready. The socket must be claimed."""
+        """Listens, not yet ready. A socket must be claimed."""
         for service, servicer in self._services.items():
             handlers = self._calls.handlers(service, servicer)
             self._server.add_generic_rpc_handlers(
@@ -141,13 +180,7 @@ class Server:
         )
         await self.set_ready(ready=False)
         await self._health.set(LIVENESS, health_pb2.HealthCheckResponse.SERVING)
-        # Nobody may connect before mode and group are set.
-        umask = os.umask(0o177)
-        try:
-            self._server.add_insecure_port(f"unix:{self._socket.path}")
-        finally:
-            os.umask(umask)
-        self._socket.protect()
+        self._listener.bind(self._server)
         await self._server.start()
 
     async def set_ready(self, *, ready: bool) -> None:

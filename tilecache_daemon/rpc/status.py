@@ -38,6 +38,7 @@ TABLE: Final[dict[type[TileCacheError], Telling]] = {
     errors.StorageCeilingError: Telling(code_pb2.RESOURCE_EXHAUSTED, _LATER),
     errors.OverloadedError: Telling(code_pb2.RESOURCE_EXHAUSTED, _SOON),
     errors.DatabaseFullError: Telling(code_pb2.RESOURCE_EXHAUSTED, _LATER),
+    errors.PeerNotAllowedError: Telling(code_pb2.PERMISSION_DENIED),
     errors.DatabaseUnavailableError: Telling(code_pb2.UNAVAILABLE, _LATER),
     errors.QueryCanceledError: Telling(code_pb2.DEADLINE_EXCEEDED),
 }

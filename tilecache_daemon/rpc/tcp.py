@@ -1,9 +1,22 @@
 """TCP for peers on the ground: mutual TLS, and a list of who may call."""
 
-from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
+import inspect
+import ssl
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Collection,
+    Iterable,
+    Iterator,
+    Mapping,
+)
+from contextlib import aclosing, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import grpc
+import structlog
 
 from tilecache_daemon.config import Config, is_open_to_all
 from tilecache_daemon.errors import PeerNotAllowedError
@@ -14,40 +27,45 @@ if TYPE_CHECKING:
     Context = grpc.aio.ServicerContext[Any, Any]
     Handler = grpc.RpcMethodHandler[Any, Any]
 
+Check = Callable[["Context"], Awaitable[None]]
+
 _DNS: Final = "peer_dns"
 _URI: Final = "peer_uri"
 _COMMON_NAME: Final = "x509_common_name"
+
+_KINDS: Final = {
+    (False, False): "unary_unary",
+    (False, True): "unary_stream",
+    (True, False): "stream_unary",
+    (True, True): "stream_stream",
+}
+"""The name of an RPC's kind, by whether requests and answers are streams."""
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 
 class TlsListener:
     """A TCP address that only clients with a certificate of the right authority reach,
     and that answers only those whose name is on the list."""
 
+    options = (
+        # A radio link that is gone says nothing; its streams must not stay for ever.
+        ("grpc.keepalive_time_ms", 30_000),
+        ("grpc.keepalive_timeout_ms", 20_000),
+    )
+
     def __init__(self, config: Config) -> None:
-        """The settings from `tcp_address` to `tls_allowed_names` must be there."""
+        """`config` must have a `tcp_address`, and so has what belongs to it."""
         self._config = config
-        self.address = config.tcp_address or ""
         self.interceptors = (_AllowList(config.tls_allowed_names),)
 
     def bind(self, server: grpc.aio.Server) -> None:
-        """Takes the address; raises ListenError, naming the setting that does not do."""
-        config = self._config
-        if config.tls_key and is_open_to_all(config.tls_key):
-            raise ListenError(f"tls_key: everybody may read {config.tls_key}; chmod o= it")
-        credentials = grpc.ssl_server_credentials(
-            [(_read("tls_key", config.tls_key), _read("tls_certificate", config.tls_certificate))],
-            _read("tls_client_ca", config.tls_client_ca),
-            require_client_auth=True,
-        )
+        """Takes the address; raises ListenError, naming the setting that will not do."""
+        address = self._config.tcp_address or ""
         try:
-            server.add_secure_port(self.address, credentials)
+            server.add_secure_port(address, _load_credentials(self._config))
         except RuntimeError as error:
-            raise ListenError(
-                f"tcp_address {self.address}, tls_certificate, tls_key: {error}"
-            ) from error
-
-    def release(self) -> None:
-        """gRPC gives the address back itself."""
+            raise ListenError(f"tcp_address: {address} is not to be had") from error
 
 
 class _AllowList(grpc.aio.ServerInterceptor):
@@ -55,24 +73,88 @@ class _AllowList(grpc.aio.ServerInterceptor):
 
     def __init__(self, names: Collection[str]) -> None:
         self._names = frozenset(names)
+        self._refused: set[str] = set()
 
     async def intercept_service(
         self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable["Handler"]],
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable["Handler | None"]],
         handler_call_details: grpc.HandlerCallDetails,
-    ) -> "Handler":
+    ) -> "Handler | None":
         handler = await continuation(handler_call_details)
-        return handler and _guarded(handler, self._check)
+        return _guarded(handler, self._check) if handler else None
 
     async def _check(self, context: "Context") -> None:
         names = list(peer_names(context.auth_context()))
-        if self._names.isdisjoint(names):
-            said = ", ".join(names) or "no name"
-            await abort(context, PeerNotAllowedError(f"{said} is not on the list of who may call"))
+        if not self._names.isdisjoint(names):
+            return
+        said = ", ".join(names) or "a peer without a name"
+        if said not in self._refused:
+            self._refused.add(said)
+            log.warning("peer_refused", name=said, peer=context.peer())
+        await abort(context, PeerNotAllowedError(f"{said} is not on the list of who may call"))
 
 
-def peer_names(authentication: Mapping[str, Collection[bytes]]) -> Iterator[str]:
+def peer_names(authentication: Mapping[str, Iterable[bytes]]) -> Iterator[str]:
     """The DNS names and URIs of a client's certificate; its common name if it has none."""
     alternatives = [*authentication.get(_DNS, ()), *authentication.get(_URI, ())]
     for name in alternatives or authentication.get(_COMMON_NAME, ()):
         yield name.decode(errors="replace")
+
+
+def _guarded(handler: "Handler", check: Check) -> "Handler":
+    """The same handler behind a check."""
+    kind = _KINDS[handler.request_streaming, handler.response_streaming]
+    behaviour: Callable[..., Any] = getattr(handler, kind)
+    guard = _guarded_stream if inspect.isasyncgenfunction(behaviour) else _guarded_call
+    make = getattr(grpc, f"{kind}_rpc_method_handler")
+    wrapped: Handler = make(
+        guard(behaviour, check), handler.request_deserializer, handler.response_serializer
+    )
+    return wrapped
+
+
+def _guarded_call(behaviour: Callable[..., Any], check: Check) -> Callable[..., Any]:
+    async def guarded(request: Any, context: "Context") -> Any:
+        await check(context)
+        return await behaviour(request, context)
+
+    return guarded
+
+
+def _guarded_stream(behaviour: Callable[..., Any], check: Check) -> Callable[..., Any]:
+    async def guarded(request: Any, context: "Context") -> AsyncIterator[Any]:
+        await check(context)
+        async with aclosing(behaviour(request, context)) as answers:
+            async for answer in answers:
+                yield answer
+
+    return guarded
+
+
+def _load_credentials(config: Config) -> grpc.ServerCredentials:
+    """Raises ListenError, naming the setting whose file will not do."""
+    assert config.tls_certificate
+    assert config.tls_key
+    assert config.tls_client_ca
+    with _naming("tls_key", config.tls_key):
+        if is_open_to_all(config.tls_key):
+            raise PermissionError(0, "everybody may read it; chmod o= it")
+        key = config.tls_key.read_bytes()
+    with _naming("tls_certificate", config.tls_certificate):
+        certificate = config.tls_certificate.read_bytes()
+        # gRPC would not say what is wrong. No passphrase: nobody is there to be asked.
+        ssl.create_default_context().load_cert_chain(
+            config.tls_certificate, config.tls_key, lambda: ""
+        )
+    with _naming("tls_client_ca", config.tls_client_ca):
+        ssl.create_default_context(cafile=config.tls_client_ca)
+        authority = config.tls_client_ca.read_bytes()
+    return grpc.ssl_server_credentials([(key, certificate)], authority, require_client_auth=True)
+
+
+@contextmanager
+def _naming(setting: str, file: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:  # ssl.SSLError is one
+        raise ListenError(f"{setting}: {file}: {error.strerror or error}") from error
