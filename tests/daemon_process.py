@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -16,6 +17,8 @@ EXIT_TIMEOUT_S = 30.0
 
 class DaemonProcess:
     """`tilecache serve` with its settings given in the environment."""
+
+    command: Sequence[str | Path] = (TILECACHE, "serve")
 
     def __init__(self, directory: Path, **settings: object) -> None:
         """`directory` takes the sockets and the log, and must have a short path."""
@@ -30,6 +33,7 @@ class DaemonProcess:
         )
         self._process: subprocess.Popen[bytes] | None = None
         self.client = TileCacheClient(self.socket_path)
+        self.admin_client = TileCacheClient(self.admin_socket_path)
 
     @property
     def pid(self) -> int:
@@ -42,12 +46,16 @@ class DaemonProcess:
 
     def start(self) -> "DaemonProcess":
         """Starts it and waits until it is ready."""
-        with self.log_path.open("ab") as log:
-            self._process = subprocess.Popen(
-                [TILECACHE, "serve"], env=self._environment, stdout=log, stderr=log
-            )
+        self.launch()
         self.client.wait_until_ready(READY_TIMEOUT_S)
         return self
+
+    def launch(self) -> None:
+        """Starts it."""
+        with self.log_path.open("ab") as log:
+            self._process = subprocess.Popen(
+                self.command, env=self._environment, stdout=log, stderr=log
+            )
 
     def signal(self, number: signal.Signals) -> int:
         """Sends a signal and gives the exit code that follows."""
@@ -66,6 +74,7 @@ class DaemonProcess:
     def close(self) -> None:
         """Leaves nothing running."""
         self.client.close()
+        self.admin_client.close()
         if self._process is not None and self._process.poll() is None:
             self.kill()
 

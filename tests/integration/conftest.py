@@ -18,6 +18,19 @@ def client(shared_daemon: DaemonProcess) -> TileCacheClient:
 
 
 @pytest.fixture
+def admin(shared_daemon: DaemonProcess, sql: psycopg.Connection[Any]) -> TileCacheClient:
+    """A client on the administrator's socket of the module's daemon, whose cache is empty."""
+    sql.execute("TRUNCATE tiles, tile_evictions, sector_classifications")
+    sql.execute(
+        "UPDATE tile_freshness_rules SET (max_age_months, action) = (old.months, old.action) "
+        "FROM (VALUES ('active_conflict', 6, 'reject'), ('stable_rear', 12, 'downgrade')) "
+        "AS old (classification, months, action) "
+        "WHERE tile_freshness_rules.classification = old.classification"
+    )
+    return shared_daemon.admin_client
+
+
+@pytest.fixture
 def block() -> Block:
     """Cells that no other test uses."""
     return Block()

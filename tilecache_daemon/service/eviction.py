@@ -47,6 +47,7 @@ class EvictionSummary:
     freed_bytes: int = 0
     used_bytes: int = 0
     pending_upload_count: int = 0
+    held_count: int = 0
     stop: EvictionStop | None = None
 
 
@@ -84,12 +85,13 @@ class EvictionService:
                     return
                 candidates = await queries.evictions.list_evictable(place, BATCH_TILES)
                 if not candidates:
-                    pending = summary.pending_upload_count
-                    summary.stop = EvictionStop.PENDING_UPLOADS if pending else EvictionStop.EMPTY
+                    left = summary.pending_upload_count + summary.held_count
+                    summary.stop = EvictionStop.PENDING_UPLOADS if left else EvictionStop.EMPTY
                     return
                 chosen, place = _choose(candidates, need, summary, include_pending_uploads)
                 gone = await remove(queries, chosen, reason, self._clock, dry_run=summary.dry_run)
             summary.evicted_count += len(gone)
+            summary.held_count += len(chosen) - len(gone)
             summary.freed_bytes += sum(eviction.disk_bytes or 0 for eviction in gone)
             summary.used_bytes -= sum(eviction.disk_bytes or 0 for eviction in gone)
             yield gone

@@ -56,21 +56,21 @@ class InsertionService:
                 stored = await queries.tiles.find_tiles([tile.tile_uuid])
             return stored[tile.tile_uuid], answer
 
-        for _ in range(_ATTEMPTS):
+        async with self._ceiling.turn():
             try:
                 return await _retried(write)
             except StorageCeilingError as refusal:
                 if not await self._ceiling.make_room([refusal]):
                     raise
-        return await _retried(write)
+            return await _retried(write)
 
     async def insert_batch(self, tiles: Sequence[NewTile], on_conflict: OnConflict) -> list[Answer]:
         """Stores what can be stored; an answer for each, in order.
 
         One transaction, and more only for tiles that an eviction had to make room for.
         """
-        answers = await self._write_batch(tiles, on_conflict)
-        for _ in range(_ATTEMPTS):
+        async with self._ceiling.turn():
+            answers = await self._write_batch(tiles, on_conflict)
             refused = {
                 i: answer
                 for i, answer in enumerate(answers)
@@ -81,11 +81,10 @@ class InsertionService:
                 for tile, answer in zip(tiles, answers, strict=True)
                 if isinstance(answer, InsertOutcome)
             )
-            if not refused or not await self._ceiling.make_room(refused.values(), kept_bytes):
-                break
-            again = await self._write_batch([tiles[i] for i in refused], on_conflict)
-            for i, answer in zip(refused, again, strict=True):
-                answers[i] = answer
+            if refused and await self._ceiling.make_room(refused.values(), kept_bytes):
+                again = await self._write_batch([tiles[i] for i in refused], on_conflict)
+                for i, answer in zip(refused, again, strict=True):
+                    answers[i] = answer
         return answers
 
     async def _write_batch(self, tiles: Sequence[NewTile], on_conflict: OnConflict) -> list[Answer]:

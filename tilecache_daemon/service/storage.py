@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Collection
+from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Final, NamedTuple
 
 import structlog
@@ -83,6 +84,11 @@ class Ceiling:
         self._eviction = eviction
         self.max_used_bytes = max_used_bytes
         self.evict_on_insert = evict_on_insert
+        self._turn = asyncio.Lock()
+
+    def turn(self) -> AbstractAsyncContextManager[None]:
+        """Held by an insert while it may have to evict: room that it made is not another's."""
+        return self._turn if self.evict_on_insert else nullcontext()
 
     async def measure(self, queries: Queries) -> Room:
         """What fits, which no other writer changes until the transaction ends."""

@@ -1,0 +1,152 @@
+"""TileCacheAdmin, called as an operator would."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+from tilecache.v1.tile_cache_admin_pb2 import (
+    ConfirmEvictionsRequest,
+    DeleteTilesRequest,
+    DeletionSummary,
+    EvictedTile,
+    EvictionSummary,
+    EvictTilesRequest,
+    ExplainFreshnessRequest,
+    ExplainFreshnessResponse,
+    FreshnessAction,
+    FreshnessRule,
+    GetStorageUsageRequest,
+    GetStorageUsageResponse,
+    ListEvictionsRequest,
+    ReevaluateFreshnessRequest,
+    Sector,
+    SectorClassification,
+    SetFreshnessRuleRequest,
+    SetFreshnessRuleResponse,
+    SetSectorRequest,
+    SetSectorResponse,
+)
+from tilecache.v1.tile_identity_pb2 import TileKey
+from tilecache.v1.tile_metadata_store_pb2 import (
+    BoundingBox,
+    FreshnessLabel,
+    GetTileRequest,
+    TouchTilesRequest,
+)
+
+from tests.tiles import TIMEOUT_S, by_key
+from tilecache_daemon.client import TileCacheClient
+
+ACTIVE_CONFLICT = SectorClassification.SECTOR_CLASSIFICATION_ACTIVE_CONFLICT
+STABLE_REAR = SectorClassification.SECTOR_CLASSIFICATION_STABLE_REAR
+REJECT = FreshnessAction.FRESHNESS_ACTION_REJECT
+DOWNGRADE = FreshnessAction.FRESHNESS_ACTION_DOWNGRADE
+
+
+class Eviction(NamedTuple):
+    """What went, and how it ended."""
+
+    tiles: list[EvictedTile]
+    summary: EvictionSummary
+
+
+class Deletion(NamedTuple):
+    """What went, and how it ended."""
+
+    tiles: list[EvictedTile]
+    summary: DeletionSummary
+
+
+def evict(client: TileCacheClient, **request: Any) -> Eviction:
+    """An eviction to its end."""
+    answers = list(client.admin.EvictTiles(EvictTilesRequest(**request), timeout=TIMEOUT_S))
+    return Eviction([tile for answer in answers for tile in answer.tiles], answers[-1].summary)
+
+
+def delete(client: TileCacheClient, **request: Any) -> Deletion:
+    """A deletion to its end."""
+    answers = list(client.admin.DeleteTiles(DeleteTilesRequest(**request), timeout=TIMEOUT_S))
+    return Deletion([tile for answer in answers for tile in answer.tiles], answers[-1].summary)
+
+
+def read_usage(client: TileCacheClient) -> GetStorageUsageResponse:
+    """The usage now."""
+    answer: GetStorageUsageResponse = client.admin.GetStorageUsage(
+        GetStorageUsageRequest(), timeout=TIMEOUT_S
+    )
+    return answer
+
+
+def list_evictions(client: TileCacheClient, page_size: int = 0) -> Iterator[EvictedTile]:
+    """All pages of the list, one after the other."""
+    token = ""
+    while True:
+        answer = client.admin.ListEvictions(
+            ListEvictionsRequest(page_size=page_size, page_token=token), timeout=TIMEOUT_S
+        )
+        yield from answer.tiles
+        token = answer.next_page_token
+        if not token:
+            return
+
+
+def confirm(client: TileCacheClient, eviction_ids: Sequence[int]) -> list[bool]:
+    """Whether each was on the list."""
+    answer = client.admin.ConfirmEvictions(
+        ConfirmEvictionsRequest(eviction_ids=eviction_ids), timeout=TIMEOUT_S
+    )
+    return list(answer.confirmed)
+
+
+def set_sector(
+    client: TileCacheClient,
+    name: str,
+    classification: Any,
+    box: tuple[float, float, float, float],
+) -> SetSectorResponse:
+    """Makes or changes a sector; the box is south, west, north and east."""
+    sector = Sector(
+        name=name,
+        classification=classification,
+        bounding_box=BoundingBox(**dict(zip(("south", "west", "north", "east"), box, strict=True))),
+    )
+    answer: SetSectorResponse = client.admin.SetSector(
+        SetSectorRequest(sector=sector), timeout=TIMEOUT_S
+    )
+    return answer
+
+
+def set_rule(
+    client: TileCacheClient, classification: Any, months: int, action: Any
+) -> SetFreshnessRuleResponse:
+    """Changes a rule."""
+    rule = FreshnessRule(classification=classification, max_age_months=months, action=action)
+    answer: SetFreshnessRuleResponse = client.admin.SetFreshnessRule(
+        SetFreshnessRuleRequest(rule=rule), timeout=TIMEOUT_S
+    )
+    return answer
+
+
+def reevaluate(client: TileCacheClient) -> int:
+    """Applies the rules now; how many labels changed."""
+    *_, last = client.admin.ReevaluateFreshness(ReevaluateFreshnessRequest(), timeout=TIMEOUT_S)
+    return int(last.relabelled_count)
+
+
+def explain(client: TileCacheClient, key: TileKey) -> ExplainFreshnessResponse:
+    """Why a tile has its label."""
+    answer: ExplainFreshnessResponse = client.admin.ExplainFreshness(
+        ExplainFreshnessRequest(tile=by_key(key)), timeout=TIMEOUT_S
+    )
+    return answer
+
+
+def read_label(client: TileCacheClient, key: TileKey) -> str:
+    """A stored tile's label, as the word of the database."""
+    tile = client.store.GetTile(GetTileRequest(tile=by_key(key)), timeout=TIMEOUT_S).tile
+    return FreshnessLabel.Name(tile.freshness_label).removeprefix("FRESHNESS_LABEL_").lower()
+
+
+def touch(client: TileCacheClient, *keys: TileKey) -> None:
+    """Uses tiles, the first one first."""
+    for key in keys:
+        client.store.TouchTiles(TouchTilesRequest(tiles=[by_key(key)]), timeout=TIMEOUT_S)
