@@ -16,6 +16,14 @@ _COMMANDS: Final = {
     "query": ("tilecache_daemon.cli.tiles", "List the tiles of a region."),
     "import": ("tilecache_daemon.cli.ingest", "Fill the cache from tile files."),
     "coverage": ("tilecache_daemon.cli.coverage", "Show which cells of a region are covered."),
+    "usage": ("tilecache_daemon.cli.usage", "Show what is stored, stale, full and waiting."),
+    "evict": ("tilecache_daemon.cli.evict", "Make room: the least recently used tiles go."),
+    "evictions": ("tilecache_daemon.cli.evictions", "Remove the files of tiles that went."),
+    "delete": ("tilecache_daemon.cli.delete", "Delete tiles by id, region, source or age."),
+    "sectors": ("tilecache_daemon.cli.policy", "List and change the sectors."),
+    "rules": ("tilecache_daemon.cli.policy", "List and change the freshness rules."),
+    "explain": ("tilecache_daemon.cli.policy", "Say why a tile has its label."),
+    "uploads": ("tilecache_daemon.cli.uploads", "List and mark what waits for upload."),
 }
 
 

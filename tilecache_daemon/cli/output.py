@@ -80,21 +80,31 @@ def connect(socket_path: Path) -> Iterator[TileCacheClient]:
         try:
             yield client
         except CallError as error:
-            if error.reason == "TILE_NOT_FOUND":
+            if error.code is grpc.StatusCode.NOT_FOUND:
                 fail(ExitCode.IN_PART, error.message)
             if error.code is grpc.StatusCode.UNAVAILABLE:
                 fail(ExitCode.UNREACHABLE, f"{socket_path}: {error.message}")
             fail(ExitCode.REFUSED, error.message)
 
 
-def message_to_dict(message: Message) -> dict[str, Any]:
-    """A message as JSON for programs: the field names of the .proto, enums by name."""
-    return MessageToDict(message, preserving_proto_field_name=True)
+def message_to_dict(message: Message, *, zeros: bool = False) -> dict[str, Any]:
+    """A message as JSON for programs: the field names of the .proto, enums by name.
+
+    `zeros`: also fields that are 0, false or empty.
+    """
+    return MessageToDict(
+        message, preserving_proto_field_name=True, always_print_fields_with_no_presence=zeros
+    )
 
 
 def print_json(value: object) -> None:
     """One JSON document on stdout."""
     click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def print_json_line(value: object) -> None:
+    """One of many JSON documents on stdout, a line each."""
+    click.echo(json.dumps(value, ensure_ascii=False))
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str = "") -> None:

@@ -12,7 +12,7 @@ Numbers = Sequence[Number] | None
 
 
 def _numbers_option(
-    name: str, parts: str, kind: Callable[[str], Number], text: str
+    name: str, parts: str, kind: Callable[[str], Number], text: str, *, required: bool = False
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """An option of numbers with commas between them."""
 
@@ -27,19 +27,39 @@ def _numbers_option(
         except ValueError as error:
             raise click.BadParameter(f"{value!r} is not {parts}: {error}") from error
 
-    return click.option(name, metavar=parts, callback=parse, help=text)
+    return click.option(name, metavar=parts, callback=parse, required=required, help=text)
+
+
+def box_option(*, required: bool) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Adds --bbox; the command gets its four numbers as `bbox`."""
+    return _numbers_option(
+        "--bbox",
+        "SOUTH,WEST,NORTH,EAST",
+        float,
+        "A box in degrees; WEST is more than EAST across the antimeridian.",
+        required=required,
+    )
 
 
 def region_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Adds --bbox, --circle and --cells, of which one is to be given; the command
     gets it as `region`."""
+    return _region_options(command, _choose)
 
-    @_numbers_option(
-        "--bbox",
-        "SOUTH,WEST,NORTH,EAST",
-        float,
-        "A box in degrees; WEST is more than EAST across the antimeridian.",
-    )
+
+def optional_region_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """As `region_options`, but none need be given: `region` is None then."""
+
+    def choose(*areas: Any) -> Region | None:
+        return None if areas == (None, None, None) else _choose(*areas)
+
+    return _region_options(command, choose)
+
+
+def _region_options(
+    command: Callable[..., Any], choose: Callable[..., Region | None]
+) -> Callable[..., Any]:
+    @box_option(required=False)
     @_numbers_option("--circle", "LAT,LON,METRES", float, "A circle on the ground.")
     @_numbers_option(
         "--cells", "X_FROM,X_TO,Y_FROM,Y_TO", int, "A rectangle of cells, ends included."
@@ -52,7 +72,7 @@ def region_options(command: Callable[..., Any]) -> Callable[..., Any]:
         cells: Numbers[int],
         **options: Any,
     ) -> Any:
-        return command(*args, region=_choose(bbox, circle, cells), **options)
+        return command(*args, region=choose(bbox, circle, cells), **options)
 
     return with_region
 

@@ -30,6 +30,7 @@ from tilecache_daemon.cli.output import (
 from tilecache_daemon.cli.regions import region_options
 from tilecache_daemon.identity import (
     GOOGLEMAPS,
+    MAX_ZOOM,
     SOURCE_NUMBERS,
     SOURCE_TEXTS,
     derive_location_hash,
@@ -100,7 +101,7 @@ def get_command(
 
     Exits with 1 if there is no such tile.
     """
-    request = GetTileRequest(tile=_reference(tile, source, flight), record_access=record_access)
+    request = GetTileRequest(tile=tile_reference(tile, source, flight), record_access=record_access)
     with connect(socket_path) as client:
         found = client.store.GetTile(request, timeout=10).tile
     if as_json:
@@ -110,6 +111,9 @@ def get_command(
 
 
 @click.command("query")
+@click.option(
+    "--zoom", type=click.IntRange(0, MAX_ZOOM), required=True, help="Which zoom to look at."
+)
 @region_options
 @click.option("--source", "sources", type=source_choice, multiple=True, help="Only this source.")
 @click.option("--flight", metavar="UUID", help="Only tiles of this flight.")
@@ -195,7 +199,8 @@ def _fields(tile: TileMetadata) -> Iterator[tuple[str, object]]:
         yield field, ", ".join(f"{name}: {part}" for name, part in parts) or value
 
 
-def _reference(tile: tuple[str, ...], source: str, flight: str | None) -> TileRef:
+def tile_reference(tile: tuple[str, ...], source: str, flight: str | None) -> TileRef:
+    """A tile as it is named on the command line: TILE_UUID, or ZOOM X Y."""
     if len(tile) == 1:
         return TileRef(tile_uuid=tile[0])
     try:
