@@ -11,6 +11,7 @@ from typing import Final
 import psycopg
 import structlog
 from psycopg import AsyncConnection, errors
+from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool, PoolTimeout, TooManyRequests
 
@@ -118,8 +119,7 @@ class Database:
             self._dsn,
             kwargs={
                 "autocommit": True,
-                "options": f"-c statement_timeout={round(self._statement_timeout_s * 1000)}"
-                " -c idle_in_transaction_session_timeout=60000",
+                "options": self._options(),
                 "application_name": "tilecache",
                 "connect_timeout": round(PROBE_TIMEOUT_S),
                 "prepare_threshold": 1,
@@ -137,6 +137,15 @@ class Database:
             await pool.close(timeout=0)
             raise
         self._pool = pool
+
+    def _options(self) -> str:
+        """The address's own, and ours, which count more."""
+        own = conninfo_to_dict(self._dsn).get("options") or os.environ.get("PGOPTIONS", "")
+        return (
+            f"{own} -c statement_timeout={round(self._statement_timeout_s * 1000)}"
+            # Elsewhere the first and the last day of Python's calendar cannot be read.
+            " -c timezone=UTC -c idle_in_transaction_session_timeout=60000"
+        )
 
     async def _drop_pool(self) -> None:
         pool, self._pool = self._pool, None
