@@ -200,3 +200,12 @@ def store_row(sql: psycopg.Connection[Any], key: TileKey, **columns: Any) -> str
     places = SQL(", ").join([SQL("%s")] * len(row))
     sql.execute(SQL("INSERT INTO tiles ({}) VALUES ({})").format(names, places), [*row.values()])
     return str(row["tile_uuid"])
+
+
+def waiting_for_locks(dsn: str) -> int:
+    """How many of the daemon's statements wait for another writer."""
+    query = """SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'
+               AND datname = current_database() AND application_name = 'tilecache'"""
+    with psycopg.connect(dsn) as connection:
+        ((count,),) = connection.execute(query).fetchall()
+    return int(count)

@@ -33,6 +33,7 @@ from tests.tiles import (
     store_row,
     tile,
     tile_uuid,
+    waiting_for_locks,
 )
 from tests.waiting import eventually
 from tilecache_daemon.client import CallError, TileCacheClient
@@ -302,12 +303,3 @@ def test_a_ring_with_another_writer_is_settled_by_trying_again(
     (answer,) = answering.result()
     assert counts(answer) == {"already_present": 1}
     assert [refused.reason for refused in answer.refused] == ["CONTENT_CONFLICT"]
-
-
-def waiting_for_locks(dsn: str) -> int:
-    """How many of the daemon's statements wait for another writer."""
-    query = """SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'
-               AND datname = current_database() AND application_name = 'tilecache'"""
-    with psycopg.connect(dsn) as connection:
-        ((count,),) = connection.execute(query).fetchall()
-    return int(count)
