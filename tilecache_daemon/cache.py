@@ -80,6 +80,8 @@ class TileCache:
         self._packer = packer
         self._max_bytes = max_bytes
         self._held: OrderedDict[BlockKey, Block | LooseTiles] = OrderedDict()
+        self._doubted: set[BlockKey] = set()
+        """What is held and may be out of date: given only while PostgreSQL is away."""
         self._by_id: dict[int, Block | LooseTiles] = {}
         self._used_bytes = 0
         self._tile_count = 0
@@ -98,25 +100,22 @@ class TileCache:
     async def find(self, tile_uuids: Sequence[str]) -> Found:
         """Tiles by id. Raises DatabaseUnavailableError if one that is not held is asked
         for while PostgreSQL is away."""
-        held = [self._find_held(tile_uuid) for tile_uuid in tile_uuids]
-        wanted = tile_uuids
-        if self._changes.hearing:
-            wanted = [
-                tile_uuid
-                for tile_uuid, element in zip(tile_uuids, held, strict=True)
-                if element is None
-            ]
-            self._count(hits=len(held) - len(wanted), misses=len(wanted))
-            if not wanted:
-                return Found(held, degraded=not self._store.available)
+        held = [self._find_believed(tile_uuid) for tile_uuid in tile_uuids]
+        wanted = [
+            tile_uuid
+            for tile_uuid, element in zip(tile_uuids, held, strict=True)
+            if element is None
+        ]
+        self._count(hits=len(held) - len(wanted), misses=len(wanted))
+        if not wanted:
+            return Found(held, degraded=not self._store.available)
         try:
             loaded = await self._load_tiles(wanted)
         except DatabaseUnavailableError:
-            if None in held:
+            recalled = [self._find_held(tile_uuid) for tile_uuid in tile_uuids]
+            if None in recalled:
                 raise
-            return Found(held, degraded=True)
-        if wanted is tile_uuids:
-            return Found([loaded.get(tile_uuid) for tile_uuid in tile_uuids], degraded=False)
+            return Found(recalled, degraded=True)
         return Found(
             [
                 element or loaded.get(tile_uuid)
@@ -135,7 +134,7 @@ class TileCache:
         missing: list[BlockKey] = []
         for key in parts:
             block = self._held.get(key)
-            if isinstance(block, Block) and self._changes.hearing:
+            if isinstance(block, Block) and self._is_believed(key):
                 self._held.move_to_end(key)
                 known.append(block)
             else:
@@ -167,28 +166,35 @@ class TileCache:
         for key in blocks:
             for load in self._loads:
                 load.outdated.add(key)
-            if not own:
-                self._forget(key)
+            if not own and key in self._held:
+                self._doubted.add(key)
 
     def all_changed(self) -> None:
         """As `changes.Subscriber` has it."""
         for load in self._loads:
             load.all_outdated = True
-        for key in list(self._held):
-            self._forget(key)
+        self._doubted.update(self._held)
 
     def hearing_changed(self, *, hearing: bool) -> None:
         """What was held while nothing was heard may be stale by now."""
         if hearing:
             self.all_changed()
 
-    def _find_held(self, tile_uuid: str) -> bytes | None:
+    def _is_believed(self, key: BlockKey) -> bool:
+        return self._changes.hearing and key not in self._doubted
+
+    def _find_believed(self, tile_uuid: str) -> bytes | None:
+        return self._find_held(tile_uuid, only_believed=True)
+
+    def _find_held(self, tile_uuid: str, *, only_believed: bool = False) -> bytes | None:
         try:
             number = short_id(tile_uuid)
         except ValueError:
             return None
         holder = self._by_id.get(number)
         if holder is None or self._held.get(holder.key) is not holder:
+            return None
+        if only_believed and not self._is_believed(holder.key):
             return None
         self._held.move_to_end(holder.key)
         return holder.find(tile_uuid, number)
@@ -286,6 +292,8 @@ class TileCache:
         self._grow(block.byte_count, block.tile_count)
 
     def _keep_loose(self, key: BlockKey, number: int, element: bytes) -> None:
+        if key in self._doubted:
+            self._forget(key)
         holder = self._held.setdefault(key, LooseTiles(key))
         if isinstance(holder, LooseTiles):
             bytes_before, tiles_before = holder.byte_count, holder.tile_count
@@ -301,6 +309,7 @@ class TileCache:
 
     def _forget(self, key: BlockKey) -> None:
         """Takes a block out of reach at once; its ids are swept out in turns."""
+        self._doubted.discard(key)
         holder = self._held.pop(key, None)
         if holder is None:
             return
