@@ -1,0 +1,60 @@
+"""Who follows the guide on a machine, command by command."""
+
+from tests.systemd.guide import read_commands
+from tests.systemd.machine import Machine
+
+WORKPLACE = "/srv/work"
+WHEELS = "/srv/wheels"
+
+PIP_CONFIGURATION = f"""\
+[global]
+no-index = true
+find-links = {WHEELS}
+disable-pip-version-check = true
+"""
+
+APT_GET = """\
+#!/bin/sh
+# There is no network: what is to be installed must be there. PostgreSQL's package makes
+# a cluster and starts it.
+set -eu
+[ "$1" = install ] || exit 0
+dpkg-query --show "$3"
+if [ "$3" = postgresql ]; then
+  rm -rf /etc/postgresql /var/lib/postgresql/*
+  for version in /usr/lib/postgresql/*; do :; done
+  pg_createcluster "${version##*/}" main
+  systemctl daemon-reload
+  systemctl start postgresql
+fi
+"""
+
+SUDO = """\
+#!/bin/sh
+# The administrator is root already.
+if [ "$1" = -u ]; then
+  user=$2
+  shift 2
+  exec runuser --user "$user" -- "$@"
+fi
+exec "$@"
+"""
+
+
+class Administrator:
+    """Works in a directory that has the wheel, without a network."""
+
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
+        self._commands = read_commands()
+        machine.write("/etc/pip.conf", PIP_CONFIGURATION)
+        machine.write("/usr/local/bin/apt-get", APT_GET, 0o755)
+        machine.write("/usr/local/bin/sudo", SUDO, 0o755)
+        machine.run("sh", "-c", f"mkdir {WORKPLACE}; ln -s {WHEELS}/tilecache_* {WORKPLACE}")
+
+    def follow(self, section: str) -> str:
+        """Runs the commands under a heading; gives what they print."""
+        return "".join(
+            self._machine.run("sh", "-euc", f"cd {WORKPLACE}\n{block}")
+            for block in self._commands[section]
+        )

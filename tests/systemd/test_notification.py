@@ -1,0 +1,132 @@
+"""What the daemon tells its service manager; here the manager is the test."""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.daemon_process import DaemonProcess
+from tests.waiting import eventually
+from tilecache_daemon import systemd
+from tilecache_daemon.client import TileCacheClient
+
+PATIENCE_S = 30
+
+
+class Manager:
+    """Takes the messages that a service sends to its service manager."""
+
+    def __init__(self, address: str) -> None:
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.bind(address)
+        self._socket.settimeout(PATIENCE_S)
+
+    def receive(self) -> list[str]:
+        """The assignments of the next message."""
+        return self._socket.recv(4096).decode().splitlines()
+
+    def receive_until(self, assignment: str) -> list[str]:
+        """All assignments up to the given one."""
+        received: list[str] = []
+        while assignment not in received:
+            received += self.receive()
+        return received
+
+    def pending(self) -> list[str]:
+        """All assignments that have come."""
+        self._socket.setblocking(False)
+        received = []
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                received += self.receive()
+        return received
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+@pytest.fixture
+def manager(short_directory: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Manager]:
+    address = str(short_directory / "notify")
+    manager = Manager(address)
+    monkeypatch.setenv("NOTIFY_SOCKET", address)
+    yield manager
+    manager.close()
+
+
+def test_a_start_says_what_it_waits_for_and_is_ready_when_it_serves(
+    manager: Manager, short_directory: Path, empty_database: str
+) -> None:
+    with DaemonProcess(short_directory, dsn=empty_database) as daemon:
+        before = manager.receive_until("READY=1")
+        with TileCacheClient(daemon.socket_path) as client:
+            assert client.is_serving()
+
+        statuses = [word for word in before if word.startswith("STATUS=")]
+        assert statuses[:2] == ["STATUS=waiting for the database", "STATUS=migrating the schema"]
+        assert any(word.startswith("EXTEND_TIMEOUT_USEC=") for word in before)
+        assert "WATCHDOG=1" not in before
+
+
+def test_it_feeds_the_watchdog_until_it_is_told_to_stop(
+    manager: Manager, short_directory: Path, database: str
+) -> None:
+    with DaemonProcess(short_directory, dsn=database) as daemon:
+        for _ in range(3):
+            assert "STATUS=serving" in manager.receive_until("WATCHDOG=1")
+
+        assert daemon.stop() == 0
+
+    assert manager.receive_until("STOPPING=1")
+    assert "WATCHDOG=1" not in manager.pending()
+
+
+async def test_a_server_that_does_not_answer_does_not_feed_the_watchdog(
+    manager: Manager,
+    short_directory: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setenv("WATCHDOG_USEC", "300000")
+    mute = short_directory / "mute.sock"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(mute))
+        listener.listen()
+
+        async with systemd.serving(mute, lambda: "serving"):
+            await asyncio.to_thread(
+                eventually, lambda: "The daemon does not answer itself" in caplog.text
+            )
+
+    told = manager.pending()
+    assert told[0] == "READY=1"
+    assert "WATCHDOG=1" not in told
+
+
+def test_without_a_manager_nothing_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
+
+    systemd.notify(READY=1)
+
+
+def test_a_manager_that_is_gone_does_no_harm(
+    short_directory: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("NOTIFY_SOCKET", str(short_directory / "gone"))
+
+    systemd.notify(READY=1)
+
+    assert "READY=1" in caplog.text
+
+
+def test_a_managers_abstract_address_is_understood(monkeypatch: pytest.MonkeyPatch) -> None:
+    manager = Manager(f"\0tilecache-test-{id(monkeypatch)}")
+    monkeypatch.setenv("NOTIFY_SOCKET", f"@tilecache-test-{id(monkeypatch)}")
+
+    systemd.notify(READY=1, STATUS="serving")
+
+    assert manager.receive() == ["READY=1", "STATUS=serving"]
+    manager.close()
