@@ -6,7 +6,7 @@ import os
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
-from typing import Final
+from typing import Final, NamedTuple
 
 import psycopg
 import structlog
@@ -33,6 +33,16 @@ WAITING_PER_CONNECTION: Final = 16
 """How many calls may wait for each connection of the pool."""
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+
+class PoolStatus(NamedTuple):
+    """How busy the connections are."""
+
+    size: int
+    in_use: int
+    max_size: int
+    waiting: int
+    """Calls that wait for a connection."""
 
 
 class Database:
@@ -66,6 +76,14 @@ class Database:
     def available(self) -> bool:
         """Whether PostgreSQL answered when it was last asked."""
         return self._pool is not None
+
+    @property
+    def pool_status(self) -> PoolStatus:
+        """How busy the connections are; none are there while PostgreSQL is away."""
+        stats = self._pool.get_stats() if self._pool else {}
+        size = stats.get("pool_size", 0)
+        in_use = size - stats.get("pool_available", 0)
+        return PoolStatus(size, in_use, self._sizes[1], stats.get("requests_waiting", 0))
 
     def on_change(self, listener: Callable[[bool], Awaitable[None]]) -> None:
         """`listener` is told whenever PostgreSQL goes (False) or is back (True)."""

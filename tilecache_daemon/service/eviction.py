@@ -4,8 +4,9 @@ A tile's row goes and its file is listed for removal in one statement; so a
 crash at any point leaves each file either with a row or on the list.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from enum import Enum
 from typing import Final
 
@@ -58,6 +59,12 @@ class EvictionService:
         self._store = store
         self._accesses = accesses
         self._clock = clock
+        self._listeners: list[Callable[[list[timedelta]], None]] = []
+
+    def on_evicted(self, listener: Callable[[list[timedelta]], None]) -> None:
+        """`listener` is told of evicted tiles how long ago they were last used, or
+        stored if they never were."""
+        self._listeners.append(listener)
 
     async def evict(
         self,
@@ -90,6 +97,8 @@ class EvictionService:
                     return
                 chosen, place = _choose(candidates, need, summary, include_pending_uploads)
                 gone = await remove(queries, chosen, reason, self._clock, dry_run=summary.dry_run)
+            if not summary.dry_run:
+                self._tell(gone, chosen)
             summary.evicted_count += len(gone)
             summary.held_count += len(chosen) - len(gone)
             summary.freed_bytes += sum(eviction.disk_bytes or 0 for eviction in gone)
@@ -106,6 +115,16 @@ class EvictionService:
         async with self._store.connection() as queries:
             confirmed = await queries.evictions.confirm_evictions(ids)
         return [eviction_id in confirmed for eviction_id in ids]
+
+    def _tell(self, gone: Sequence[Eviction], chosen: Sequence[Candidate]) -> None:
+        created_at = {tile.tile_uuid: tile.created_at for tile, _, _ in chosen}
+        for listener in self._listeners:
+            listener(
+                [
+                    eviction.evicted_at - (eviction.accessed_at or created_at[eviction.tile_uuid])
+                    for eviction in gone
+                ]
+            )
 
     async def _measure(self, queries: Queries, goal: EvictionGoal, summary: EvictionSummary) -> int:
         """How many bytes have yet to go."""

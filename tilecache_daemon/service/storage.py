@@ -1,7 +1,7 @@
 """How much is stored, and the ceiling that it stays under."""
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Final, NamedTuple
 
@@ -118,6 +118,11 @@ class StorageService:
     def __init__(self, store: Store, ceiling: Ceiling) -> None:
         self._store = store
         self._ceiling = ceiling
+        self._listeners: list[Callable[[Usage], None]] = []
+
+    def on_usage(self, listener: Callable[[Usage], None]) -> None:
+        """`listener` is told the usage every FOLD_INTERVAL_S, while `run` does."""
+        self._listeners.append(listener)
 
     async def read_usage(self) -> Usage:
         """The usage now."""
@@ -136,6 +141,13 @@ class StorageService:
                 async with self._store.transaction() as queries:
                     if await queries.usage.count_usage_rows() > FOLD_ROWS:
                         await queries.usage.fold_usage()
+                await self._tell()
             except TileCacheError as error:
                 log.debug("usage_not_folded", cause=str(error))
             await asyncio.sleep(FOLD_INTERVAL_S)
+
+    async def _tell(self) -> None:
+        if self._listeners:
+            usage = await self.read_usage()
+            for listener in self._listeners:
+                listener(usage)
