@@ -7,13 +7,15 @@ from uuid import uuid4
 
 import psycopg
 import structlog
-from psycopg import AsyncConnection
 
 from tilecache_daemon.blocks import BlockKey
+from tilecache_daemon.connections import ask, connect
 
 CHANNEL: Final = "tilecache_changes"
 RETRY_S: Final = 0.5
-CONNECT_TIMEOUT_S: Final = 2.0
+ASK_INTERVAL_S: Final = 1.0
+"""How often the server is asked whether it is there: a connection that was cut without
+a word is as quiet as one on which nothing happens."""
 HEARD_TIMEOUT_S: Final = 2.0
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
@@ -78,26 +80,20 @@ class ChangeListener:
         while True:
             try:
                 await self._listen()
-            except psycopg.Error as error:
+            except (psycopg.Error, OSError) as error:
                 log.debug("changes_not_heard", cause=str(error))
             finally:
                 self._set_hearing(hearing=False)
             await asyncio.sleep(RETRY_S)
 
     async def _listen(self) -> None:
-        connection = await asyncio.wait_for(
-            AsyncConnection.connect(
-                self._dsn, autocommit=True, application_name="tilecache-changes"
-            ),
-            CONNECT_TIMEOUT_S,
-        )
-        async with connection:
-            await connection.execute(f"LISTEN {CHANNEL}")
+        async with await connect(self._dsn, "tilecache-changes") as connection:
+            await ask(connection, f"LISTEN {CHANNEL}")
             self._set_hearing(hearing=True)
-            async for notification in connection.notifies():
-                self._hear(notification.payload)
-                if not self.hearing:
-                    return
+            while self.hearing:
+                async for notification in connection.notifies(timeout=ASK_INTERVAL_S):
+                    self._hear(notification.payload)
+                await ask(connection)
 
     def _hear(self, payload: str) -> None:
         writer, _, what = payload.partition(" ")

@@ -3,18 +3,26 @@
 import asyncio
 import contextlib
 import os
-import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from typing import Final, NamedTuple
 
 import psycopg
 import structlog
-from psycopg import AsyncConnection, errors
+from psycopg import errors
 from psycopg.conninfo import conninfo_to_dict
-from psycopg.rows import TupleRow
+from psycopg.types.numeric import Int8BinaryLoader
 from psycopg_pool import AsyncConnectionPool, PoolTimeout, TooManyRequests
 
+from tilecache_daemon.connections import (
+    ANSWER_TIMEOUT_S,
+    Connection,
+    ask,
+    connect,
+    connect_timeout_s,
+    cut,
+    cut_after,
+)
 from tilecache_daemon.errors import (
     DatabaseFullError,
     DatabaseUnavailableError,
@@ -25,12 +33,11 @@ from tilecache_daemon.errors import (
     WriteConflictError,
 )
 
-Connection = AsyncConnection[TupleRow]
-
 PROBE_INTERVAL_S: Final = 1.0
-PROBE_TIMEOUT_S: Final = 2.0
 WAITING_PER_CONNECTION: Final = 16
 """How many calls may wait for each connection of the pool."""
+KEPT_FOR_READS: Final = 2
+"""Connections of the pool that writes leave alone."""
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -66,6 +73,7 @@ class Database:
         self._sizes = (min_size, max_size)
         self._timeout_s = timeout_s
         self._statement_timeout_s = statement_timeout_s
+        self._writes = _Turns(max(max_size - KEPT_FOR_READS, 1), timeout_s)
         self._pool: AsyncConnectionPool[Connection] | None = None
         self._in_use: set[Connection] = set()
         self._look_now = asyncio.Event()
@@ -108,7 +116,8 @@ class Database:
     async def connection(self) -> AsyncIterator[Connection]:
         """A connection whose statements commit one by one.
 
-        Raises a TileCacheError for whatever psycopg raises within.
+        Raises a TileCacheError for whatever psycopg raises within. One that is held
+        for longer than two statements may take is cut: its server has fallen silent.
         """
         pool = self._pool
         if pool is None:
@@ -118,7 +127,8 @@ class Database:
                 async with pool.connection() as connection:
                     self._in_use.add(connection)
                     try:
-                        yield connection
+                        with cut_after(connection, 2 * self._statement_timeout_s):
+                            yield connection
                     finally:
                         self._in_use.discard(connection)
         except DatabaseUnavailableError:
@@ -127,8 +137,16 @@ class Database:
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Connection]:
-        """As `connection`, but all or nothing: committed when the block ends well."""
-        async with self.connection() as connection, connection.transaction():
+        """As `connection`, but all or nothing: committed when the block ends well.
+
+        Transactions are for writes. They wait for each other before they wait for a
+        connection, so that some are always left to reads.
+        """
+        async with (
+            self._writes.turn(),
+            self.connection() as connection,
+            connection.transaction(),
+        ):
             yield connection
 
     async def _open_pool(self) -> None:
@@ -139,18 +157,19 @@ class Database:
                 "autocommit": True,
                 "options": self._options(),
                 "application_name": "tilecache",
-                "connect_timeout": round(PROBE_TIMEOUT_S),
+                "connect_timeout": round(ANSWER_TIMEOUT_S),
                 "prepare_threshold": 1,
             },
             min_size=min_size,
             max_size=max_size,
             max_waiting=max_size * WAITING_PER_CONNECTION,
             timeout=self._timeout_s,
-            reconnect_timeout=PROBE_TIMEOUT_S,
+            reconnect_timeout=ANSWER_TIMEOUT_S,
+            configure=_prepare,
             open=False,
         )
         try:
-            await pool.open(wait=True, timeout=PROBE_TIMEOUT_S * 2)
+            await pool.open(wait=True, timeout=connect_timeout_s(self._dsn) + ANSWER_TIMEOUT_S)
         except BaseException:
             await pool.close(timeout=0)
             raise
@@ -168,7 +187,7 @@ class Database:
     async def _drop_pool(self) -> None:
         pool, self._pool = self._pool, None
         for connection in list(self._in_use):
-            _cut(connection)
+            cut(connection)
         if pool:
             await pool.close(timeout=0)
 
@@ -180,25 +199,16 @@ class Database:
             was_called = self._look_now.is_set()
             self._look_now.clear()
             try:
-                probe = await self._probe(probe)
+                probe = probe or await connect(self._dsn, "tilecache-probe")
+                await ask(probe)
                 await self._found(was_called)
-            except (psycopg.Error, PoolTimeout, asyncio.TimeoutError, OSError) as error:
+            except (psycopg.Error, PoolTimeout, OSError) as error:
                 await self._missed(probe, error)
                 probe = None
             except asyncio.CancelledError:
                 if probe:
                     await probe.close()
                 raise
-
-    async def _probe(self, probe: Connection | None) -> Connection:
-        async def ask() -> Connection:
-            connection = probe or await AsyncConnection.connect(
-                self._dsn, autocommit=True, application_name="tilecache-probe"
-            )
-            await connection.execute("SELECT 1")
-            return connection
-
-        return await asyncio.wait_for(ask(), PROBE_TIMEOUT_S)
 
     async def _found(self, connections_may_be_broken: bool) -> None:
         if self._pool is None:
@@ -210,7 +220,7 @@ class Database:
 
     async def _missed(self, probe: Connection | None, error: Exception) -> None:
         if probe:
-            _cut(probe)
+            cut(probe)
             await probe.close()
         if self._pool is not None:
             log.warning("database_lost", cause=str(error) or type(error).__name__)
@@ -225,13 +235,48 @@ class Database:
                 log.exception("database_listener_failed")
 
 
-def _cut(connection: Connection) -> None:
-    """Ends a connection under whoever waits on it: a frozen server never would."""
-    with (
-        contextlib.suppress(psycopg.Error, OSError),
-        socket.socket(fileno=os.dup(connection.fileno())) as wire,
-    ):
-        wire.shutdown(socket.SHUT_RDWR)
+class _Turns:
+    """So many at once. Others wait, a bounded number of them for a bounded time."""
+
+    def __init__(self, count: int, timeout_s: float) -> None:
+        self._free = asyncio.Semaphore(count)
+        self._room = count * WAITING_PER_CONNECTION
+        self._timeout_s = timeout_s
+
+    @asynccontextmanager
+    async def turn(self) -> AsyncIterator[None]:
+        """Raises OverloadedError if no turn comes."""
+        await self._wait()
+        try:
+            yield
+        finally:
+            self._free.release()
+
+    async def _wait(self) -> None:
+        if not self._free.locked():
+            await self._free.acquire()
+            return
+        if not self._room:
+            raise OverloadedError("as many writes wait as may")
+        self._room -= 1
+        try:
+            await asyncio.wait_for(self._free.acquire(), self._timeout_s)
+        except asyncio.TimeoutError:
+            raise OverloadedError("other writes take too long") from None
+        finally:
+            self._room += 1
+
+
+async def _prepare(connection: Connection) -> None:
+    """Acknowledged means committed, also where the server's setting is not to wait.
+
+    A time in a binary result is read as PostgreSQL sends it: microseconds since 2000.
+    """
+    connection.adapters.register_loader("timestamptz", Int8BinaryLoader)
+    await connection.execute(
+        "SELECT set_config(name, 'on', false) FROM pg_settings"
+        " WHERE name = 'synchronous_commit' AND setting = 'off'"
+    )
 
 
 @contextlib.contextmanager
@@ -259,7 +304,11 @@ def translate(error: Exception) -> TileCacheError:
             return WriteConflictError("another writer was in the way")
         case errors.ReadOnlySqlTransaction():
             return DatabaseUnavailableError("PostgreSQL takes no writes: it is a standby")
-        case psycopg.OperationalError() | psycopg.InterfaceError():
+        case (
+            psycopg.OperationalError()
+            | psycopg.InterfaceError()
+            | errors.IdleInTransactionSessionTimeout()
+        ):
             return DatabaseUnavailableError(f"PostgreSQL does not answer: {_first_line(error)}")
     raise error
 

@@ -5,7 +5,8 @@ from contextlib import asynccontextmanager
 from datetime import datetime
 
 from tilecache_daemon.changes import ChangeListener
-from tilecache_daemon.database import Connection, Database
+from tilecache_daemon.connections import Connection
+from tilecache_daemon.database import Database
 from tilecache_daemon.store.evictions import EvictionQueries
 from tilecache_daemon.store.freshness import FreshnessQueries
 from tilecache_daemon.store.statements import Statements

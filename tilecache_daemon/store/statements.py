@@ -3,10 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
-from psycopg import AsyncCursor
-from psycopg.rows import args_row
-
-from tilecache_daemon.database import Connection
+from tilecache_daemon.connections import Connection
 from tilecache_daemon.models import Tile
 from tilecache_daemon.sql import load_queries
 
@@ -35,6 +32,9 @@ class Statements:
         return (await self._rows(name, parameters))[0][0]
 
     async def _tiles(self, name: str, parameters: Mapping[str, Any]) -> list[Tile]:
-        async with AsyncCursor(self._connection, row_factory=args_row(Tile)) as cursor:
-            await cursor.execute(SQL[name], parameters, binary=True)
-            return await cursor.fetchall()
+        return list(map(Tile._make, await self._binary_rows(name, parameters)))
+
+    async def _binary_rows(self, name: str, parameters: Mapping[str, Any]) -> list[Any]:
+        """Rows whose times are microseconds since 2000."""
+        cursor = await self._connection.execute(SQL[name], parameters, binary=True)
+        return await cursor.fetchall()
