@@ -7,12 +7,12 @@ its elements in the order of its cells, so that a run of cells is one slice.
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from datetime import datetime, timedelta, timezone
-from itertools import pairwise
+from datetime import datetime, timedelta
+from itertools import accumulate, count, pairwise
 from typing import Final, NamedTuple
 
 from tilecache_daemon.mercator import CellRectangle
-from tilecache_daemon.models import FreshnessLabel, Tile, TileFilter, TileSelection
+from tilecache_daemon.models import POSTGRES_EPOCH, FreshnessLabel, Tile, TileFilter, TileSelection
 
 BLOCK_BITS: Final = 5
 BLOCK_CELLS: Final = 1 << BLOCK_BITS
@@ -24,7 +24,6 @@ TILE_OVERHEAD_BYTES: Final = 130
 LOOSE_OVERHEAD_BYTES: Final = 260
 BLOCK_OVERHEAD_BYTES: Final = 1_500
 
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _MICROSECOND: Final = timedelta(microseconds=1)
 _MASK: Final = BLOCK_CELLS - 1
 _RANKS: Final = {label.value: rank for rank, label in enumerate(FreshnessLabel)}
@@ -90,19 +89,19 @@ class Block:
         self.key = key
         ordered = sorted(rows, key=_cell_then_merit)
         tiles = [tile for tile, _ in ordered]
-        self._blob = b"".join(element for _, element in ordered)
-        self._offsets = array("I", _offsets(element for _, element in ordered))
-        self._cells = array("H", (_cell(tile.x, tile.y) for tile in tiles))
-        self._ranks = bytes(_RANKS[tile.freshness_label] for tile in tiles)
-        self._captured = array("q", (_micros(tile.captured_at) for tile in tiles))
-        self._makers = sorted({(tile.source, tile.flight_id or "") for tile in tiles})
-        maker_numbers = {maker: number for number, maker in enumerate(self._makers)}
-        self._maker_of = array(
-            "H", (maker_numbers[tile.source, tile.flight_id or ""] for tile in tiles)
-        )
-        by_id = sorted((short_id(tile.tile_uuid), place) for place, tile in enumerate(tiles))
-        self.ids = array("Q", (number for number, _ in by_id))
-        self._places = array("I", (place for _, place in by_id))
+        elements = [element for _, element in ordered]
+        self._blob = b"".join(elements)
+        self._offsets = array("I", accumulate(map(len, elements), initial=0))
+        self._cells = array("H", [_cell(tile.x, tile.y) for tile in tiles])
+        self._ranks = bytes([_RANKS[tile.freshness_label] for tile in tiles])
+        self._captured = array("q", [tile.captured_us for tile in tiles])
+        makers = [(tile.source, tile.flight_id) for tile in tiles]
+        self._makers = list(dict.fromkeys(makers))
+        numbers = {maker: number for number, maker in enumerate(self._makers)}
+        self._maker_of = array("H", [numbers[maker] for maker in makers])
+        by_id = sorted(zip([short_id(tile.tile_uuid) for tile in tiles], count(), strict=False))
+        self.ids = array("Q", [number for number, _ in by_id])
+        self._places = array("I", [place for _, place in by_id])
         self._one_a_cell = len(set(self._cells)) == len(self._cells)
 
     @property
@@ -143,7 +142,7 @@ class Block:
             if at < len(self.ids) and self.ids[at] == number:
                 elements[self._places[at]] = change(elements[self._places[at]])
         self._blob = b"".join(elements)
-        self._offsets = array("I", _offsets(elements))
+        self._offsets = array("I", accumulate(map(len, elements), initial=0))
 
     def _runs(self, cells: Iterable[CellRectangle]) -> Iterator[tuple[int, int]]:
         """Where runs of tiles in the given cells start and end."""
@@ -243,18 +242,10 @@ def _cell_then_merit(row: tuple[Tile, bytes]) -> tuple[object, ...]:
     return (
         _cell(tile.x, tile.y),
         _RANKS[tile.freshness_label],
-        -_micros(tile.captured_at),
+        -tile.captured_us,
         tile.tile_uuid,
     )
 
 
 def _micros(moment: datetime) -> int:
-    return (moment - _EPOCH) // _MICROSECOND
-
-
-def _offsets(elements: Iterable[bytes]) -> Iterator[int]:
-    end = 0
-    yield end
-    for element in elements:
-        end += len(element)
-        yield end
+    return (moment - POSTGRES_EPOCH) // _MICROSECOND

@@ -1,9 +1,11 @@
 """What the store speaks of. UUIDs are canonical lower-case text."""
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta, timezone
 from enum import Enum
 from typing import Final, NamedTuple
+
+POSTGRES_EPOCH: Final = datetime(2000, 1, 1, tzinfo=timezone.utc)
 
 
 class FreshnessLabel(str, Enum):
@@ -73,13 +75,28 @@ class Tile(NamedTuple):
     file_path: str
     content_sha256: str | None
     disk_bytes: int | None
-    captured_at: datetime
-    created_at: datetime
-    accessed_at: datetime | None
-    uploaded_at: datetime | None
+    captured_us: int
+    """Times are microseconds since 2000, which is what PostgreSQL sends."""
+    created_us: int
+    accessed_us: int | None
+    uploaded_us: int | None
     freshness_label: str
     quality_metadata: str | None
     """JSON text."""
+
+    @property
+    def captured_at(self) -> datetime:
+        return POSTGRES_EPOCH + timedelta(microseconds=self.captured_us)
+
+    @property
+    def created_at(self) -> datetime:
+        return POSTGRES_EPOCH + timedelta(microseconds=self.created_us)
+
+    @property
+    def accessed_at(self) -> datetime | None:
+        if self.accessed_us is None:
+            return None
+        return POSTGRES_EPOCH + timedelta(microseconds=self.accessed_us)
 
 
 class OnConflict(Enum):

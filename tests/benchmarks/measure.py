@@ -4,6 +4,9 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
+
+Result = TypeVar("Result")
 
 
 @dataclass
@@ -28,11 +31,16 @@ class Ratio:
         return self.median >= self.bound if self.at_least else self.median <= self.bound
 
 
-def seconds(work: Callable[[], object]) -> float:
-    """How long a piece of work takes."""
+def timed(work: Callable[..., Result], *arguments: object) -> tuple[float, Result]:
+    """How many seconds a piece of work takes, and what it gives."""
     start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
+    result = work(*arguments)
+    return time.perf_counter() - start, result
+
+
+def seconds(work: Callable[..., object], *arguments: object) -> float:
+    """How long a piece of work takes."""
+    return timed(work, *arguments)[0]
 
 
 def alternate(

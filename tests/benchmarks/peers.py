@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any, Final
+from uuid import UUID
 
 import grpc
 import psycopg
@@ -28,9 +29,9 @@ COPY: Final = """
     FROM STDIN (FORMAT binary)
 """
 COPY_TYPES: Final = (
-    "uuid uuid int4 int4 int4 text float8 float8 float8 int4 text text int8 timestamptz text"
-    " timestamptz"
-).split()
+    *("uuid", "uuid", "int4", "int4", "int4", "text", "float8", "float8", "float8", "int4"),
+    *("text", "text", "int8", "timestamptz", "text", "timestamptz"),
+)
 
 
 class PsycopgPeer:
@@ -68,20 +69,13 @@ class PsycopgPeer:
                 location_hash = location_hash_text(r.zoom, r.x, r.y)
                 copy.write_row(
                     (
-                        psycopg_uuid(tile_uuid),
-                        psycopg_uuid(location_hash),
+                        UUID(tile_uuid),
+                        UUID(location_hash),
                         *(r.zoom, r.x, r.y, "googlemaps", r.latitude, r.longitude),
                         *(r.edge_meters, 256, r.file_path, r.content_sha256, r.disk_bytes),
                         *(r.captured_at, "fresh", now),
                     )
                 )
-
-
-def psycopg_uuid(text: str) -> Any:
-    """What binary COPY wants."""
-    from uuid import UUID
-
-    return UUID(text)
 
 
 class SqlitePeer:

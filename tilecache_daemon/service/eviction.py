@@ -162,7 +162,7 @@ async def remove(
 
 def waits_for_upload(tile: Tile) -> bool:
     """Whether what the tile holds is nowhere else."""
-    return tile.source == ONBOARD_INGEST and tile.uploaded_at is None
+    return tile.source == ONBOARD_INGEST and tile.uploaded_us is None
 
 
 def _choose(

@@ -9,11 +9,10 @@ from datetime import datetime, timedelta, timezone
 from tilecache_daemon.clock import Clock
 from tilecache_daemon.errors import FieldViolation, InvalidRequestError
 from tilecache_daemon.identity import ONBOARD_INGEST
-from tilecache_daemon.models import MarkOutcome, Tile
+from tilecache_daemon.models import POSTGRES_EPOCH, MarkOutcome, Tile
 from tilecache_daemon.store import Store
 from tilecache_daemon.store.uploads import PendingUpload, UploadState
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _START = (datetime(1, 1, 1, tzinfo=timezone.utc), 0)
 _TOKEN = struct.Struct(">qq")
 
@@ -49,15 +48,15 @@ class UploadService:
 
 def encode_page_token(last: PendingUpload) -> str:
     """Where a page ended, as opaque text."""
-    micros = (last.tile.captured_at - _EPOCH) // timedelta(microseconds=1)
-    return base64.urlsafe_b64encode(_TOKEN.pack(micros, last.id)).decode()
+    token = _TOKEN.pack(last.tile.captured_us, last.id)
+    return base64.urlsafe_b64encode(token).decode()
 
 
 def decode_page_token(token: str) -> tuple[datetime, int]:
     """Raises InvalidRequestError for what was never a token."""
     try:
         micros, row_id = _TOKEN.unpack(base64.b64decode(token, altchars=b"-_", validate=True))
-        return _EPOCH + timedelta(microseconds=micros), row_id
+        return POSTGRES_EPOCH + timedelta(microseconds=micros), row_id
     except (binascii.Error, struct.error, OverflowError, ValueError):
         raise InvalidRequestError(
             FieldViolation("page_token", "is not a token of an earlier answer")

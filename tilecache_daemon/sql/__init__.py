@@ -12,7 +12,8 @@ from typing import Final
 TILE_COLUMNS: Final = """
     t.tile_uuid::text, t.location_hash::text, t.zoom, t.x, t.y, t.source, t.flight_id::text,
     t.latitude, t.longitude, t.tile_size_meters, t.tile_size_pixels, t.file_path,
-    t.content_sha256, t.disk_bytes, t.captured_at, t.created_at, t.accessed_at, t.uploaded_at,
+    t.content_sha256, t.disk_bytes,
+    t.captured_at, t.created_at, t.accessed_at, t.uploaded_at,
     t.freshness_status, t.tile_quality_metadata::text
 """
 

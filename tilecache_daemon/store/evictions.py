@@ -89,5 +89,5 @@ class EvictionQueries(Statements):
         await self._execute("take_back_tiles", {"tile_uuids": list(tile_uuids)})
 
     async def _candidates(self, name: str, parameters: dict[str, Any]) -> list[Candidate]:
-        rows = await self._rows(name, parameters)
+        rows = await self._binary_rows(name, parameters)
         return [Candidate(Tile(*row[:-2]), *row[-2:]) for row in rows]

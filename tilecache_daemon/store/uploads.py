@@ -30,7 +30,7 @@ class UploadQueries(Statements):
         self, after: tuple[datetime, int], flight_id: str | None, limit: int
     ) -> list[PendingUpload]:
         """Onboard tiles that wait for upload, oldest capture first, from a place on."""
-        rows = await self._rows(
+        rows = await self._binary_rows(
             "list_pending_uploads",
             {
                 "after_captured_at": after[0],

@@ -1,7 +1,7 @@
 """Tiles as messages, and messages joined from bytes."""
 
 import json
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 
 import pytest
 from hypothesis import given
@@ -16,12 +16,12 @@ from tilecache.v1.tile_metadata_store_pb2 import (
 )
 
 from tilecache_daemon.identity import SOURCE_NUMBERS
-from tilecache_daemon.models import FreshnessLabel, Tile
+from tilecache_daemon.models import POSTGRES_EPOCH, FreshnessLabel, Tile
 from tilecache_daemon.rpc import wire
 
-EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
-
-moments = st.datetimes(timezones=st.just(timezone.utc))
+micros = st.datetimes(timezones=st.just(timezone.utc)).map(
+    lambda moment: (moment - POSTGRES_EPOCH) // timedelta(microseconds=1)
+)
 uuids = st.uuids().map(str)
 tiles = st.builds(
     Tile,
@@ -39,21 +39,21 @@ tiles = st.builds(
     file_path=st.text(st.characters(exclude_categories=["Cs"])),
     content_sha256=st.none() | st.text("0123456789abcdef", min_size=64, max_size=64),
     disk_bytes=st.none() | st.integers(0, 2**63 - 1),
-    captured_at=moments,
-    created_at=moments,
-    accessed_at=st.none() | moments,
-    uploaded_at=st.none() | moments,
+    captured_us=micros,
+    created_us=micros,
+    accessed_us=st.none() | micros,
+    uploaded_us=st.none() | micros,
     freshness_label=st.sampled_from([label.value for label in FreshnessLabel]),
     quality_metadata=st.none()
     | st.dictionaries(st.text("abc"), st.booleans() | st.text("xyz")).map(json.dumps),
 )
 
 
-def read_moment(message: TileMetadata, field: str) -> datetime | None:
+def read_micros(message: TileMetadata, field: str) -> int | None:
     if not message.HasField(field):
         return None
     moment: datetime = getattr(message, field).ToDatetime(timezone.utc)
-    return moment
+    return (moment - POSTGRES_EPOCH) // timedelta(microseconds=1)
 
 
 @given(tiles)
@@ -65,8 +65,8 @@ def test_a_tiles_message_says_all_that_is_known_of_it(tile: Tile) -> None:
     assert (key.flight_id if key.HasField("flight_id") else None) == tile.flight_id
     assert message.content_sha256 == (tile.content_sha256 or "")
     assert (message.disk_bytes if message.HasField("disk_bytes") else None) == tile.disk_bytes
-    for field in ("captured_at", "created_at", "accessed_at", "uploaded_at"):
-        assert read_moment(message, field) == getattr(tile, field)
+    for event in ("captured", "created", "accessed", "uploaded"):
+        assert read_micros(message, f"{event}_at") == getattr(tile, f"{event}_us")
     for field in (
         *("tile_uuid", "location_hash", "latitude", "longitude"),
         *("tile_size_meters", "tile_size_pixels", "file_path"),
@@ -82,7 +82,7 @@ def old_row() -> Tile:
     """A row as revision 0001 could hold it."""
     return Tile(
         *("17f7ac7e", "8d180ffb", 18, 1, 2, "somewhere_else", None, 1.0, 2.0, 100.0, 256, "a.jpg"),
-        *(None, None, EPOCH, EPOCH, None, None, "stale_warn", "[1, 2]"),
+        *(None, None, 0, 0, None, None, "stale_warn", "[1, 2]"),
     )
 
 
