@@ -16,7 +16,9 @@ from tilecache_daemon.database import Database
 from tilecache_daemon.embedded_postgres import EmbeddedPostgres
 from tilecache_daemon.errors import TileCacheError
 from tilecache_daemon.identity import prove_identity
+from tilecache_daemon.metrics import Sources
 from tilecache_daemon.models import Limits
+from tilecache_daemon.observation import Observation
 from tilecache_daemon.rpc import wire
 from tilecache_daemon.rpc.admin_servicer import AdminServicer
 from tilecache_daemon.rpc.calls import Calls
@@ -25,6 +27,7 @@ from tilecache_daemon.rpc.store_servicer import StoreServicer
 from tilecache_daemon.rpc.tcp import TlsListener
 from tilecache_daemon.schema import (
     DatabaseUnreachableError,
+    MigrationResult,
     apply_migrations,
     current_revision,
     pending_revisions,
@@ -88,12 +91,14 @@ class Daemon:
     async def _start(self, say: Callable[[str], None]) -> None:
         config, closing = self._config, self._closing
         prove_identity()
+        observation = Observation(config, self._clock)
+        closing.push_async_callback(asyncio.to_thread, observation.stop)
         navigation_socket, admin_socket = self._claim_sockets()
         embedded = self._embedded_postgres()
         if embedded:
             say("starting PostgreSQL")
             config = config.model_copy(update={"dsn": await asyncio.to_thread(embedded.start)})
-        revision = await self._migrate(config, say)
+        migration = await self._migrate(config, say)
 
         database = self._database = await self._open_database(config)
         changes = ChangeListener(config.dsn or "")
@@ -117,10 +122,17 @@ class Daemon:
         )
         storage = StorageService(store, ceiling)
         reading = ReadingService(cache, accesses, self._limits)
+        information = InformationService(
+            store,
+            cache,
+            self._clock,
+            accesses,
+            self._limits,
+            migration.to_revision or "",
+            config.tiles_directory,
+        )
         store_servicer = StoreServicer(
-            InformationService(
-                store, cache, self._clock, accesses, self._limits, revision, config.tiles_directory
-            ),
+            information,
             InsertionService(store, freshness, ceiling, self._clock),
             reading,
             CoverageService(store, self._limits),
@@ -135,7 +147,7 @@ class Daemon:
             freshness,
             self._limits,
         )
-        calls = Calls(self._limits)
+        calls = Calls(self._limits, observation.observers)
         servers = [
             Server(navigation_socket, {STORE: store_servicer}, calls, self._limits),
             Server(
@@ -158,12 +170,18 @@ class Daemon:
         database.on_change(follow_database)
         for work in (changes.run(), accesses.run(), storage.run(), self._keep_labels(freshness)):
             self._run(work)
+        about = information.describe()
+        observation.start(
+            Sources(about, migration, self._clock, database, cache, accesses, calls),
+            storage,
+            eviction,
+        )
         for server in servers:
             await server.start()
             closing.push_async_callback(server.stop, config.drain_timeout_s)
         await set_ready(True)
         closing.push_async_callback(set_ready, False)
-        log.info("serving", socket=str(config.socket_path), schema_revision=revision)
+        log.info("serving", socket=str(config.socket_path), schema_revision=migration.to_revision)
 
     def _claim_sockets(self) -> tuple[UnixSocket, UnixSocket]:
         config = self._config
@@ -185,20 +203,18 @@ class Daemon:
         self._closing.push_async_callback(asyncio.to_thread, embedded.stop)
         return embedded
 
-    async def _migrate(self, config: Config, say: Callable[[str], None]) -> str:
+    async def _migrate(self, config: Config, say: Callable[[str], None]) -> MigrationResult:
         say("waiting for the database")
         deadline = self._clock.monotonic() + config.database_wait_s
         while True:
             try:
                 if pending_revisions(await asyncio.to_thread(current_revision, config.dsn or "")):
                     say("migrating the schema")
-                result = await asyncio.to_thread(apply_migrations, config)
+                return await asyncio.to_thread(apply_migrations, config)
             except DatabaseUnreachableError:
                 if self._clock.monotonic() >= deadline:
                     raise
                 await asyncio.sleep(DATABASE_RETRY_S)
-            else:
-                return result.to_revision or ""
 
     async def _open_database(self, config: Config) -> Database:
         database = Database(

@@ -62,6 +62,8 @@ def serve_command(config_file: Path | None, print_config: bool, **flags: object)
     configure_logging(config.log_level, config.log_format)
     try:
         asyncio.run(_serve(config))
+    except ConfigError as error:
+        fail(ExitCode.USAGE, str(error))
     except DatabaseUnreachableError as error:
         fail(ExitCode.UNREACHABLE, str(error))
     except (

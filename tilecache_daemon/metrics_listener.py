@@ -1,0 +1,89 @@
+"""HTTP for Prometheus, in threads of its own: whoever scrapes keeps no call waiting."""
+
+import socket
+import socketserver
+import threading
+from pathlib import Path
+from typing import Final
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
+
+from prometheus_client import CollectorRegistry, make_wsgi_app
+
+from tilecache_daemon.config import split_address
+from tilecache_daemon.rpc.server import ListenError, UnixSocket
+
+_CLIENT_TIMEOUT_S: Final = 5
+_STOP_POLL_S: Final = 0.1
+
+
+class MetricsListener:
+    """Serves a registry at `host:port`, or on a Unix socket if the address is a path."""
+
+    def __init__(
+        self, address: str, registry: CollectorRegistry, socket_mode: int, socket_group: str | None
+    ) -> None:
+        self._address = address
+        self._application = make_wsgi_app(registry)
+        self._socket: UnixSocket | None = None
+        if address.startswith("/"):
+            self._socket = UnixSocket(Path(address), socket_mode, socket_group)
+        self._server: WSGIServer | None = None
+
+    def start(self) -> None:
+        """Serves from now on; raises ListenError if the address is not to be had."""
+        try:
+            server = self._listen()
+        except OSError as error:
+            raise ListenError(f"metrics_address: {self._address}: {error.strerror}") from error
+        server.set_app(self._application)
+        self._server = server
+        threading.Thread(
+            target=server.serve_forever, args=(_STOP_POLL_S,), name="metrics", daemon=True
+        ).start()
+
+    def stop(self) -> None:
+        """Gives the address back. Idempotent."""
+        if self._server:
+            self._server.shutdown()
+            self._server.server_close()
+            self._server = None
+        if self._socket:
+            self._socket.release()
+
+    def _listen(self) -> WSGIServer:
+        if self._socket:
+            self._socket.claim()
+            with self._socket.listening():
+                return _UnixServer((self._address, 0), _Handler)
+        host, port = split_address(self._address)
+        return (_IPv6Server if ":" in host else _Server)((host, port), _Handler)
+
+
+class _Handler(WSGIRequestHandler):
+    timeout = _CLIENT_TIMEOUT_S
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+        """Scrapes are not worth a line."""
+
+    def address_string(self) -> str:
+        # A client on a Unix socket has no address.
+        return str(self.client_address)
+
+
+class _Server(socketserver.ThreadingMixIn, WSGIServer):
+    daemon_threads = True
+
+
+class _IPv6Server(_Server):
+    address_family = socket.AF_INET6
+
+
+class _UnixServer(_Server):
+    address_family = socket.AF_UNIX
+
+    def server_bind(self) -> None:
+        # WSGIServer would look for a host and a port.
+        path, self.server_port = str(self.server_address[0]), 0
+        self.socket.bind(path)
+        self.server_name = "localhost"
+        self.setup_environ()

@@ -1,0 +1,82 @@
+"""OpenTelemetry traces: a span a call, child of the span that its caller names.
+
+Needs the extra `otel`. What is not set here is set by OpenTelemetry's own
+environment, for example OTEL_TRACES_SAMPLER and OTEL_SERVICE_NAME.
+"""
+
+from typing import TYPE_CHECKING, Any, Final
+
+import grpc
+from google.protobuf.descriptor import MethodDescriptor
+from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.trace import SpanKind, Status, StatusCode
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from tilecache_daemon import __version__
+from tilecache_daemon.rpc.observers import Begin, End
+
+if TYPE_CHECKING:
+    Context = grpc.aio.ServicerContext[Any, Any]
+
+SERVICE_NAME: Final = "tilecache-daemon"
+
+SERVER_FAULTS: Final = frozenset(
+    {
+        grpc.StatusCode.UNKNOWN,
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+        grpc.StatusCode.UNIMPLEMENTED,
+        grpc.StatusCode.INTERNAL,
+        grpc.StatusCode.UNAVAILABLE,
+        grpc.StatusCode.DATA_LOSS,
+    }
+)
+"""The codes that make a server's span an error, as OpenTelemetry's conventions for gRPC
+have it: the others are the caller's."""
+
+
+class Tracing:
+    """Makes the spans and sends them on, in batches, from a thread of its own."""
+
+    def __init__(self, processor: SpanProcessor) -> None:
+        # What the environment says of the service goes before the default.
+        name = Resource.create().attributes.get("service.name", "")
+        named = not str(name).startswith("unknown_service")
+        about = {"service.version": __version__} | ({} if named else {"service.name": SERVICE_NAME})
+        self._provider = TracerProvider(resource=Resource.create(about), shutdown_on_exit=False)
+        self._provider.add_span_processor(processor)
+        self._tracer = self._provider.get_tracer(SERVICE_NAME, __version__)
+        self._propagator = TraceContextTextMapPropagator()
+
+    def watch(self, method: MethodDescriptor) -> Begin:
+        """As `CallObserver` has it."""
+        service = method.containing_service.full_name
+        name = f"{service}/{method.name}"
+        attributes = {"rpc.system": "grpc", "rpc.service": service, "rpc.method": method.name}
+
+        def begin(context: "Context") -> End:
+            carrier = dict(context.invocation_metadata() or ())
+            span = self._tracer.start_span(
+                name, self._propagator.extract(carrier), SpanKind.SERVER, attributes
+            )
+
+            def end(code: grpc.StatusCode) -> None:
+                span.set_attribute("rpc.grpc.status_code", code.value[0])
+                if code in SERVER_FAULTS:
+                    span.set_status(Status(StatusCode.ERROR, code.name))
+                span.end()
+
+            return end
+
+        return begin
+
+    def stop(self) -> None:
+        """Sends what is left, within the exporter's timeout. Blocks."""
+        self._provider.shutdown()
+
+
+def start_tracing(otlp_endpoint: str | None) -> Tracing:
+    """Traces to an OTLP collector over gRPC; the environment's, if no endpoint is given."""
+    return Tracing(BatchSpanProcessor(OTLPSpanExporter(endpoint=otlp_endpoint)))
