@@ -6,7 +6,7 @@ its elements in the order of its cells, so that a run of cells is one slice.
 
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from itertools import accumulate, count, pairwise
 from typing import Final, NamedTuple
@@ -74,6 +74,18 @@ def blocks_in(zoom: int, cells: Iterable[CellRectangle]) -> dict[BlockKey, list[
                 )
                 blocks.setdefault(BlockKey(zoom, block_x, block_y), []).append(part)
     return blocks
+
+
+def bounds_of(cells: Sequence[CellRectangle]) -> CellRectangle:
+    """The smallest rectangle that holds some."""
+    x_from, x_to, y_from, y_to = zip(*cells, strict=True)
+    return CellRectangle(min(x_from), max(x_to), min(y_from), max(y_to))
+
+
+def cells_of(key: BlockKey) -> CellRectangle:
+    """All cells of a block."""
+    x, y = key.x << BLOCK_BITS, key.y << BLOCK_BITS
+    return CellRectangle(x, x | _MASK, y, y | _MASK)
 
 
 def short_id(tile_uuid: str) -> int:

@@ -19,6 +19,8 @@ from tilecache_daemon.blocks import (
     Slice,
     block_of,
     blocks_in,
+    bounds_of,
+    cells_of,
     short_id,
 )
 from tilecache_daemon.changes import ChangeListener
@@ -33,6 +35,7 @@ _FEW_ROWS: Final = 1_000
 _MANY_ROWS: Final = 6_000
 _FIRST_BLOCKS: Final = 4
 _MOST_BLOCKS: Final = 64
+_MOST_ASKED_IN_PART: Final = 4_096
 
 
 class Packer(Protocol):
@@ -86,6 +89,7 @@ class TileCache:
         self._used_bytes = 0
         self._tile_count = 0
         self._hits = self._misses = 0
+        self._asked_in_part: dict[BlockKey, None] = {}
         self._loads: set[_Load] = set()
         self._forgotten: deque[Block | LooseTiles] = deque()
         self._sweeper: asyncio.Task[None] | None = None
@@ -143,7 +147,8 @@ class TileCache:
         if known:
             slices = [part for block in known for part in block.select(parts[block.key], wanted)]
             yield RegionPart(slices, degraded=not self._store.available)
-        async for block, degraded in self._load_blocks(zoom, missing):
+        wanted_cells = {key: self._cells_to_read(key, parts[key]) for key in missing}
+        async for block, degraded in self._load_blocks(zoom, wanted_cells):
             yield RegionPart(list(block.select(parts[block.key], wanted)), degraded)
 
     async def note_accesses(self, written: Mapping[str, datetime]) -> None:
@@ -214,14 +219,26 @@ class TileCache:
             self._loads.discard(load)
         return elements
 
+    def _cells_to_read(self, key: BlockKey, asked: Sequence[CellRectangle]) -> CellRectangle:
+        """All of a block, unless only a part is asked for the first time: that answer is
+        not to wait for the rest."""
+        whole = cells_of(key)
+        if bounds_of(asked) == whole or key in self._asked_in_part:
+            self._asked_in_part.pop(key, None)
+            return whole
+        self._asked_in_part[key] = None
+        if len(self._asked_in_part) > _MOST_ASKED_IN_PART:
+            self._asked_in_part.pop(next(iter(self._asked_in_part)))
+        return bounds_of(asked)
+
     async def _load_blocks(
-        self, zoom: int, keys: Sequence[BlockKey]
+        self, zoom: int, wanted: Mapping[BlockKey, CellRectangle]
     ) -> AsyncIterator[tuple[Block, bool]]:
         """Each block, and whether it is given because PostgreSQL is away.
 
         The next rows are fetched while those before are packed.
         """
-        left, size = deque(keys), _FIRST_BLOCKS
+        left, size = deque(wanted.items()), _FIRST_BLOCKS
         ahead = self._fetch_soon(zoom, left, size)
         try:
             while ahead:
@@ -232,7 +249,7 @@ class TileCache:
                 async for block in self._pack_blocks(fetch, rows):
                     yield block, False
         except DatabaseUnavailableError:
-            for key in (*fetch.keys, *left):
+            for key, _ in (*fetch.wanted.items(), *left):
                 held = self._held.get(key)
                 if not isinstance(held, Block):
                     raise
@@ -242,19 +259,21 @@ class TileCache:
                 ahead.rows.cancel()
                 self._loads.discard(ahead.load)
 
-    def _fetch_soon(self, zoom: int, left: deque[BlockKey], size: int) -> "_Fetch | None":
-        keys = [left.popleft() for _ in range(min(size, len(left)))]
-        if not keys:
+    def _fetch_soon(
+        self, zoom: int, left: deque[tuple[BlockKey, CellRectangle]], size: int
+    ) -> "_Fetch | None":
+        wanted = dict(left.popleft() for _ in range(min(size, len(left))))
+        if not wanted:
             return None
         load = self._begin_load()
-        return _Fetch(keys, load, asyncio.create_task(self._fetch(zoom, keys)))
+        return _Fetch(wanted, load, asyncio.create_task(self._fetch(zoom, list(wanted.values()))))
 
-    async def _fetch(self, zoom: int, keys: Sequence[BlockKey]) -> list[Tile]:
+    async def _fetch(self, zoom: int, cells: Sequence[CellRectangle]) -> list[Tile]:
         async with self._store.connection() as queries:
-            return await queries.tiles.read_blocks(zoom, [(key.x, key.y) for key in keys])
+            return await queries.tiles.read_blocks(zoom, cells)
 
     async def _pack_blocks(self, fetch: "_Fetch", rows: Sequence[Tile]) -> AsyncIterator[Block]:
-        packed: dict[BlockKey, list[tuple[Tile, bytes]]] = {key: [] for key in fetch.keys}
+        packed: dict[BlockKey, list[tuple[Tile, bytes]]] = {key: [] for key in fetch.wanted}
         try:
             for number, tile in enumerate(rows, start=1):
                 packed[block_of(tile.zoom, tile.x, tile.y)].append(
@@ -264,7 +283,8 @@ class TileCache:
                     await asyncio.sleep(0)
             for key, of_block in packed.items():
                 block = Block(key, of_block)
-                if self._may_keep(fetch.load, key):
+                whole = fetch.wanted[key] == cells_of(key)
+                if whole and self._may_keep(fetch.load, key):
                     self._keep(block)
                 yield block
                 await asyncio.sleep(0)
@@ -343,7 +363,7 @@ class _Load:
 class _Fetch(NamedTuple):
     """Blocks whose rows are on their way."""
 
-    keys: list[BlockKey]
+    wanted: dict[BlockKey, CellRectangle]
     load: _Load
     rows: asyncio.Task[list[Tile]]
 

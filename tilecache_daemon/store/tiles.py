@@ -38,9 +38,12 @@ class TileQueries(Statements):
         tiles = await self._tiles("lock_tiles", {"tile_uuids": list(tile_uuids)})
         return {tile.tile_uuid: tile for tile in tiles}
 
-    async def read_blocks(self, zoom: int, blocks: Sequence[tuple[int, int]]) -> list[Tile]:
-        """All tiles of some blocks of 32 x 32 cells, each (x >> 5, y >> 5)."""
-        parameters = {"zoom": zoom, "x": [x for x, _ in blocks], "y": [y for _, y in blocks]}
+    async def read_blocks(self, zoom: int, cells: Sequence[CellRectangle]) -> list[Tile]:
+        """The tiles in rectangles of which each lies in one block of 32 x 32 cells."""
+        parameters = _region(zoom, cells) | {
+            "x": [rectangle.x_from >> 5 for rectangle in cells],
+            "y": [rectangle.y_from >> 5 for rectangle in cells],
+        }
         return await self._tiles("read_blocks", parameters)
 
     async def read_cell_labels(

@@ -81,7 +81,20 @@ def test_a_tiles_message_says_all_that_is_known_of_it(tile: Tile) -> None:
 def old_row() -> Tile:
     """A row as revision 0001 could hold it."""
     return Tile(
-        *("17f7ac7e", "8d180ffb", 18, 1, 2, "somewhere_else", None, 1.0, 2.0, 100.0, 256, "a.jpg"),
+        *(
+            "17f7ac7e-6c25-5050-a7cd-b6578cd5f323",
+            "8d180ffb-bd42-5cb4-a4d6-628829b798b6",
+            18,
+            1,
+            2,
+            "somewhere_else",
+            None,
+            1.0,
+            2.0,
+            100.0,
+            256,
+            "a.jpg",
+        ),
         *(None, None, 0, 0, None, None, "stale_warn", "[1, 2]"),
     )
 
