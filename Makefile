@@ -26,6 +26,10 @@ demo: $(INSTALLED) ## import real imagery, read it back, compare, draw the cover
 test: $(INSTALLED) ## run all tests on a real PostgreSQL ($$DB_URL, else an embedded one)
 	$(BIN)/python -m pytest
 
+.PHONY: bench
+bench: $(INSTALLED) ## measure beside the peers: a table, build/bench.json, build/bench.png
+	$(BIN)/python -m tests.benchmarks.bench
+
 .PHONY: test-csharp
 test-csharp: $(INSTALLED) ## build the C# client and run its tests against a daemon
 	@if command -v dotnet >/dev/null; then \
