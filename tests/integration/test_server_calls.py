@@ -1,0 +1,204 @@
+"""Calls that are given up, and more calls than are taken on."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+import grpc
+import psycopg
+import pytest
+from tilecache.v1.tile_metadata_store_pb2 import (
+    BulkInsertTilesRequest,
+    DescribeCoverageRequest,
+    GetTileRequest,
+    InsertTileRequest,
+    QueryTilesRequest,
+)
+
+from tests.daemon_process import DaemonProcess
+from tests.tiles import Block, by_key, insert, store_row, tile, tile_uuid, waiting_for_locks
+from tests.waiting import eventually
+from tilecache_daemon.client import CallError, TileCacheClient
+
+
+@contextmanager
+def other_writer(dsn: str, block: Block) -> Iterator[None]:
+    """One who stores the block's first tile, and in the end does not."""
+    with psycopg.connect(dsn) as other:
+        store_row(other, block.key())
+        try:
+            yield
+        finally:
+            other.rollback()
+
+
+@contextmanager
+def table_lock(dsn: str, _: Block) -> Iterator[None]:
+    """One who lets nobody read the tiles."""
+    with psycopg.connect(dsn) as other:
+        other.execute("LOCK TABLE tiles")
+        yield
+        other.rollback()
+
+
+def insert_one(client: TileCacheClient, block: Block, timeout_s: float) -> Any:
+    return client.store.InsertTile(InsertTileRequest(tile=tile(block.key())), timeout=timeout_s)
+
+
+def insert_many(client: TileCacheClient, block: Block, timeout_s: float) -> Any:
+    batch = BulkInsertTilesRequest(tiles=map(tile, block.keys(5)))
+    return list(client.store.BulkInsertTiles(iter([batch]), timeout=timeout_s))
+
+
+def query(client: TileCacheClient, block: Block, timeout_s: float) -> Any:
+    request = QueryTilesRequest(zoom=block.zoom, region=block.region)
+    return list(client.store.QueryTiles(request, timeout=timeout_s))
+
+
+def describe(client: TileCacheClient, block: Block, timeout_s: float) -> Any:
+    request = DescribeCoverageRequest(zoom=block.zoom, region=block.region)
+    return list(client.store.DescribeCoverage(request, timeout=timeout_s))
+
+
+BLOCKED_CALLS = [
+    (insert_one, other_writer),
+    (insert_many, other_writer),
+    (query, table_lock),
+    (describe, table_lock),
+]
+
+
+@pytest.mark.parametrize(("call", "hold"), BLOCKED_CALLS)
+def test_a_deadline_that_passes_stops_the_query_in_postgresql_too(
+    client: TileCacheClient, shared_database: str, block: Block, call: Any, hold: Any
+) -> None:
+    with hold(shared_database, block), ThreadPoolExecutor(1) as threads:
+        calling = threads.submit(call, client, block, 1.0)
+        eventually(lambda: waiting_for_locks(shared_database))
+        with pytest.raises(CallError) as caught:
+            calling.result()
+        assert caught.value.code is grpc.StatusCode.DEADLINE_EXCEEDED
+        eventually(lambda: not waiting_for_locks(shared_database))
+    assert query(client, block, 10) == []
+    assert insert_one(client, block, 10)
+
+
+def test_a_call_that_is_cancelled_stops_its_query_in_postgresql_too(
+    client: TileCacheClient, shared_database: str, block: Block
+) -> None:
+    with other_writer(shared_database, block):
+        batch = BulkInsertTilesRequest(tiles=[tile(block.key(1)), tile(block.key())])
+        answers = client.store.BulkInsertTiles(iter([batch]), timeout=60)
+        eventually(lambda: waiting_for_locks(shared_database))
+        answers.cancel()
+        eventually(lambda: not waiting_for_locks(shared_database))
+    assert query(client, block, 10) == []
+
+
+def test_a_client_that_vanishes_leaves_no_query_behind(
+    shared_daemon: DaemonProcess, shared_database: str, block: Block
+) -> None:
+    with other_writer(shared_database, block), ThreadPoolExecutor(1) as threads:
+        client = TileCacheClient(shared_daemon.socket_path)
+        calling = threads.submit(insert_one, client, block, 60.0)
+        eventually(lambda: waiting_for_locks(shared_database))
+        client.close()
+        assert calling.exception()
+        eventually(lambda: not waiting_for_locks(shared_database))
+
+
+def test_without_a_deadline_a_query_has_the_daemons_own(
+    database: str, short_directory: Path, block: Block
+) -> None:
+    with (
+        DaemonProcess(short_directory, dsn=database, statement_timeout_s=0.2) as daemon,
+        other_writer(database, block),
+        pytest.raises(CallError) as caught,
+    ):
+        insert_one(daemon.client, block, 60)
+    assert caught.value.code is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert caught.value.reason == "QUERY_CANCELED"
+
+
+class OpenStream:
+    """A bulk insert that is under way."""
+
+    def __init__(self, client: TileCacheClient, block: Block) -> None:
+        self._queue: SimpleQueue[BulkInsertTilesRequest | None] = SimpleQueue()
+        self._answers = client.store.BulkInsertTiles(iter(self._queue.get, None), timeout=60)
+        self._queue.put(BulkInsertTilesRequest(tiles=[tile(block.key())]))
+        next(self._answers)
+
+    def end(self) -> None:
+        self._queue.put(None)
+        assert list(self._answers) == []
+
+    def cancel(self) -> None:
+        self._answers.cancel()
+        self._queue.put(None)
+
+
+def is_admitted(client: TileCacheClient, block: Block) -> bool:
+    request = GetTileRequest(tile=by_key(block.key()))
+    try:
+        client.store.GetTile(request, timeout=10)
+    except CallError as error:
+        if error.reason != "OVERLOADED":
+            raise
+        return False
+    return True
+
+
+def test_more_calls_than_are_taken_on_at_once_are_told_to_try_again(
+    database: str, short_directory: Path, block: Block
+) -> None:
+    with DaemonProcess(short_directory, dsn=database, max_concurrent_calls=2) as daemon:
+        first, second = (OpenStream(daemon.client, block) for _ in range(2))
+        request = GetTileRequest(tile=by_key(block.key()))
+        with pytest.raises(CallError) as caught:
+            daemon.client.store.GetTile(request, timeout=10)
+        assert caught.value.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert caught.value.reason == "OVERLOADED"
+        assert caught.value.retry_after_s
+        assert daemon.client.is_serving()
+        first.end()
+        assert eventually(lambda: is_admitted(daemon.client, block))
+        second.cancel()
+        both = eventually(lambda: two_streams(daemon.client, block))
+        for stream in both:
+            stream.end()
+
+
+def two_streams(client: TileCacheClient, block: Block) -> list[OpenStream]:
+    """Both places, as soon as they are free."""
+    streams: list[OpenStream] = []
+    try:
+        for _ in range(2):
+            streams.append(OpenStream(client, block))
+    except CallError:
+        for stream in streams:
+            stream.end()
+        return []
+    return streams
+
+
+def test_calls_that_find_no_free_connection_are_told_to_try_again(
+    database: str, short_directory: Path, block: Block
+) -> None:
+    settings = {"pool_min_size": 1, "pool_max_size": 1, "pool_timeout_s": 0.2}
+    with (
+        DaemonProcess(short_directory, dsn=database, **settings) as daemon,
+        ThreadPoolExecutor(1) as threads,
+    ):
+        with other_writer(database, block):
+            blocked = threads.submit(insert_one, daemon.client, block, 60.0)
+            eventually(lambda: waiting_for_locks(database))
+            with pytest.raises(CallError) as caught:
+                insert(daemon.client, tile(block.key(1)))
+            assert caught.value.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert caught.value.retry_after_s
+        assert blocked.result().tile.tile_uuid == tile_uuid(block.key())
+        assert insert(daemon.client, tile(block.key(1)))

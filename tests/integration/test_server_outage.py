@@ -1,0 +1,168 @@
+"""PostgreSQL goes away, and comes back."""
+
+import os
+import signal
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import grpc
+import psycopg
+import pytest
+from tilecache.v1.tile_metadata_store_pb2 import (
+    DeriveTileIdentityRequest,
+    GetServerInfoRequest,
+    GetTileRequest,
+    InsertTileRequest,
+    TouchTilesRequest,
+)
+
+from tests.conftest import UNSAFE_BUT_FAST
+from tests.daemon_process import DaemonProcess, run_tilecache
+from tests.tiles import Block, by_key, insert, tile
+from tests.waiting import eventually
+from tilecache_daemon.client import CallError, TileCacheClient
+from tilecache_daemon.embedded_postgres import EmbeddedPostgres
+
+
+@pytest.fixture(scope="module")
+def directory() -> Iterator[Path]:
+    """A directory with a short path, which PostgreSQL's user may enter."""
+    with tempfile.TemporaryDirectory(prefix="tilecache-") as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+@pytest.fixture(scope="module")
+def postgres(directory: Path) -> Iterator[EmbeddedPostgres]:
+    """A server that a test may stop, and starts again."""
+    server = EmbeddedPostgres(directory / "own", settings=UNSAFE_BUT_FAST)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture(scope="module")
+def own_daemon(postgres: EmbeddedPostgres, directory: Path) -> Iterator[DaemonProcess]:
+    """A daemon on that server."""
+    with DaemonProcess(directory, dsn=postgres.dsn, access_flush_interval_s=0.2) as process:
+        yield process
+
+
+def database_available(client: TileCacheClient) -> bool:
+    return bool(client.store.GetServerInfo(GetServerInfoRequest(), timeout=10).database_available)
+
+
+def refused_insert(client: TileCacheClient, block: Block) -> CallError:
+    with pytest.raises(CallError) as caught:
+        client.store.InsertTile(InsertTileRequest(tile=tile(block.key(1))), timeout=20)
+    return caught.value
+
+
+def test_an_outage_is_told_and_heals_by_itself(
+    postgres: EmbeddedPostgres, own_daemon: DaemonProcess, block: Block
+) -> None:
+    client, pid = own_daemon.client, own_daemon.pid
+    stored = insert(client, tile(block.key())).tile
+    for _ in range(2):
+        postgres.stop()
+        error = refused_insert(client, block)
+        assert error.code is grpc.StatusCode.UNAVAILABLE
+        assert error.reason == "DATABASE_UNAVAILABLE"
+        assert error.retry_after_s
+        eventually(lambda: not client.is_serving(), patience_s=10)
+        assert client.is_serving("")
+        assert not database_available(client)
+        status = run_tilecache("status", "--socket", own_daemon.socket_path)
+        assert status.returncode == 1
+        assert "does NOT answer" in status.stdout
+        derive = DeriveTileIdentityRequest(keys=[block.key()])
+        assert client.store.DeriveTileIdentity(derive, timeout=10).identities
+        postgres.start()
+        eventually(client.is_serving)
+        assert database_available(client)
+        again = insert(client, tile(block.key())).tile
+        assert again == stored
+    os.kill(pid, 0)
+    assert "Traceback" not in own_daemon.log
+
+
+def test_uses_that_were_recorded_in_an_outage_are_written_after_it(
+    postgres: EmbeddedPostgres, own_daemon: DaemonProcess, block: Block
+) -> None:
+    client, ref = own_daemon.client, by_key(block.key())
+    insert(client, tile(block.key()))
+    client.store.TouchTiles(TouchTilesRequest(tiles=[ref]), timeout=10)
+    postgres.stop()
+    eventually(lambda: not client.is_serving())
+    postgres.start()
+    eventually(client.is_serving)
+    request = GetTileRequest(tile=ref)
+    eventually(lambda: client.store.GetTile(request, timeout=10).tile.HasField("accessed_at"))
+
+
+@contextmanager
+def frozen(server: EmbeddedPostgres) -> Iterator[None]:
+    """The server and all its processes stand still: they neither answer nor hang up."""
+    assert server.server_pid is not None
+    children = Path(f"/proc/{server.server_pid}/task/{server.server_pid}/children").read_text()
+    pids = [server.server_pid, *map(int, children.split())]
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
+
+
+def test_a_server_that_stands_still_is_an_outage_too(
+    postgres: EmbeddedPostgres, own_daemon: DaemonProcess, block: Block
+) -> None:
+    client = own_daemon.client
+    insert(client, tile(block.key()))
+    with frozen(postgres):
+        assert refused_insert(client, block).code is grpc.StatusCode.UNAVAILABLE
+        eventually(lambda: not client.is_serving(), patience_s=10)
+        assert client.is_serving("")
+    eventually(client.is_serving)
+    assert insert(client, tile(block.key(2)))
+
+
+def test_broken_connections_are_replaced(
+    postgres: EmbeddedPostgres, own_daemon: DaemonProcess, block: Block
+) -> None:
+    insert(own_daemon.client, tile(block.key()))
+    with psycopg.connect(postgres.dsn, autocommit=True) as admin:
+        admin.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()"
+            " AND application_name LIKE 'tilecache%'"
+        )
+    eventually(lambda: is_inserted(own_daemon.client, block))
+    eventually(own_daemon.client.is_serving)
+
+
+def is_inserted(client: TileCacheClient, block: Block) -> bool:
+    with suppress(CallError):
+        return bool(insert(client, tile(block.key(1))).outcome)
+    return False
+
+
+def test_a_start_waits_for_a_database_that_is_not_there_yet(
+    postgres: EmbeddedPostgres, short_directory: Path, block: Block
+) -> None:
+    dsn = postgres.dsn
+    postgres.stop()
+    process = DaemonProcess(short_directory, dsn=dsn)
+    process.log_path.touch()
+    try:
+        process.launch()
+        eventually(lambda: "waiting for the database" in process.log)
+        postgres.start()
+        process.client.wait_until_ready(30)
+        assert insert(process.client, tile(block.key()))
+    finally:
+        process.close()
