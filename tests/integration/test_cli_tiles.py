@@ -1,6 +1,7 @@
 """`tilecache derive`, `get` and `query`."""
 
 import json
+import subprocess
 from datetime import timedelta
 from uuid import uuid4
 
