@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
+import structlog
 from prometheus_client import CollectorRegistry, make_wsgi_app
 
 from tilecache_daemon.config import split_address
@@ -14,6 +15,8 @@ from tilecache_daemon.rpc.server import ListenError, UnixSocket
 
 _CLIENT_TIMEOUT_S: Final = 5
 _STOP_POLL_S: Final = 0.1
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 
 class MetricsListener:
@@ -65,13 +68,13 @@ class _Handler(WSGIRequestHandler):
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002
         """Scrapes are not worth a line."""
 
-    def address_string(self) -> str:
-        # A client on a Unix socket has no address.
-        return str(self.client_address)
-
 
 class _Server(socketserver.ThreadingMixIn, WSGIServer):
     daemon_threads = True
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A scraper that goes away half-way is no reason for a stack trace on stderr."""
+        log.debug("scrape_failed", exc_info=True)
 
 
 class _IPv6Server(_Server):
@@ -80,6 +83,11 @@ class _IPv6Server(_Server):
 
 class _UnixServer(_Server):
     address_family = socket.AF_UNIX
+
+    def get_request(self) -> tuple[socket.socket, tuple[str, int]]:
+        # A client on a Unix socket has no address, but WSGI wants one.
+        connection, _ = self.socket.accept()
+        return connection, ("localhost", 0)
 
     def server_bind(self) -> None:
         # WSGIServer would look for a host and a port.
