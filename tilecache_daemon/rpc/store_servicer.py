@@ -157,6 +157,8 @@ class StoreServicer:
         async for slices, degraded in self._reading.query(zoom, cells, wanted):
             for chunk in wire.join_pieces(piece.elements for piece in slices):
                 yield Degraded(chunk) if degraded else chunk
+            if degraded and not slices:
+                yield Degraded(b"")  # That nothing is there may be out of date, too.
 
     async def describe_coverage(
         self, request: pb.DescribeCoverageRequest
