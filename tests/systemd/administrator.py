@@ -1,5 +1,7 @@
 """Who follows the guide on a machine, command by command."""
 
+import pytest
+
 from tests.systemd.guide import read_commands
 from tests.systemd.machine import Machine
 
@@ -54,7 +56,11 @@ class Administrator:
 
     def follow(self, section: str) -> str:
         """Runs the commands under a heading; gives what they print."""
-        return "".join(
-            self._machine.run("sh", "-euc", f"cd {WORKPLACE}\n{block}")
-            for block in self._commands[section]
-        )
+        return "".join(self._run(block) for block in self._commands[section])
+
+    def _run(self, block: str) -> str:
+        ran = self._machine.attempt("sh", "-euc", f"cd {WORKPLACE}\n{block}")
+        if ran.returncode != 0:
+            journal = self._machine.run("journalctl", "--no-pager", "--output=cat", "--lines=50")
+            pytest.fail(f"{block}\n{ran.stdout}{ran.stderr}\nThe journal:\n{journal}")
+        return ran.stdout

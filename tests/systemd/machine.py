@@ -17,7 +17,7 @@ BOOT = Path(__file__).with_name("boot.sh")
 SYSTEMD = Path("/usr/lib/systemd/systemd")
 NAMESPACES = ("--pid", "--mount", "--uts", "--ipc", "--net", "--cgroup")
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-COMMAND_TIMEOUT_S = 120
+COMMAND_TIMEOUT_S = 300
 
 
 def find_obstacle() -> str | None:

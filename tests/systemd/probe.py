@@ -54,7 +54,7 @@ def write(directory: str) -> str:
     return result
 
 
-OUTSIDE = ("/", "/etc", "/usr", "/opt/tilecache", "/etc/tilecache", "/var/lib", "/home", "/run")
+OUTSIDE = ("/", "/etc", "/etc/tilecache", "/opt/tilecache", "/var/lib", "/run", "/srv/open")
 OWN = (os.environ["STATE_DIRECTORY"], os.environ["RUNTIME_DIRECTORY"])
 
 print(

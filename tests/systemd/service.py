@@ -69,25 +69,25 @@ class Service:
             yield client
 
     @contextmanager
-    def drop_in(self, text: str) -> Iterator[None]:
-        """The service runs with a drop-in for as long as the block."""
+    def drop_in(self, text: str, verb: str = "restart") -> Iterator[None]:
+        """A drop-in for as long as the block, and what is done to the service with it."""
         file = f"{DROP_INS}/test.conf"
         self.machine.write(file, text)
-        self._reload()
+        self._reload(verb)
         try:
             yield
         finally:
             self.machine.path(file).unlink()
-            self._reload()
+            self._reload("restart")
 
     def await_restart(self, count_before: int) -> None:
         """Returns when the unit has been restarted by systemd and serves."""
         eventually(lambda: self.restart_count > count_before and self.is_active)
 
-    def _reload(self) -> None:
+    def _reload(self, verb: str) -> None:
         self.machine.run("systemctl", "daemon-reload")
         self.machine.run("systemctl", "reset-failed", NAME)
-        self.control("restart")
+        self.control(verb)
 
 
 def send(signal_number: signal.Signals, processes: set[int]) -> None:

@@ -2,7 +2,6 @@
 
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,22 +23,20 @@ MAX_EXPOSURE = 0.5
 
 
 @pytest.fixture(scope="module")
-def probed(installed_service: Service) -> Iterator[dict[str, Any]]:
+def probed(installed_service: Service) -> Any:
     """What a program learns that takes the daemon's place in its unit."""
     machine = installed_service.machine
     installed_service.control("start")
     machine.write("/opt/probe.py", Path(__file__).with_name("probe.py").read_text())
     machine.write("/tmp/seen-by-all", "")
+    machine.run("mkdir", "--mode=777", "/srv/open")
     machine.run("cp", UNIT, f"/etc/systemd/system/{PROBE_UNIT}")
     machine.write(f"/etc/systemd/system/{PROBE_UNIT}.d/probe.conf", RUN_PROBE)
     machine.run("systemctl", "daemon-reload")
     machine.run("systemctl", "start", PROBE_UNIT)
     journal = machine.run("journalctl", f"--unit={PROBE_UNIT}", "--output=cat")
     (answer,) = re.findall(r"^{.*}$", journal, re.MULTILINE)
-    yield json.loads(answer)
-    machine.run("rm", "-r", f"/etc/systemd/system/{PROBE_UNIT}", "/tmp/seen-by-all")
-    machine.run("rm", "-r", f"/etc/systemd/system/{PROBE_UNIT}.d")
-    machine.run("systemctl", "daemon-reload")
+    return json.loads(answer)
 
 
 def test_it_can_write_to_its_own_directories_alone(probed: dict[str, Any]) -> None:

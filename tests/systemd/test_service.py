@@ -1,6 +1,7 @@
 """The unit under a real systemd: started, called, killed, hung, stopped, upgraded."""
 
 import signal
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -16,9 +17,15 @@ from tests.waiting import eventually
 from tilecache_daemon.client import TileCacheClient
 from tilecache_daemon.schema import HEAD_REVISION
 
-WATCHDOG_S = 3
+WATCHDOG_S = 5
 SHORT_WATCHDOG = f"[Service]\nWatchdogSec={WATCHDOG_S}\n"
 RARE_WRITES = "[Service]\nEnvironment=TILECACHE_ACCESS_FLUSH_INTERVAL_S=3600\n"
+START_TIMEOUT_S = 10
+NO_DATABASE = f"""\
+[Service]
+TimeoutStartSec={START_TIMEOUT_S}
+Environment=DB_URL=host=/nowhere
+"""
 OUTAGE = "PostgreSQL does not answer; serving what is in memory"
 OWN_POSTGRES = "host=/var/lib/tilecache/postgres dbname=tilecache user=tilecache"
 
@@ -50,6 +57,20 @@ def test_a_start_that_returns_has_a_daemon_that_answers(service: Service) -> Non
 
     with TileCacheClient(service.machine.path(service.socket)) as client:
         assert client.is_serving()
+
+
+def test_a_start_that_waits_for_its_database_says_so_and_is_not_given_up(
+    service: Service,
+) -> None:
+    with service.drop_in(NO_DATABASE, "stop"):
+        service.machine.run("systemctl", "start", "--no-block", "tilecache-daemon")
+        eventually(lambda: service.status == "waiting for the database")
+        began = int(service.show("ExecMainStartTimestampMonotonic")) / 1e6
+        eventually(lambda: time.monotonic() > began + START_TIMEOUT_S + 1)
+
+        assert service.show("ActiveState") == "activating"
+        assert service.status == "waiting for the database"
+        assert int(service.show("ExecMainStartTimestampMonotonic")) / 1e6 == began
 
 
 def test_it_runs_as_its_own_user_with_its_postgresql_beside_it(service: Service) -> None:
