@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+import sys
 from pathlib import Path
 
 import click
@@ -94,7 +95,8 @@ async def _serve(config: Config) -> None:
         await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
     if starting.done():
         await starting
-        _greet(config)
+        if sys.stdout.isatty():
+            _greet(config)
         async with systemd.serving(config.socket_path, lambda: daemon.condition):
             await stopping
         log.info("stopping")
