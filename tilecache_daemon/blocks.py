@@ -9,6 +9,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from itertools import accumulate, count, pairwise
+from operator import neg
 from typing import Final, NamedTuple
 
 from tilecache_daemon.mercator import CellRectangle
@@ -96,25 +97,39 @@ def short_id(tile_uuid: str) -> int:
 class Block:
     """The tiles of a block. Immutable but for their uses; made from all of its rows."""
 
-    def __init__(self, key: BlockKey, rows: Iterable[tuple[Tile, bytes]]) -> None:
-        """`rows` are tiles with their packed elements."""
+    def __init__(self, key: BlockKey, rows: Sequence[Tile], elements: Sequence[bytes]) -> None:
+        """`elements` are the rows packed; both in the same order, whichever it is."""
         self.key = key
-        ordered = sorted(rows, key=_cell_then_merit)
-        tiles = [tile for tile, _ in ordered]
-        elements = [element for _, element in ordered]
-        self._blob = b"".join(elements)
-        self._offsets = array("I", accumulate(map(len, elements), initial=0))
-        self._cells = array("H", [_cell(tile.x, tile.y) for tile in tiles])
-        self._ranks = bytes([_RANKS[tile.freshness_label] for tile in tiles])
-        self._captured = array("q", [tile.captured_us for tile in tiles])
-        makers = [(tile.source, tile.flight_id) for tile in tiles]
+        columns = tuple(zip(*rows, strict=True)) or ((),) * len(Tile._fields)
+        uuids, _, _, xs, ys, sources, flights, *_, captured, _, _, _, labels, _ = columns
+        cells = [(y & _MASK) << BLOCK_BITS | x & _MASK for x, y in zip(xs, ys, strict=True)]
+        ranks = [_RANKS[label] for label in labels]
+        self._one_a_cell = len(set(cells)) == len(cells)
+        # By cell; within one the best label first, then the newest capture.
+        merits = zip(cells, ranks, map(neg, captured), uuids, count(), strict=False)
+        order = [merit[-1] for merit in sorted(merits)]
+        makers = list(zip(sources, flights, strict=True))
         self._makers = list(dict.fromkeys(makers))
         numbers = {maker: number for number, maker in enumerate(self._makers)}
-        self._maker_of = array("H", [numbers[maker] for maker in makers])
-        by_id = sorted(zip([short_id(tile.tile_uuid) for tile in tiles], count(), strict=False))
+        elements = [elements[place] for place in order]
+        self._blob = b"".join(elements)
+        self._offsets = array("I", accumulate(map(len, elements), initial=0))
+        self._cells = array("H", [cells[place] for place in order])
+        self._ranks = bytes([ranks[place] for place in order])
+        self._captured = array("q", [captured[place] for place in order])
+        self._maker_of = array("H", [numbers[makers[place]] for place in order])
+        self._uuids: list[str] | None = [uuids[place] for place in order]
+        self.ids = array("Q")
+        self._places = array("I")
+
+    def index(self) -> None:
+        """Makes `find` able to find. Answering by cells does not need it, and comes first."""
+        if self._uuids is None:
+            return
+        by_id = sorted(zip(map(short_id, self._uuids), count(), strict=False))
         self.ids = array("Q", [number for number, _ in by_id])
         self._places = array("I", [place for _, place in by_id])
-        self._one_a_cell = len(set(self._cells)) == len(self._cells)
+        self._uuids = None
 
     @property
     def tile_count(self) -> int:
@@ -246,17 +261,6 @@ class LooseTiles:
 
 def _cell(x: int, y: int) -> int:
     return (y & _MASK) << BLOCK_BITS | x & _MASK
-
-
-def _cell_then_merit(row: tuple[Tile, bytes]) -> tuple[object, ...]:
-    """By cell; within one the best label first, then the newest capture."""
-    tile = row[0]
-    return (
-        _cell(tile.x, tile.y),
-        _RANKS[tile.freshness_label],
-        -tile.captured_us,
-        tile.tile_uuid,
-    )
 
 
 def _micros(moment: datetime) -> int:

@@ -13,6 +13,7 @@ from functools import partial
 from typing import Final, NamedTuple, Protocol
 
 from tilecache_daemon.blocks import (
+    BLOCK_BITS,
     Block,
     BlockKey,
     LooseTiles,
@@ -92,7 +93,8 @@ class TileCache:
         self._asked_in_part: dict[BlockKey, None] = {}
         self._loads: set[_Load] = set()
         self._forgotten: deque[Block | LooseTiles] = deque()
-        self._sweeper: asyncio.Task[None] | None = None
+        self._not_indexed: deque[Block] = deque()
+        self._tidier: asyncio.Task[None] | None = None
         changes.subscribe(self)
 
     @property
@@ -153,6 +155,7 @@ class TileCache:
 
     async def note_accesses(self, written: Mapping[str, datetime]) -> None:
         """Gives held tiles the access times that this daemon has just written."""
+        await self._index_blocks()
         changes: dict[BlockKey, dict[int, Callable[[bytes], bytes]]] = {}
         for tile_uuid, accessed_at in written.items():
             number = short_id(tile_uuid)
@@ -273,16 +276,15 @@ class TileCache:
             return await queries.tiles.read_blocks(zoom, cells)
 
     async def _pack_blocks(self, fetch: "_Fetch", rows: Sequence[Tile]) -> AsyncIterator[Block]:
-        packed: dict[BlockKey, list[tuple[Tile, bytes]]] = {key: [] for key in fetch.wanted}
+        pack_tile, of_blocks = self._packer.pack_tile, group_by_block(rows)
         try:
-            for number, tile in enumerate(rows, start=1):
-                packed[block_of(tile.zoom, tile.x, tile.y)].append(
-                    (tile, self._packer.pack_tile(tile))
-                )
-                if number % ROWS_A_TURN == 0:
+            for key in fetch.wanted:
+                of_block = of_blocks.get((key.x, key.y), [])
+                elements: list[bytes] = []
+                for start in range(0, len(of_block), ROWS_A_TURN):
+                    elements += map(pack_tile, of_block[start : start + ROWS_A_TURN])
                     await asyncio.sleep(0)
-            for key, of_block in packed.items():
-                block = Block(key, of_block)
+                block = Block(key, of_block, elements)
                 whole = fetch.wanted[key] == cells_of(key)
                 if whole and self._may_keep(fetch.load, key):
                     self._keep(block)
@@ -308,8 +310,9 @@ class TileCache:
     def _keep(self, block: Block) -> None:
         self._forget(block.key)
         self._held[block.key] = block
-        self._by_id.update(dict.fromkeys(block.ids, block))
         self._grow(block.byte_count, block.tile_count)
+        self._not_indexed.append(block)
+        self._tidy_soon()
 
     def _keep_loose(self, key: BlockKey, number: int, element: bytes) -> None:
         if key in self._doubted:
@@ -336,15 +339,29 @@ class TileCache:
         self._used_bytes -= holder.byte_count
         self._tile_count -= holder.tile_count
         self._forgotten.append(holder)
-        if self._sweeper is None or self._sweeper.done():
-            self._sweeper = asyncio.create_task(self._sweep())
+        self._tidy_soon()
 
-    async def _sweep(self) -> None:
-        while self._forgotten:
-            holder = self._forgotten.popleft()
-            for number in holder.ids:
-                if self._by_id.get(number) is holder:
-                    del self._by_id[number]
+    def _tidy_soon(self) -> None:
+        if self._tidier is None or self._tidier.done():
+            self._tidier = asyncio.create_task(self._tidy())
+
+    async def _tidy(self) -> None:
+        """Brings the index by id up to date, a block a turn."""
+        while self._not_indexed or self._forgotten:
+            await self._index_blocks()
+            if self._forgotten:
+                holder = self._forgotten.popleft()
+                for number in holder.ids:
+                    if self._by_id.get(number) is holder:
+                        del self._by_id[number]
+            await asyncio.sleep(0)
+
+    async def _index_blocks(self) -> None:
+        while self._not_indexed:
+            block = self._not_indexed.popleft()
+            if self._held.get(block.key) is block:
+                block.index()
+                self._by_id.update(dict.fromkeys(block.ids, block))
             await asyncio.sleep(0)
 
     def _count(self, *, hits: int, misses: int) -> None:
@@ -366,6 +383,14 @@ class _Fetch(NamedTuple):
     wanted: dict[BlockKey, CellRectangle]
     load: _Load
     rows: asyncio.Task[list[Tile]]
+
+
+def group_by_block(rows: Iterable[Tile]) -> dict[tuple[int, int], list[Tile]]:
+    """Rows of one zoom by the x and y of their blocks."""
+    groups: dict[tuple[int, int], list[Tile]] = {}
+    for row in rows:
+        groups.setdefault((row[3] >> BLOCK_BITS, row[4] >> BLOCK_BITS), []).append(row)
+    return groups
 
 
 def _next_size(size: int, row_count: int) -> int:

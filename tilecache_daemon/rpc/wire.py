@@ -34,7 +34,7 @@ _MICROSECOND: Final = timedelta(microseconds=1)
 _POSTGRES_EPOCH_US: Final = (POSTGRES_EPOCH - _EPOCH) // _MICROSECOND
 _DOUBLES: Final = struct.Struct("<BdBdBd").pack
 _SMALL: Final = [bytes((number,)) for number in range(0x80)]
-_LABEL_BYTES: Final = {label: bytes((number,)) for label, number in LABEL_NUMBERS.items()}
+_LABEL_BYTES: Final = {label: bytes((0x78, number)) for label, number in LABEL_NUMBERS.items()}
 
 
 def pack_element(message: bytes) -> bytes:
@@ -49,34 +49,36 @@ def pack_tile(tile: Tile) -> bytes:
     region takes when it is first asked for. The tags are those of the .proto: a
     field's number times eight, and its wire type.
     """
-    path = tile.file_path.encode()
-    body = b"\x0a\x24%b%b\x1a\x24%b%b%b\x42%b%b%b%b%b%b%b\x78%b%b" % (
-        tile.tile_uuid.encode(),
-        _pack_key(tile),
-        tile.location_hash.encode(),
-        _DOUBLES(0x21, tile.latitude, 0x29, tile.longitude, 0x31, tile.tile_size_meters),
-        _pack_number(b"\x38", tile.tile_size_pixels),
+    # fmt: off
+    (tile_uuid, location_hash, zoom, x, y, source, flight_id, latitude, longitude, edge, pixels,
+     file_path, sha256, disk_bytes, captured, created, accessed, uploaded, label, quality) = tile
+    # fmt: on
+    path = file_path.encode()
+    key = (
+        _pack_number(b"\x08", zoom)
+        + _pack_number(b"\x10", x)
+        + _pack_number(b"\x18", y)
+        + _pack_source(source, flight_id)
+    )
+    body = b"\x0a\x24%b\x12%c%b\x1a\x24%b%b%b\x42%b%b%b%b%b%b%b%b%b%b" % (
+        tile_uuid.encode(),
+        len(key),
+        key,
+        location_hash.encode(),
+        _DOUBLES(0x21, latitude, 0x29, longitude, 0x31, edge),
+        _pack_number(b"\x38", pixels),
         _varint(len(path)),
         path,
-        b"\x4a\x40" + tile.content_sha256.encode() if tile.content_sha256 else b"",
-        b"" if tile.disk_bytes is None else b"\x50" + _varint(tile.disk_bytes),
-        _pack_time(0x5A, tile.captured_us) + _pack_time(0x62, tile.created_us),
-        b"" if tile.accessed_us is None else _pack_time(0x6A, tile.accessed_us),
-        b"" if tile.uploaded_us is None else _pack_time(0x72, tile.uploaded_us),
-        _LABEL_BYTES[tile.freshness_label],
-        b"" if tile.quality_metadata is None else _pack_quality(tile.quality_metadata),
+        b"\x4a\x40" + sha256.encode() if sha256 else b"",
+        b"" if disk_bytes is None else b"\x50" + _varint(disk_bytes),
+        _pack_time(b"\x5a", captured),
+        _pack_time(b"\x62", created),
+        b"" if accessed is None else _pack_time(b"\x6a", accessed),
+        b"" if uploaded is None else _pack_time(b"\x72", uploaded),
+        _LABEL_BYTES[label],
+        b"" if quality is None else _pack_quality(quality),
     )
     return b"\x0a%b%b" % (_varint(len(body)), body)
-
-
-def _pack_key(tile: Tile) -> bytes:
-    key = (
-        _pack_number(b"\x08", tile.zoom)
-        + _pack_number(b"\x10", tile.x)
-        + _pack_number(b"\x18", tile.y)
-        + _pack_source(tile.source, tile.flight_id)
-    )
-    return b"\x12%c%b" % (len(key), key)
 
 
 @lru_cache(maxsize=8_192)
@@ -92,9 +94,9 @@ def _pack_source(source: str, flight_id: str | None) -> bytes:
 
 
 @lru_cache(maxsize=8_192)
-def _pack_time(tag: int, micros: int) -> bytes:
+def _pack_time(tag: bytes, micros: int) -> bytes:
     packed = _timestamp(_POSTGRES_EPOCH_US + micros).SerializeToString()
-    return b"%c%c%b" % (tag, len(packed), packed)
+    return b"%b%c%b" % (tag, len(packed), packed)
 
 
 def _pack_quality(text: str) -> bytes:
