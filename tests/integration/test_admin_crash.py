@@ -1,0 +1,85 @@
+"""An eviction that is killed between its steps."""
+
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from tilecache.v1.tile_cache_admin_pb2 import DeleteTilesRequest, EvictTilesRequest
+
+from tests.admin import confirm, evict, list_evictions, read_usage
+from tests.daemon_process import DaemonProcess
+from tests.filling import fill
+from tests.tiles import TIMEOUT_S
+
+TILES = 30_000
+WITH_A_ROW = "SELECT file_path FROM tiles"
+LISTED = "SELECT file_path FROM tile_evictions"
+
+
+def files(sql: psycopg.Connection[Any], query: str) -> list[str]:
+    return [path for (path,) in sql.execute(query).fetchall()]
+
+
+@pytest.mark.parametrize("answers_before", [1, 4, 9])
+@pytest.mark.parametrize("kind", ["evict", "delete"])
+def test_a_killed_daemon_leaves_each_file_with_a_row_or_on_the_list(
+    database: str, short_directory: Path, kind: str, answers_before: int
+) -> None:
+    with psycopg.connect(database, autocommit=True) as sql:
+        fill(sql, TILES, disk_bytes=10)
+        everything = sorted(files(sql, WITH_A_ROW))
+        with DaemonProcess(short_directory, dsn=database) as daemon:
+            admin = daemon.admin_client.admin
+            answers = (
+                admin.EvictTiles(EvictTilesRequest(max_used_bytes=0), timeout=TIMEOUT_S)
+                if kind == "evict"
+                else admin.DeleteTiles(DeleteTilesRequest(zooms=[20]), timeout=TIMEOUT_S)
+            )
+            told = {gone.file_path for _ in range(answers_before) for gone in next(answers).tiles}
+            daemon.kill()
+
+            kept, listed = files(sql, WITH_A_ROW), files(sql, LISTED)
+            assert kept, "it was killed before its end"
+            assert told <= set(listed), "what the caller was told is listed"
+            assert sorted(kept + listed) == everything, "none is lost, and none is both"
+
+            daemon.start()
+            usage = read_usage(daemon.admin_client)
+            assert (usage.total.tile_count, usage.pending_removal.tile_count) == (
+                len(kept),
+                len(listed),
+            )
+            assert evict(daemon.admin_client, max_used_bytes=0).summary.goal_met
+            went = list(list_evictions(daemon.admin_client))
+            assert sorted(gone.file_path for gone in went) == everything
+            for start in range(0, TILES, 4_000):
+                ids = [gone.eviction_id for gone in went[start : start + 4_000]]
+                assert all(confirm(daemon.admin_client, ids))
+            assert read_usage(daemon.admin_client).pending_removal.tile_count == 0
+
+
+def test_a_database_that_dies_half_way_leaves_each_file_with_a_row_or_on_the_list(
+    database: str, short_directory: Path
+) -> None:
+    with (
+        psycopg.connect(database, autocommit=True) as sql,
+        DaemonProcess(short_directory, dsn=database) as daemon,
+    ):
+        fill(sql, TILES, disk_bytes=10)
+        everything = sorted(files(sql, WITH_A_ROW))
+        request = EvictTilesRequest(max_used_bytes=0)
+        answers = daemon.admin_client.admin.EvictTiles(request, timeout=TIMEOUT_S)
+        next(answers)
+        sql.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+        with pytest.raises(Exception, match="PostgreSQL") as failure:
+            list(answers)
+
+        assert failure.value.reason == "DATABASE_UNAVAILABLE"
+        kept, listed = files(sql, WITH_A_ROW), files(sql, LISTED)
+        assert kept
+        assert listed
+        assert sorted(kept + listed) == everything
