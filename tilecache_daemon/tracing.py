@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     Context = grpc.aio.ServicerContext[Any, Any]
 
 SERVICE_NAME: Final = "tilecache-daemon"
+EXPORT_TIMEOUT_S: Final = 2.0
+"""How long a collector that is away may delay the daemon's end."""
 
 SERVER_FAULTS: Final = frozenset(
     {
@@ -79,4 +81,5 @@ class Tracing:
 
 def start_tracing(otlp_endpoint: str | None) -> Tracing:
     """Traces to an OTLP collector over gRPC; the environment's, if no endpoint is given."""
-    return Tracing(BatchSpanProcessor(OTLPSpanExporter(endpoint=otlp_endpoint)))
+    exporter = OTLPSpanExporter(endpoint=otlp_endpoint, timeout=EXPORT_TIMEOUT_S)
+    return Tracing(BatchSpanProcessor(exporter))

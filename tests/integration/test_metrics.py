@@ -10,6 +10,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from prometheus_client.utils import floatToGoString
 from psycopg.sql import SQL, Identifier
 from tilecache.v1.tile_metadata_store_pb2 import (
     BulkInsertTilesRequest,
@@ -215,9 +216,8 @@ def test_the_age_of_evicted_tiles_is_in_the_histogram(
     shared_daemon: DaemonProcess, sql: psycopg.Connection[Any], metrics: Path
 ) -> None:
     def younger_than(days: int) -> float:
-        return scrape(metrics).value(
-            "tilecache_eviction_age_seconds_bucket", le=f"{days * DAY_S:.1f}"
-        )
+        bound_s = floatToGoString(days * DAY_S)
+        return scrape(metrics).value("tilecache_eviction_age_seconds_bucket", le=bound_s)
 
     store_row(
         sql,

@@ -26,7 +26,7 @@ from tilecache_daemon.errors import (
     TileCacheError,
 )
 from tilecache_daemon.models import Limits
-from tilecache_daemon.rpc.observers import CODES, CallObserver, observed
+from tilecache_daemon.rpc.observers import CallObserver, observed
 from tilecache_daemon.rpc.status import internal_status, status_of
 
 if TYPE_CHECKING:
@@ -40,6 +40,8 @@ DEGRADED_METADATA: Final = (("tilecache-degraded", "1"),)
 class Degraded(bytes):
     """An answer from memory while PostgreSQL is away: it may be out of date."""
 
+
+CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 

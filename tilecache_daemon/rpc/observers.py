@@ -7,7 +7,7 @@ import inspect
 from asyncio import CancelledError
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import aclosing, contextmanager
-from typing import TYPE_CHECKING, Any, Final, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import grpc
 import structlog
@@ -20,9 +20,6 @@ End = Callable[[grpc.StatusCode], None]
 """Is told how a call ended."""
 Begin = Callable[["Context"], End]
 """Is told that a call has begun."""
-
-CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
-"""gRPC's codes by their numbers."""
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -95,5 +92,5 @@ def _code(error: BaseException, context: "Context") -> grpc.StatusCode:
         remaining_s = context.time_remaining()
         late = remaining_s is not None and remaining_s <= 0
         return grpc.StatusCode.DEADLINE_EXCEEDED if late else grpc.StatusCode.CANCELLED
-    # context.abort() leaves the number of the code.
-    return CODES.get(cast(int, context.code()), grpc.StatusCode.UNKNOWN)
+    # Left there by context.abort(); 0 if that was not called.
+    return cast("grpc.StatusCode | None", context.code()) or grpc.StatusCode.UNKNOWN
