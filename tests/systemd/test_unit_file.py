@@ -13,7 +13,7 @@ from tilecache_daemon.config import Config
 FILES = CHECKOUT / "systemd"
 UNIT = FILES / "tilecache-daemon.service"
 SETTINGS = FILES / "tilecache.toml"
-SOCKET_COUNT = 2
+LISTENER_COUNT = 3
 
 
 def unit_seconds(name: str) -> float:
@@ -44,7 +44,7 @@ def test_the_documented_defaults_are_those_of_the_daemon_in_its_unit(
 
 
 def test_a_stop_has_time_to_drain_and_to_end_postgresql() -> None:
-    drain_s = SOCKET_COUNT * Config().drain_timeout_s
+    drain_s = LISTENER_COUNT * Config().drain_timeout_s
     postgres_s = sum(timeout_s or 0 for _, timeout_s in postgres_process._STOPS)
 
     assert unit_seconds("TimeoutStopSec") > drain_s + postgres_s
