@@ -20,7 +20,7 @@ BLOCK_CELLS: Final = 1 << BLOCK_BITS
 PIECE_BYTES: Final = 256 * 1024
 """Slices are cut to this, so that a message can be filled but not burst by one."""
 
-TILE_OVERHEAD_BYTES: Final = 130
+TILE_OVERHEAD_BYTES: Final = 150
 """What a tile takes beside its bytes: its place in the arrays and in the index by id."""
 LOOSE_OVERHEAD_BYTES: Final = 260
 BLOCK_OVERHEAD_BYTES: Final = 1_500
@@ -89,17 +89,22 @@ def cells_of(key: BlockKey) -> CellRectangle:
     return CellRectangle(x, x | _MASK, y, y | _MASK)
 
 
-def short_id(tile_uuid: str) -> int:
-    """The first 64 bits of an id in canonical text: enough to find it, not to know it."""
-    return int(tile_uuid[:8] + tile_uuid[9:13] + tile_uuid[14:18], 16)
-
-
 class Block:
     """The tiles of a block. Immutable but for their uses; made from all of its rows."""
+
+    __slots__ = (
+        *("key", "number", "doubted", "id_hashes"),
+        *("_blob", "_offsets", "_cells", "_ranks", "_captured", "_maker_of", "_makers"),
+        "_one_a_cell",
+    )
 
     def __init__(self, key: BlockKey, rows: Sequence[Tile], elements: Sequence[bytes]) -> None:
         """`elements` are the rows packed; both in the same order, whichever it is."""
         self.key = key
+        self.number = 0
+        """Which of the cache's blocks it is."""
+        self.doubted = False
+        """Whether it may be out of date."""
         columns = tuple(zip(*rows, strict=True)) or ((),) * len(Tile._fields)
         uuids, _, _, xs, ys, sources, flights, *_, captured, _, _, _, labels, _ = columns
         cells = [(y & _MASK) << BLOCK_BITS | x & _MASK for x, y in zip(xs, ys, strict=True)]
@@ -118,18 +123,8 @@ class Block:
         self._ranks = bytes([ranks[place] for place in order])
         self._captured = array("q", [captured[place] for place in order])
         self._maker_of = array("H", [numbers[makers[place]] for place in order])
-        self._uuids: list[str] | None = [uuids[place] for place in order]
-        self.ids = array("Q")
-        self._places = array("I")
-
-    def index(self) -> None:
-        """Makes `find` able to find. Answering by cells does not need it, and comes first."""
-        if self._uuids is None:
-            return
-        by_id = sorted(zip(map(short_id, self._uuids), count(), strict=False))
-        self.ids = array("Q", [number for number, _ in by_id])
-        self._places = array("I", [place for _, place in by_id])
-        self._uuids = None
+        self.id_hashes = array("q", [hash(uuids[place]) for place in order])
+        """Of the tiles' ids, in the order of their places."""
 
     @property
     def tile_count(self) -> int:
@@ -140,16 +135,9 @@ class Block:
         """What the block takes in memory, about."""
         return len(self._blob) + self.tile_count * TILE_OVERHEAD_BYTES + BLOCK_OVERHEAD_BYTES
 
-    def find(self, tile_uuid: str, number: int) -> bytes | None:
-        """The element of a tile, whose short id is `number`."""
-        at = bisect_left(self.ids, number)
-        while at < len(self.ids) and self.ids[at] == number:
-            place = self._places[at]
-            start, end = self._offsets[place], self._offsets[place + 1]
-            if self._blob.find(tile_uuid.encode(), start, end) >= 0:
-                return self._blob[start:end]
-            at += 1
-        return None
+    def element(self, place: int) -> bytes:
+        """The element of the tile at a place."""
+        return self._blob[self._offsets[place] : self._offsets[place + 1]]
 
     def select(self, cells: Iterable[CellRectangle], wanted: TileFilter) -> Iterator[Slice]:
         """The tiles in some rectangles of the block's cells that pass the filter."""
@@ -162,12 +150,11 @@ class Block:
                 yield from self._picked(start, end, test, best_only=best_only)
 
     def rewrite(self, changes: Mapping[int, Callable[[bytes], bytes]]) -> None:
-        """Gives tiles, by short id, other elements; what the filters see may not change."""
+        """Gives the tiles at some places other elements; what the filters see may not
+        change."""
         elements = [self._blob[start:end] for start, end in pairwise(self._offsets)]
-        for number, change in changes.items():
-            at = bisect_left(self.ids, number)
-            if at < len(self.ids) and self.ids[at] == number:
-                elements[self._places[at]] = change(elements[self._places[at]])
+        for place, change in changes.items():
+            elements[place] = change(elements[place])
         self._blob = b"".join(elements)
         self._offsets = array("I", accumulate(map(len, elements), initial=0))
 
@@ -227,36 +214,46 @@ class Block:
 class LooseTiles:
     """Tiles of a block that were read by id; the block may have others."""
 
+    __slots__ = ("_elements", "_places", "byte_count", "doubted", "key", "number")
+
     def __init__(self, key: BlockKey) -> None:
         self.key = key
-        self._elements: dict[int, bytes] = {}
+        self.number = 0
+        self.doubted = False
         self.byte_count = BLOCK_OVERHEAD_BYTES
+        self._elements: list[bytes] = []
+        self._places: dict[int, int] = {}
 
     @property
-    def ids(self) -> Iterable[int]:
-        return self._elements
+    def id_hashes(self) -> Iterable[int]:
+        return self._places
 
     @property
     def tile_count(self) -> int:
         return len(self._elements)
 
-    def add(self, number: int, element: bytes) -> None:
-        """Holds a tile by its short id."""
-        if number not in self._elements:
+    def add(self, id_hash: int, element: bytes) -> int:
+        """Holds a tile; gives its place."""
+        place = self._places.setdefault(id_hash, len(self._elements))
+        if place == len(self._elements):
+            self._elements.append(element)
             self.byte_count += len(element) + LOOSE_OVERHEAD_BYTES
-        self._elements[number] = element
+        else:
+            self._replace(place, element)
+        return place
 
-    def find(self, tile_uuid: str, number: int) -> bytes | None:
-        """As `Block.find`."""
-        element = self._elements.get(number)
-        return element if element and tile_uuid.encode() in element else None
+    def element(self, place: int) -> bytes:
+        """As `Block.element`."""
+        return self._elements[place]
 
     def rewrite(self, changes: Mapping[int, Callable[[bytes], bytes]]) -> None:
         """As `Block.rewrite`."""
-        for number, change in changes.items():
-            if before := self._elements.get(number):
-                self._elements[number] = after = change(before)
-                self.byte_count += len(after) - len(before)
+        for place, change in changes.items():
+            self._replace(place, change(self._elements[place]))
+
+    def _replace(self, place: int, element: bytes) -> None:
+        self.byte_count += len(element) - len(self._elements[place])
+        self._elements[place] = element
 
 
 def _cell(x: int, y: int) -> int:

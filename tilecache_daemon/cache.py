@@ -10,6 +10,7 @@ from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import partial
+from itertools import count
 from typing import Final, NamedTuple, Protocol
 
 from tilecache_daemon.blocks import (
@@ -22,7 +23,6 @@ from tilecache_daemon.blocks import (
     blocks_in,
     bounds_of,
     cells_of,
-    short_id,
 )
 from tilecache_daemon.changes import ChangeListener
 from tilecache_daemon.errors import DatabaseUnavailableError
@@ -32,6 +32,9 @@ from tilecache_daemon.store import Store
 
 ROWS_A_TURN: Final = 128
 """Rows that are packed before others get their turn: about half a millisecond."""
+_PLACE_BITS: Final = 24
+_PLACE_MASK: Final = (1 << _PLACE_BITS) - 1
+_ID_WITHIN_BYTES: Final = 48
 _FEW_ROWS: Final = 1_000
 _MANY_ROWS: Final = 6_000
 _FIRST_BLOCKS: Final = 4
@@ -84,9 +87,11 @@ class TileCache:
         self._packer = packer
         self._max_bytes = max_bytes
         self._held: OrderedDict[BlockKey, Block | LooseTiles] = OrderedDict()
-        self._doubted: set[BlockKey] = set()
-        """What is held and may be out of date: given only while PostgreSQL is away."""
-        self._by_id: dict[int, Block | LooseTiles] = {}
+        self._numbered: dict[int, Block | LooseTiles] = {}
+        self._numbers = count()
+        self._by_id: dict[int, int] = {}
+        """Of the hash of an id: its holder's number, and its place in the last bits. A
+        reference and a place of their own would take twice the memory."""
         self._used_bytes = 0
         self._tile_count = 0
         self._hits = self._misses = 0
@@ -106,7 +111,7 @@ class TileCache:
     async def find(self, tile_uuids: Sequence[str]) -> Found:
         """Tiles by id. Raises DatabaseUnavailableError if one that is not held is asked
         for while PostgreSQL is away."""
-        held = [self._find_believed(tile_uuid) for tile_uuid in tile_uuids]
+        held = self._find_held(tile_uuids, only_believed=True)
         wanted = [
             tile_uuid
             for tile_uuid, element in zip(tile_uuids, held, strict=True)
@@ -118,7 +123,7 @@ class TileCache:
         try:
             loaded = await self._load_tiles(wanted)
         except DatabaseUnavailableError:
-            recalled = [self._find_held(tile_uuid) for tile_uuid in tile_uuids]
+            recalled = self._find_held(tile_uuids, only_believed=False)
             if None in recalled:
                 raise
             return Found(recalled, degraded=True)
@@ -140,7 +145,7 @@ class TileCache:
         missing: list[BlockKey] = []
         for key in parts:
             block = self._held.get(key)
-            if isinstance(block, Block) and self._is_believed(key):
+            if isinstance(block, Block) and self._changes.hearing and not block.doubted:
                 self._held.move_to_end(key)
                 known.append(block)
             else:
@@ -156,16 +161,17 @@ class TileCache:
     async def note_accesses(self, written: Mapping[str, datetime]) -> None:
         """Gives held tiles the access times that this daemon has just written."""
         await self._index_blocks()
-        changes: dict[BlockKey, dict[int, Callable[[bytes], bytes]]] = {}
+        changes: dict[int, dict[int, Callable[[bytes], bytes]]] = {}
         for tile_uuid, accessed_at in written.items():
-            number = short_id(tile_uuid)
-            if holder := self._by_id.get(number):
+            location = self._by_id.get(hash(tile_uuid))
+            if location is not None:
                 change = partial(self._packer.with_access, accessed_at=accessed_at)
-                changes.setdefault(holder.key, {})[number] = change
-        for key, of_block in changes.items():
-            if holder := self._held.get(key):
+                of_holder = changes.setdefault(location >> _PLACE_BITS, {})
+                of_holder[location & _PLACE_MASK] = change
+        for number, of_holder in changes.items():
+            if holder := self._numbered.get(number):
                 size_before = holder.byte_count
-                holder.rewrite(of_block)
+                holder.rewrite(of_holder)
                 self._used_bytes += holder.byte_count - size_before
             await asyncio.sleep(0)
 
@@ -175,37 +181,39 @@ class TileCache:
             for load in self._loads:
                 load.outdated.add(key)
             if not own and key in self._held:
-                self._doubted.add(key)
+                self._held[key].doubted = True
 
     def all_changed(self) -> None:
         """As `changes.Subscriber` has it."""
         for load in self._loads:
             load.all_outdated = True
-        self._doubted.update(self._held)
+        for holder in self._held.values():
+            holder.doubted = True
 
     def hearing_changed(self, *, hearing: bool) -> None:
         """What was held while nothing was heard may be stale by now."""
         if hearing:
             self.all_changed()
 
-    def _is_believed(self, key: BlockKey) -> bool:
-        return self._changes.hearing and key not in self._doubted
-
-    def _find_believed(self, tile_uuid: str) -> bytes | None:
-        return self._find_held(tile_uuid, only_believed=True)
-
-    def _find_held(self, tile_uuid: str, *, only_believed: bool = False) -> bytes | None:
-        try:
-            number = short_id(tile_uuid)
-        except ValueError:
-            return None
-        holder = self._by_id.get(number)
-        if holder is None or self._held.get(holder.key) is not holder:
-            return None
-        if only_believed and not self._is_believed(holder.key):
-            return None
-        self._held.move_to_end(holder.key)
-        return holder.find(tile_uuid, number)
+    def _find_held(self, tile_uuids: Sequence[str], *, only_believed: bool) -> list[bytes | None]:
+        if only_believed and not self._changes.hearing:
+            return [None] * len(tile_uuids)
+        by_id, numbered, used = self._by_id, self._numbered, set()
+        elements: list[bytes | None] = []
+        for tile_uuid in tile_uuids:
+            location = by_id.get(hash(tile_uuid))
+            holder = None if location is None else numbered.get(location >> _PLACE_BITS)
+            if location is None or holder is None or (only_believed and holder.doubted):
+                elements.append(None)
+                continue
+            element = holder.element(location & _PLACE_MASK)
+            # Two ids may have one hash. A tile's id comes first in its element.
+            is_it = element.find(tile_uuid.encode(), 0, _ID_WITHIN_BYTES) >= 0
+            elements.append(element if is_it else None)
+            used.add(holder.key)
+        for key in used:
+            self._held.move_to_end(key)
+        return elements
 
     async def _load_tiles(self, tile_uuids: Sequence[str]) -> dict[str, bytes]:
         load = self._begin_load()
@@ -217,7 +225,7 @@ class TileCache:
                 elements[tile_uuid] = element = self._packer.pack_tile(tile)
                 key = block_of(tile.zoom, tile.x, tile.y)
                 if self._may_keep(load, key):
-                    self._keep_loose(key, short_id(tile_uuid), element)
+                    self._keep_loose(key, hash(tile_uuid), element)
         finally:
             self._loads.discard(load)
         return elements
@@ -309,20 +317,27 @@ class TileCache:
 
     def _keep(self, block: Block) -> None:
         self._forget(block.key)
-        self._held[block.key] = block
+        self._hold(block)
         self._grow(block.byte_count, block.tile_count)
         self._not_indexed.append(block)
         self._tidy_soon()
 
-    def _keep_loose(self, key: BlockKey, number: int, element: bytes) -> None:
-        if key in self._doubted:
+    def _keep_loose(self, key: BlockKey, id_hash: int, element: bytes) -> None:
+        holder = self._held.get(key)
+        if holder is None or holder.doubted:
             self._forget(key)
-        holder = self._held.setdefault(key, LooseTiles(key))
+            holder = LooseTiles(key)
+            self._hold(holder)
         if isinstance(holder, LooseTiles):
             bytes_before, tiles_before = holder.byte_count, holder.tile_count
-            holder.add(number, element)
-            self._by_id[number] = holder
+            place = holder.add(id_hash, element)
+            self._by_id[id_hash] = holder.number << _PLACE_BITS | place
             self._grow(holder.byte_count - bytes_before, holder.tile_count - tiles_before)
+
+    def _hold(self, holder: Block | LooseTiles) -> None:
+        holder.number = next(self._numbers)
+        self._numbered[holder.number] = holder
+        self._held[holder.key] = holder
 
     def _grow(self, byte_count: int, tile_count: int) -> None:
         self._used_bytes += byte_count
@@ -332,10 +347,10 @@ class TileCache:
 
     def _forget(self, key: BlockKey) -> None:
         """Takes a block out of reach at once; its ids are swept out in turns."""
-        self._doubted.discard(key)
         holder = self._held.pop(key, None)
         if holder is None:
             return
+        del self._numbered[holder.number]
         self._used_bytes -= holder.byte_count
         self._tile_count -= holder.tile_count
         self._forgotten.append(holder)
@@ -351,17 +366,17 @@ class TileCache:
             await self._index_blocks()
             if self._forgotten:
                 holder = self._forgotten.popleft()
-                for number in holder.ids:
-                    if self._by_id.get(number) is holder:
-                        del self._by_id[number]
+                for id_hash in holder.id_hashes:
+                    if self._by_id.get(id_hash, -1) >> _PLACE_BITS == holder.number:
+                        del self._by_id[id_hash]
             await asyncio.sleep(0)
 
     async def _index_blocks(self) -> None:
         while self._not_indexed:
             block = self._not_indexed.popleft()
-            if self._held.get(block.key) is block:
-                block.index()
-                self._by_id.update(dict.fromkeys(block.ids, block))
+            if block.number in self._numbered:
+                first = block.number << _PLACE_BITS
+                self._by_id.update(zip(block.id_hashes, count(first), strict=False))
             await asyncio.sleep(0)
 
     def _count(self, *, hits: int, misses: int) -> None:

@@ -48,7 +48,8 @@ from tilecache_daemon.models import (
     TileSelection,
 )
 
-_UUID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_HEX: Final = "[0-9a-f]"
+_UUID: Final = re.compile("-".join(f"{_HEX}{{{digits}}}" for digits in (8, 4, 4, 4, 12)))
 MAX_PAGE_SIZE: Final = 1_000
 SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=timezone.utc)
@@ -136,6 +137,9 @@ def sha256_text(field: str, text: str) -> str:
 def tile_refs(field: str, refs: Sequence[TileRef], most: int) -> list[str]:
     """The ids that references name."""
     check_count(field, len(refs), most)
+    tile_uuids = [ref.tile_uuid for ref in refs]
+    if all(map(_UUID.fullmatch, tile_uuids)):
+        return tile_uuids
     return [tile_ref(f"{field}[{index}]", ref) for index, ref in enumerate(refs)]
 
 

@@ -143,7 +143,7 @@ class StoreServicer:
     async def lookup_tiles(self, request: pb.LookupTilesRequest) -> bytes:
         tile_uuids = requests.tile_refs("tiles", request.tiles, self._limits.max_request_items)
         found = await self._reading.lookup(tile_uuids, record_access=request.record_access)
-        answer = b"".join(wire.pack_element(element or b"") for element in found.elements)
+        answer = wire.pack_results(found.elements)
         if len(answer) > self._limits.max_message_bytes:
             raise LimitExceededError(
                 FieldViolation("tiles", "name tiles whose answer is too large: ask for fewer")

@@ -33,6 +33,7 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _MICROSECOND: Final = timedelta(microseconds=1)
 _POSTGRES_EPOCH_US: Final = (POSTGRES_EPOCH - _EPOCH) // _MICROSECOND
 _DOUBLES: Final = struct.Struct("<BdBdBd").pack
+_NO_RESULT: Final = b"\x0a\x00"
 _SMALL: Final = [bytes((number,)) for number in range(0x80)]
 _LABEL_BYTES: Final = {label: bytes((0x78, number)) for label, number in LABEL_NUMBERS.items()}
 
@@ -40,6 +41,17 @@ _LABEL_BYTES: Final = {label: bytes((0x78, number)) for label, number in LABEL_N
 def pack_element(message: bytes) -> bytes:
     """A message as an element of field 1 of another."""
     return b"\x0a%b%b" % (_varint(len(message)), message)
+
+
+def pack_results(elements: Iterable[bytes | None]) -> bytes:
+    """The whole of a LookupTilesResponse: a result for each tile, empty for a miss."""
+    pieces: list[bytes] = []
+    for element in elements:
+        if element is None:
+            pieces.append(_NO_RESULT)
+        else:
+            pieces += (b"\x0a", _varint(len(element)), element)
+    return b"".join(pieces)
 
 
 def pack_tile(tile: Tile) -> bytes:
