@@ -61,17 +61,21 @@ class AccessLog:
         """Writes what is noted; what cannot be written now stays noted."""
         async with self._flushing:
             held: dict[str, datetime] = {}
-            while self._pending:
-                batch = dict(islice(self._pending.items(), BATCH_ACCESSES))
-                async with self._store.transaction(own_accesses=True) as queries:
-                    written, passed_over = await queries.tiles.write_accesses(batch, self._recent)
-                await self._cache.note_accesses(written)
-                for tile_uuid, accessed_at in batch.items():
-                    if self._pending.get(tile_uuid) == accessed_at:
-                        del self._pending[tile_uuid]
-                        if tile_uuid in passed_over:
-                            held[tile_uuid] = accessed_at
-            self._pending = held | self._pending
+            try:
+                while self._pending:
+                    batch = dict(islice(self._pending.items(), BATCH_ACCESSES))
+                    async with self._store.transaction(own_accesses=True) as queries:
+                        written, passed_over = await queries.tiles.write_accesses(
+                            batch, self._recent
+                        )
+                    await self._cache.note_accesses(written)
+                    for tile_uuid, accessed_at in batch.items():
+                        if self._pending.get(tile_uuid) == accessed_at:
+                            del self._pending[tile_uuid]
+                            if tile_uuid in passed_over:
+                                held[tile_uuid] = accessed_at
+            finally:
+                self._pending = held | self._pending
 
     async def run(self) -> None:
         """Flushes for ever, until cancelled."""
