@@ -124,6 +124,8 @@ class Config(BaseSettings):
     """Where OpenTelemetry traces go. Off by default; needs the extra `otel`."""
 
     max_concurrent_calls: int = Field(default=64, ge=1)
+    stream_stall_timeout_s: float = Field(default=60.0, gt=0)
+    """A stream whose client neither takes nor sends anything for so long is ended."""
     drain_timeout_s: float = Field(default=10.0, ge=0)
     """How long calls may go on after the daemon is told to stop."""
 

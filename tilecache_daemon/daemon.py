@@ -147,7 +147,11 @@ class Daemon:
             freshness,
             self._limits,
         )
-        calls = Calls(self._limits, observation.observers)
+        calls = Calls(
+            self._limits,
+            observation.observers,
+            stall_timeout_s=config.stream_stall_timeout_s,
+        )
         servers = [
             Server(navigation_socket, {STORE: store_servicer}, calls, self._limits),
             Server(

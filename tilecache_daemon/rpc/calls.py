@@ -6,9 +6,10 @@ are wrapped once, when the server is built.
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import aclosing, contextmanager
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import grpc
@@ -36,6 +37,19 @@ if TYPE_CHECKING:
 Answer = Message | bytes
 DEGRADED_METADATA: Final = (("tilecache-degraded", "1"),)
 
+READS: Final = frozenset(
+    {
+        "GetServerInfo",
+        "DeriveTileIdentity",
+        "GetTile",
+        "LookupTiles",
+        "QueryTiles",
+        "DescribeCoverage",
+        "TouchTiles",
+    }
+)
+"""What an aircraft cannot do without: a quarter of all calls at once is kept for it."""
+
 
 class Degraded(bytes):
     """An answer from memory while PostgreSQL is away: it may be out of date."""
@@ -53,10 +67,20 @@ class Calls:
     of requests, and gives a message or its bytes, or an iterator of such.
     """
 
-    def __init__(self, limits: Limits, observers: Sequence[CallObserver] = ()) -> None:
+    def __init__(
+        self,
+        limits: Limits,
+        observers: Sequence[CallObserver] = (),
+        *,
+        stall_timeout_s: float = 60.0,
+    ) -> None:
+        """A stream whose client neither takes nor sends anything for `stall_timeout_s`
+        is ended, and its place given to others."""
         self._limits = limits
         self._observers = observers
+        self._stall_timeout_s = stall_timeout_s
         self._under_way = 0
+        self._work_under_way = 0
 
     @property
     def under_way(self) -> int:
@@ -71,21 +95,25 @@ class Calls:
         behaviour = getattr(servicer, _snake_case(method.name))
         request_type = GetMessageClass(method.input_type)
         begins = [observer.watch(method) for observer in self._observers]
+        is_work = method.name not in READS
         if method.client_streaming:
-            call: Any = self._duplex(behaviour, request_type)
+            call: Any = self._duplex(behaviour, request_type, is_work)
             return _wrap(grpc.stream_stream_rpc_method_handler, observed(call, begins))
         if method.server_streaming:
-            call = self._stream(behaviour, request_type)
+            call = self._stream(behaviour, request_type, is_work)
             return _wrap(grpc.unary_stream_rpc_method_handler, observed(call, begins))
-        call = self._unary(behaviour, request_type)
+        call = self._unary(behaviour, request_type, is_work)
         return _wrap(grpc.unary_unary_rpc_method_handler, observed(call, begins))
 
     def _unary(
-        self, behaviour: Callable[[Any], Awaitable[Answer]], request_type: type[Message]
+        self,
+        behaviour: Callable[[Any], Awaitable[Answer]],
+        request_type: type[Message],
+        is_work: bool,
     ) -> Callable[[bytes, Context], Awaitable[Answer]]:
         async def call(data: bytes, context: Context) -> Answer:
             try:
-                with self._admitted():
+                with self._admitted(is_work):
                     answer = await behaviour(self._decode(data, request_type))
                     _mark(answer, context)
                     return answer
@@ -95,14 +123,15 @@ class Calls:
         return call
 
     def _stream(
-        self, behaviour: Callable[[Any], AsyncIterator[Answer]], request_type: type[Message]
-    ) -> Callable[[bytes, Context], AsyncIterator[Answer]]:
-        async def call(data: bytes, context: Context) -> AsyncIterator[Answer]:
+        self,
+        behaviour: Callable[[Any], AsyncIterator[Answer]],
+        request_type: type[Message],
+        is_work: bool,
+    ) -> Callable[[bytes, Context], Awaitable[None]]:
+        async def call(data: bytes, context: Context) -> None:
             try:
-                with self._admitted():
-                    async for answer in behaviour(self._decode(data, request_type)):
-                        _mark(answer, context)
-                        yield answer
+                with self._admitted(is_work):
+                    await self._send(behaviour(self._decode(data, request_type)), context)
             except Exception as error:
                 await abort(context, error)
 
@@ -112,31 +141,73 @@ class Calls:
         self,
         behaviour: Callable[[AsyncIterator[Any]], AsyncIterator[Answer]],
         request_type: type[Message],
-    ) -> Callable[[AsyncIterator[bytes], Context], AsyncIterator[Answer]]:
-        async def call(stream: AsyncIterator[bytes], context: Context) -> AsyncIterator[Answer]:
+        is_work: bool,
+    ) -> Callable[[AsyncIterator[bytes], Context], Awaitable[None]]:
+        async def call(_: AsyncIterator[bytes], context: Context) -> None:
             async def requests() -> AsyncIterator[Message]:
-                async for data in stream:
+                while (data := await self._receive(context)) is not None:
                     yield self._decode(data, request_type)
 
             try:
-                with self._admitted():
-                    async for answer in behaviour(requests()):
-                        yield answer
+                with self._admitted(is_work):
+                    await self._send(behaviour(requests()), context)
             except Exception as error:
                 await abort(context, error)
 
         return call
 
+    async def _receive(self, context: Context) -> bytes | None:
+        """The next message; None at the end of the client's stream."""
+        with self._patience("sent"):
+            data = await context.read()
+        return None if data is grpc.aio.EOF else data
+
+    async def _send(self, answers: AsyncIterator[Answer], context: Context) -> None:
+        async with aclosing(answers):  # type: ignore[type-var]
+            async for answer in answers:
+                _mark(answer, context)
+                with self._patience("took"):
+                    await context.write(answer)
+
     @contextmanager
-    def _admitted(self) -> Iterator[None]:
+    def _patience(self, did: str) -> Iterator[None]:
+        """Raises OverloadedError if the client keeps the block waiting for too long."""
+        task, stalled = asyncio.current_task(), False
+        assert task
+
+        def stall() -> None:
+            nonlocal stalled
+            stalled = task.cancel()
+
+        timer = asyncio.get_running_loop().call_later(self._stall_timeout_s, stall)
+        try:
+            yield
+        except asyncio.CancelledError:
+            if not stalled:
+                raise
+            if hasattr(task, "uncancel"):  # since Python 3.11
+                task.uncancel()
+            raise OverloadedError(
+                f"the client {did} nothing for {self._stall_timeout_s:g} s: others wait"
+            ) from None
+        finally:
+            timer.cancel()
+
+    @contextmanager
+    def _admitted(self, is_work: bool) -> Iterator[None]:
         most = self._limits.max_concurrent_calls
+        most_work = max(most * 3 // 4, 1)
         if self._under_way >= most:
             raise OverloadedError(f"{most} calls are under way, as many as are taken on at once")
+        if is_work and self._work_under_way >= most_work:
+            raise OverloadedError(f"{most_work} writers are under way; the rest is for reads")
         self._under_way += 1
+        self._work_under_way += is_work
         try:
             yield
         finally:
             self._under_way -= 1
+            self._work_under_way -= is_work
 
     def _decode(self, data: bytes, request_type: type[Message]) -> Message:
         most = self._limits.max_message_bytes
@@ -178,11 +249,15 @@ async def abort(context: Context, error: Exception) -> NoReturn:
 
 
 async def _abort_with(context: Context, status: status_pb2.Status) -> NoReturn:
-    await context.abort(
-        CODES[status.code],
-        status.message,
-        (("grpc-status-details-bin", status.SerializeToString()),),
-    )
+    try:
+        await context.abort(
+            CODES[status.code],
+            status.message,
+            (("grpc-status-details-bin", status.SerializeToString()),),
+        )
+    except grpc.aio.InternalError:
+        # The client went before it could be told.
+        raise asyncio.CancelledError from None
 
 
 def _snake_case(name: str) -> str:

@@ -162,6 +162,8 @@ class Server:
                     limits.max_message_bytes * _HARD_MESSAGE_FACTOR,
                 ),
                 ("grpc.max_send_message_length", limits.max_message_bytes * _HARD_MESSAGE_FACTOR),
+                # Enough to be told that it is too much; a client that goes on waits by itself.
+                ("grpc.max_concurrent_streams", limits.max_concurrent_calls * 2),
                 ("grpc.so_reuseport", 0),
             ],
         )
