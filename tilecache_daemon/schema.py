@@ -98,7 +98,7 @@ def apply_migrations(config: HasDsn, clock: Clock | None = None) -> MigrationRes
     lock_timeout_s = float(getattr(config, "migration_lock_timeout_s", LOCK_TIMEOUT_S))
     result = _Run(dsn, lock_timeout_s, clock or Clock()).upgrade()
     if result.revisions_applied:
-        _log_change("Migrated the schema", result)
+        _log_change("schema_migrated", "Migrated the schema", result)
     else:
         _log_no_change(result)
     return result
@@ -117,7 +117,7 @@ def downgrade(
     """
     result = _Run(dsn, lock_timeout_s, clock or Clock()).downgrade(revision)
     if result.revisions_applied:
-        _log_change("Took the schema back", result)
+        _log_change("schema_taken_back", "Took the schema back", result)
     else:
         _log_no_change(result)
     return result
@@ -221,7 +221,7 @@ def _load_alembic_runner() -> Any:
     return importlib.import_module("tilecache_daemon.alembic_runner")
 
 
-def _log_change(what: str, result: MigrationResult) -> None:
+def _log_change(kind: str, what: str, result: MigrationResult) -> None:
     _log.info(
         "%s from %s to %s in %.2f s: %s (namespace %s)",
         what,
@@ -230,6 +230,7 @@ def _log_change(what: str, result: MigrationResult) -> None:
         result.elapsed_s,
         ", ".join(result.revisions_applied),
         TILE_NAMESPACE_UUID,
+        extra=_structured(kind, result),
     )
 
 
@@ -238,4 +239,17 @@ def _log_no_change(result: MigrationResult) -> None:
         "The schema is at %s, nothing to migrate (namespace %s)",
         result.to_revision or BASE,
         TILE_NAMESPACE_UUID,
+        extra=_structured("schema_at_head", result),
     )
+
+
+def _structured(kind: str, result: MigrationResult) -> dict[str, object]:
+    """The same for a log of JSON lines, as `logs.py` has it."""
+    facts = {
+        "from_revision": result.from_revision or BASE,
+        "to_revision": result.to_revision or BASE,
+        "revisions": list(result.revisions_applied),
+        "elapsed_s": round(result.elapsed_s, 3),
+        "namespace_uuid": str(TILE_NAMESPACE_UUID),
+    }
+    return {"kind": kind, "kv": facts}

@@ -177,6 +177,11 @@ def test_one_line_tells_what_was_applied(empty: Database, caplog: pytest.LogCapt
     assert line.levelno == logging.INFO
     assert line.getMessage().startswith(f"Migrated the schema from base to {HEAD_REVISION} ")
     assert str(TILE_NAMESPACE_UUID) in line.getMessage()
+    facts: dict[str, object] = vars(line)["kv"]
+    assert vars(line)["kind"] == "schema_migrated"
+    assert (facts["from_revision"], facts["to_revision"]) == ("base", HEAD_REVISION)
+    assert facts["revisions"] == list(REVISIONS)
+    assert facts["namespace_uuid"] == str(TILE_NAMESPACE_UUID)
 
 
 def test_one_line_tells_that_nothing_was_applied(
@@ -192,6 +197,10 @@ def test_one_line_tells_that_nothing_was_applied(
     assert line.levelno == logging.INFO
     assert line.getMessage().startswith(f"The schema is at {HEAD_REVISION}, nothing to migrate")
     assert str(TILE_NAMESPACE_UUID) in line.getMessage()
+    facts: dict[str, object] = vars(line)["kv"]
+    assert vars(line)["kind"] == "schema_at_head"
+    assert (facts["to_revision"], facts["revisions"]) == (HEAD_REVISION, [])
+    assert facts["namespace_uuid"] == str(TILE_NAMESPACE_UUID)
 
 
 def test_of_two_starters_one_migrates_and_the_other_finds_it_done(empty: Database) -> None:

@@ -46,7 +46,8 @@ def database_options(command: Command) -> Command:
             "--dsn",
             metavar="DSN",
             show_default="the configuration's, else $DB_URL",
-            help="The database: a libpq connection string or URL.",
+            help="The database: a libpq connection string or URL. All users see it in the "
+            "process list: a password belongs into the environment, the file, or a passfile.",
         ),
     ):
         command = option(command)

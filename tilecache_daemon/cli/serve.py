@@ -10,7 +10,7 @@ import structlog
 
 from tilecache_daemon import systemd
 from tilecache_daemon.cli.output import ExitCode, fail, print_json
-from tilecache_daemon.config import Config, ConfigError, load_config
+from tilecache_daemon.config import Config, ConfigError, holds_password, load_config
 from tilecache_daemon.daemon import Daemon
 from tilecache_daemon.embedded_postgres import EmbeddedPostgresError
 from tilecache_daemon.errors import MigrationError, TileCacheError
@@ -18,6 +18,8 @@ from tilecache_daemon.identity import IdentityProofError
 from tilecache_daemon.logs import configure_logging
 from tilecache_daemon.rpc.server import ListenError
 from tilecache_daemon.schema import DatabaseUnreachableError
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 
 @click.command("serve")
@@ -30,7 +32,8 @@ from tilecache_daemon.schema import DatabaseUnreachableError
 @click.option(
     "--dsn",
     help="Address of a PostgreSQL, as libpq reads it. Default: $DB_URL, "
-    "else the daemon runs a PostgreSQL of its own.",
+    "else the daemon runs a PostgreSQL of its own. All users see it in the process list: "
+    "a password belongs into the environment, the file, or a passfile.",
 )
 @click.option("--socket", "socket_path", type=click.Path(path_type=Path), help="Where to listen.")
 @click.option(
@@ -61,6 +64,8 @@ def serve_command(config_file: Path | None, print_config: bool, **flags: object)
         print_json(config.describe())
         return
     configure_logging(config.log_level, config.log_format)
+    if flags["dsn"] and holds_password(str(flags["dsn"])):
+        log.warning("password_in_process_list", option="--dsn")
     try:
         asyncio.run(_serve(config))
     except ConfigError as error:
@@ -82,7 +87,6 @@ async def _serve(config: Config) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
-    log = structlog.get_logger()
 
     def say(step: str) -> None:
         log.info("starting", step=step)
