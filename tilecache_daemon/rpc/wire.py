@@ -34,7 +34,6 @@ _MICROSECOND: Final = timedelta(microseconds=1)
 _POSTGRES_EPOCH_US: Final = (POSTGRES_EPOCH - _EPOCH) // _MICROSECOND
 _DOUBLES: Final = struct.Struct("<BdBdBd").pack
 _NO_RESULT: Final = b"\x0a\x00"
-_SMALL: Final = [bytes((number,)) for number in range(0x80)]
 _LABEL_BYTES: Final = {label: bytes((0x78, number)) for label, number in LABEL_NUMBERS.items()}
 
 
@@ -50,7 +49,9 @@ def pack_results(elements: Iterable[bytes | None]) -> bytes:
         if element is None:
             pieces.append(_NO_RESULT)
         else:
-            pieces += (b"\x0a", _varint(len(element)), element)
+            size = len(element)
+            header = _SIZES[size] if size < _MOST_SIZES else _varint(size)
+            pieces += (b"\x0a", header, element)
     return b"".join(pieces)
 
 
@@ -79,7 +80,7 @@ def pack_tile(tile: Tile) -> bytes:
         location_hash.encode(),
         _DOUBLES(0x21, latitude, 0x29, longitude, 0x31, edge),
         _pack_number(b"\x38", pixels),
-        _varint(len(path)),
+        _SIZES[len(path)] if len(path) < _MOST_SIZES else _varint(len(path)),
         path,
         b"\x4a\x40" + sha256.encode() if sha256 else b"",
         b"" if disk_bytes is None else b"\x50" + _varint(disk_bytes),
@@ -90,7 +91,8 @@ def pack_tile(tile: Tile) -> bytes:
         _LABEL_BYTES[label],
         b"" if quality is None else _pack_quality(quality),
     )
-    return b"\x0a%b%b" % (_varint(len(body)), body)
+    size = len(body)
+    return b"\x0a%b%b" % (_SIZES[size] if size < _MOST_SIZES else _varint(size), body)
 
 
 @lru_cache(maxsize=8_192)
@@ -167,13 +169,14 @@ def _timestamp(micros: int) -> Timestamp:
 
 
 def _varint(number: int) -> bytes:
-    if number < 0x80:
-        return _SMALL[number]
-    if number < 0x4000:
-        return bytes((number & 0x7F | 0x80, number >> 7))
     encoded = bytearray()
     while number > 0x7F:
         encoded.append(number & 0x7F | 0x80)
         number >>= 7
     encoded.append(number)
     return bytes(encoded)
+
+
+_MOST_SIZES: Final = 4_096
+_SIZES: Final = [_varint(number) for number in range(_MOST_SIZES)]
+"""Looked up where a call would take longer than all the rest of a field."""
