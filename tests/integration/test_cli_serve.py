@@ -1,11 +1,19 @@
 """`tilecache serve` and the command's own help."""
 
 import json
+import os
+import pty
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.daemon_process import DaemonProcess, run_tilecache
+from tests.daemon_process import (
+    TILECACHE,
+    DaemonProcess,
+    daemon_environment,
+    run_tilecache,
+)
 from tilecache_daemon import __version__
 
 COMMANDS = ["serve", "migrate", "status", "derive", "get", "query", "import", "coverage"]
@@ -55,9 +63,30 @@ def test_wrong_usage_ends_with_2_and_says_how_to_get_help(arguments: list[str]) 
     assert "Error: " in refused.stderr
 
 
-def test_a_daemon_that_serves_says_where_and_what_to_try_next(daemon: DaemonProcess) -> None:
-    assert f"tilecache serves on {daemon.socket_path}" in daemon.log
-    assert f"tilecache status --socket {daemon.socket_path}" in daemon.log
+def test_on_a_terminal_a_daemon_says_where_it_serves_and_what_to_try_next(
+    database: str, short_directory: Path
+) -> None:
+    path = short_directory / "tilecache.sock"
+    settings = {"socket_path": path, "admin_socket_path": short_directory / "admin.sock"}
+    terminal, inner = pty.openpty()
+    with (
+        os.fdopen(terminal, encoding="utf-8") as shown,
+        subprocess.Popen(
+            [TILECACHE, "serve"],
+            env=daemon_environment(dsn=database, **settings),
+            stdout=inner,
+            stderr=subprocess.DEVNULL,
+        ) as process,
+    ):
+        os.close(inner)
+        assert shown.readline().strip() == f"tilecache serves on {path}"
+        assert shown.readline().startswith("Try next")
+        assert shown.readline().strip() == f"tilecache status --socket {path}"
+        process.terminate()
+        assert process.wait(30) == 0
+
+
+def test_a_stop_is_told_in_the_log(daemon: DaemonProcess) -> None:
     assert daemon.stop() == 0
     assert '"stopped"' in daemon.log
 

@@ -155,8 +155,8 @@ def is_admitted(client: TileCacheClient, block: Block) -> bool:
 def test_more_calls_than_are_taken_on_at_once_are_told_to_try_again(
     database: str, short_directory: Path, block: Block
 ) -> None:
-    with DaemonProcess(short_directory, dsn=database, max_concurrent_calls=2) as daemon:
-        first, second = (OpenStream(daemon.client, block) for _ in range(2))
+    with DaemonProcess(short_directory, dsn=database, max_concurrent_calls=1) as daemon:
+        stream = OpenStream(daemon.client, block)
         request = GetTileRequest(tile=by_key(block.key()))
         with pytest.raises(CallError) as caught:
             daemon.client.store.GetTile(request, timeout=10)
@@ -164,25 +164,23 @@ def test_more_calls_than_are_taken_on_at_once_are_told_to_try_again(
         assert caught.value.reason == "OVERLOADED"
         assert caught.value.retry_after_s
         assert daemon.client.is_serving()
-        first.end()
-        assert eventually(lambda: is_admitted(daemon.client, block))
-        second.cancel()
-        both = eventually(lambda: two_streams(daemon.client, block))
-        for stream in both:
-            stream.end()
+        stream.end()
+        eventually(lambda: is_admitted(daemon.client, block))
+        OpenStream(daemon.client, block).cancel()
+        eventually(lambda: is_admitted(daemon.client, block))
 
 
-def two_streams(client: TileCacheClient, block: Block) -> list[OpenStream]:
-    """Both places, as soon as they are free."""
-    streams: list[OpenStream] = []
-    try:
-        for _ in range(2):
-            streams.append(OpenStream(client, block))
-    except CallError:
+def test_writers_leave_places_to_reads(database: str, short_directory: Path, block: Block) -> None:
+    with DaemonProcess(short_directory, dsn=database, max_concurrent_calls=4) as daemon:
+        streams = [OpenStream(daemon.client, block) for _ in range(3)]
+        with pytest.raises(CallError) as caught:
+            insert(daemon.client, tile(block.key()))
+        assert caught.value.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert caught.value.retry_after_s
+        assert is_admitted(daemon.client, block)
         for stream in streams:
             stream.end()
-        return []
-    return streams
+        assert insert(daemon.client, tile(block.key()))
 
 
 def test_calls_that_find_no_free_connection_are_told_to_try_again(
