@@ -1,5 +1,6 @@
 """The TCP listener for peers on the ground: who gets in, and what a start is refused for."""
 
+import json
 import socket
 import tempfile
 from collections.abc import Callable, Iterator
@@ -219,6 +220,14 @@ def test_without_a_certificate_nobody_gets_in(
 def test_plaintext_does_not_get_in(shared_daemon: DaemonProcess, port: int) -> None:
     with grpc.insecure_channel(f"{LOOPBACK}:{port}") as channel:
         assert_unreachable(channel)
+
+
+def test_what_does_not_get_in_leaves_the_log_whole(
+    connect: Callable[[Identity | None], grpc.Channel], shared_daemon: DaemonProcess
+) -> None:
+    assert_unreachable(connect(None))
+    for line in shared_daemon.log.splitlines():
+        assert json.loads(line)["kind"]
 
 
 @pytest.mark.parametrize(

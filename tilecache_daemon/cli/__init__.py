@@ -1,6 +1,7 @@
 """The `tilecache` command. Each command is a module of its own, loaded when it is called."""
 
 import importlib
+import os
 from typing import Final
 
 import click
@@ -25,6 +26,10 @@ _COMMANDS: Final = {
     "explain": ("tilecache_daemon.cli.policy", "Say why a tile has its label."),
     "uploads": ("tilecache_daemon.cli.uploads", "List and mark what waits for upload."),
 }
+
+# Before gRPC is loaded: its core writes lines of its own to stderr, one for each peer
+# that fails to get in.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 
 class _LazyGroup(click.Group):
