@@ -1,11 +1,23 @@
 """`tilecache status`."""
 
+import os
+import time
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 import click
-from rich.console import Console
+from rich.console import Console, RenderableType
+from rich.live import Live
 from rich.table import Table
-from tilecache.v1.tile_metadata_store_pb2 import GetServerInfoRequest, GetServerInfoResponse
+from rich.text import Text
+from tilecache.v1.tile_cache_admin_pb2 import GetStorageUsageRequest, GetStorageUsageResponse
+from tilecache.v1.tile_metadata_store_pb2 import (
+    CacheStatus,
+    GetServerInfoRequest,
+    GetServerInfoResponse,
+)
 
 from tilecache_daemon.cli.output import (
     ExitCode,
@@ -15,48 +27,165 @@ from tilecache_daemon.cli.output import (
     print_json,
     socket_option,
 )
+from tilecache_daemon.cli.sizes import format_size, format_tiles
+from tilecache_daemon.client import CallError, TileCacheClient
+from tilecache_daemon.paths import ADMIN_SOCKET_NAME
+
+CALL_TIMEOUT_S = 5
+
+
+class Reading(NamedTuple):
+    """What a daemon says of itself; its usage only to those who may ask."""
+
+    ready: bool
+    info: GetServerInfoResponse
+    usage: GetStorageUsageResponse | None
 
 
 @click.command("status")
 @socket_option
+@click.option(
+    "--admin-socket",
+    "admin_socket_path",
+    type=click.Path(path_type=Path),
+    envvar="TILECACHE_ADMIN_SOCKET_PATH",
+    show_default=f"{ADMIN_SOCKET_NAME} beside the other",
+    help="The socket for administrators, where the usage is told.",
+)
 @json_option
+@click.option("--watch", is_flag=True, help="Show it again and again, until Ctrl-C.")
+@click.option(
+    "--interval",
+    "interval_s",
+    type=click.FloatRange(min=0.05),
+    default=2.0,
+    show_default=True,
+    help="Seconds from one time to the next.",
+)
 @click.pass_context
-def status_command(context: click.Context, socket_path: Path, as_json: bool) -> None:
+def status_command(
+    context: click.Context,
+    socket_path: Path,
+    admin_socket_path: Path | None,
+    as_json: bool,
+    watch: bool,
+    interval_s: float,
+) -> None:
     """Show the state of a running daemon on one screen.
 
-    Exits with 0 if the daemon is ready and with 1 if it is alive but not ready.
+    Exits with 0 if the daemon is ready and with 1 if it is alive but not ready;
+    with --watch always with 0, and a daemon that goes away is waited for.
     """
+    admin_socket_path = admin_socket_path or socket_path.with_name(ADMIN_SOCKET_NAME)
+    if watch and as_json:
+        raise click.UsageError("--watch is for people: programs ask for --json when they like")
+    if watch:
+        _watch(socket_path, admin_socket_path, interval_s)
+        return
     with connect(socket_path) as client:
-        ready = client.is_serving()
-        info = client.store.GetServerInfo(GetServerInfoRequest(), timeout=5)
+        reading = _read(client, admin_socket_path)
     if as_json:
-        print_json({"ready": ready, **message_to_dict(info)})
+        print_json(_to_dict(reading))
     else:
-        Console().print(_screen(socket_path, info, ready=ready))
-    context.exit(ExitCode.DONE if ready else ExitCode.IN_PART)
+        Console().print(_screen(socket_path, reading))
+    context.exit(ExitCode.DONE if reading.ready else ExitCode.IN_PART)
 
 
-def _screen(socket_path: Path, info: GetServerInfoResponse, *, ready: bool) -> Table:
-    clock = f"trusted, {info.clock.time.ToJsonString()}"
-    if not info.clock.trusted:
-        clock = f"NOT trusted: {info.clock.reason}"
+def _watch(socket_path: Path, admin_socket_path: Path, interval_s: float) -> None:
+    with (
+        suppress(KeyboardInterrupt),
+        TileCacheClient(socket_path) as client,
+        Live(auto_refresh=False) as live,
+    ):
+        while True:
+            try:
+                shown: RenderableType = _screen(socket_path, _read(client, admin_socket_path))
+            except CallError as error:
+                shown = Text(f"{socket_path}: no daemon answers: {error.message}", "red")
+            live.update(shown, refresh=True)
+            time.sleep(interval_s)
+
+
+def _read(client: TileCacheClient, admin_socket_path: Path) -> Reading:
+    ready = client.is_serving()
+    info = client.store.GetServerInfo(GetServerInfoRequest(), timeout=CALL_TIMEOUT_S)
+    return Reading(ready, info, _read_usage(admin_socket_path))
+
+
+def _read_usage(admin_socket_path: Path) -> GetStorageUsageResponse | None:
+    if not os.access(admin_socket_path, os.W_OK):
+        return None
+    with TileCacheClient(admin_socket_path) as admin:
+        try:
+            usage: GetStorageUsageResponse = admin.admin.GetStorageUsage(
+                GetStorageUsageRequest(), timeout=CALL_TIMEOUT_S
+            )
+        except CallError:
+            return None
+    return usage
+
+
+def _to_dict(reading: Reading) -> dict[str, object]:
+    told = {"ready": reading.ready, **message_to_dict(reading.info)}
+    if reading.usage:
+        told["usage"] = message_to_dict(reading.usage, zeros=True)
+    return told
+
+
+def _screen(socket_path: Path, reading: Reading) -> Table:
     table = Table(show_header=False, box=None)
     for name, value in (
-        ("daemon", f"{'ready' if ready else 'NOT ready'}, {socket_path}"),
-        ("database", "answers" if info.database_available else "does NOT answer"),
-        ("clock", clock),
-        ("version", f"{info.daemon_version}, contract {info.contract_version}"),
-        ("schema", info.schema_revision),
-        ("namespace", info.namespace_uuid),
-        ("tiles directory", info.tiles_directory or "not told"),
-        ("accesses", f"at most {info.access_loss_bound.ToTimedelta()} may be lost in a crash"),
-        (
-            "limits",
-            f"{info.limits.max_batch_tiles:,} tiles a batch, "
-            f"{info.limits.max_request_items:,} items a request, "
-            f"{info.limits.max_region_cells:,} cells a region, "
-            f"{info.limits.max_concurrent_calls:,} calls at once",
-        ),
+        ("daemon", f"{'ready' if reading.ready else 'NOT ready'}, {socket_path}"),
+        *_state(reading.info),
+        *_stored(reading),
+        *_about(reading.info),
     ):
         table.add_row(f"[bold]{name}[/bold]", value)
     return table
+
+
+def _state(info: GetServerInfoResponse) -> Iterator[tuple[str, str]]:
+    yield "database", "answers" if info.database_available else "does NOT answer"
+    clock = f"trusted, {info.clock.time.ToJsonString()}"
+    yield "clock", clock if info.clock.trusted else f"NOT trusted: {info.clock.reason}"
+    yield "in memory", _cache(info.cache)
+
+
+def _cache(cache: CacheStatus) -> str:
+    if not cache.max_bytes:
+        return "nothing: cache_max_bytes is 0"
+    reads = cache.hits + cache.misses
+    rate = f", {cache.hits / reads:.1%} of {reads:,} reads answered from it" if reads else ""
+    held = format_tiles(cache.tiles, cache.used_bytes)
+    return f"{held} of {format_size(cache.max_bytes)}{rate}"
+
+
+def _stored(reading: Reading) -> Iterator[tuple[str, str]]:
+    usage = reading.usage
+    if not usage:
+        yield "stored", "told on the administrator's socket only"
+        return
+    total, ceiling = usage.total, usage.max_used_bytes
+    share = (
+        f"{total.used_bytes / ceiling:.0%} of {format_size(ceiling)}" if ceiling else "no ceiling"
+    )
+    yield "stored", f"{format_tiles(total.tile_count, total.used_bytes)}, {share}"
+    pending, removal = usage.pending_upload, usage.pending_removal
+    yield "to upload", format_tiles(pending.tile_count, pending.used_bytes)
+    yield "to remove", format_tiles(removal.tile_count, removal.used_bytes)
+
+
+def _about(info: GetServerInfoResponse) -> Iterator[tuple[str, str]]:
+    yield "version", f"{info.daemon_version}, contract {info.contract_version}"
+    yield "schema", info.schema_revision
+    yield "namespace", info.namespace_uuid
+    yield "tiles directory", info.tiles_directory or "not told"
+    bound = info.access_loss_bound.ToTimedelta()
+    yield "accesses", f"at most {bound} may be lost in a crash"
+    limits = info.limits
+    yield (
+        "limits",
+        f"{limits.max_batch_tiles:,} tiles a batch, {limits.max_request_items:,} items a request, "
+        f"{limits.max_region_cells:,} cells a region, "
+        f"{limits.max_concurrent_calls:,} calls at once",
+    )
