@@ -244,6 +244,9 @@ async def abort(context: Context, error: Exception) -> NoReturn:
     """Ends a call with what its caller is told of an error."""
     if isinstance(error, TileCacheError):
         await _abort_with(context, status_of(error))
+    if isinstance(error, grpc.aio.InternalError):
+        # gRPC could not send: the client is gone.
+        raise asyncio.CancelledError from error
     log.error("call_met_a_defect", exc_info=error)
     await _abort_with(context, internal_status())
 

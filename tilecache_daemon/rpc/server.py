@@ -28,6 +28,8 @@ LIVENESS: Final = ""
 
 _HARD_MESSAGE_FACTOR: Final = 4
 """gRPC's own refusal of a large message has no details; ours comes first, up to this."""
+_STREAMS_PER_CONNECTION: Final = 512
+"""As above of calls at once; and no client may leave more answers than this unread."""
 
 log = logging.getLogger(__name__)
 
@@ -162,8 +164,7 @@ class Server:
                     limits.max_message_bytes * _HARD_MESSAGE_FACTOR,
                 ),
                 ("grpc.max_send_message_length", limits.max_message_bytes * _HARD_MESSAGE_FACTOR),
-                # Enough to be told that it is too much; a client that goes on waits by itself.
-                ("grpc.max_concurrent_streams", limits.max_concurrent_calls * 2),
+                ("grpc.max_concurrent_streams", _STREAMS_PER_CONNECTION),
                 ("grpc.so_reuseport", 0),
             ],
         )
