@@ -19,17 +19,22 @@ from tilecache.v1.tile_metadata_store_pb2 import (
     GetTileRequest,
     ListPendingUploadsRequest,
     ListPendingUploadsResponse,
+    LookupTilesRequest,
     MarkUploadedRequest,
     TileMetadata,
     UploadedTile,
 )
+from tilecache.v1.tile_metadata_store_pb2_grpc import TileMetadataStoreStub
 
+from tests.daemon_process import DaemonProcess
 from tests.tiles import (
     ONBOARD,
+    TIMEOUT_S,
     YESTERDAY,
     Block,
     bulk_insert,
     by_id,
+    by_key,
     insert,
     random_flight,
     sha256,
@@ -248,3 +253,31 @@ def test_a_row_without_a_content_hash_waits_and_cannot_be_marked(
     store_row(sql, key)
     assert [found.key for found in pending(client, flight_id)] == [key]
     assert mark(client, (tile_uuid(key), sha256("x"))) == [MARK_OUTCOME_CONTENT_DIFFERS]
+
+
+def test_a_page_fits_a_client_that_takes_four_mebibytes(
+    client: TileCacheClient, shared_daemon: DaemonProcess, block: Block
+) -> None:
+    flight = random_flight()
+    heavy = {"q": [0.5] * 390}
+    tiles = [tile(block.key(n % 100, n // 100, ONBOARD, flight)) for n in range(1_000)]
+    for message in tiles:
+        message.quality_metadata.update(heavy)
+    bulk_insert(client, tiles[:500])
+    bulk_insert(client, tiles[500:])
+    request, listed = ListPendingUploadsRequest(flight_id=flight), []
+    with grpc.insecure_channel(
+        f"unix:{shared_daemon.socket_path}", [("grpc.default_authority", "localhost")]
+    ) as channel:
+        stub = TileMetadataStoreStub(channel)
+        while True:
+            answer = stub.ListPendingUploads(request, timeout=TIMEOUT_S)
+            listed += [found.tile_uuid for found in answer.tiles]
+            if not answer.next_page_token:
+                break
+            request.page_token = answer.next_page_token
+    assert sorted(listed) == sorted(tile_uuid(message.key) for message in tiles)
+    refs = [by_key(message.key) for message in tiles]
+    with pytest.raises(CallError) as caught:
+        client.store.LookupTiles(LookupTilesRequest(tiles=refs), timeout=TIMEOUT_S)
+    assert [violation.field for violation in caught.value.violations] == ["tiles"]

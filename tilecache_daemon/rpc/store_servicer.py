@@ -31,6 +31,8 @@ from tilecache_daemon.service.reading import ReadingService
 from tilecache_daemon.service.uploads import UploadService
 
 CHUNK_RECTANGLES: Final = 50_000
+MAX_ANSWER_BYTES: Final = 4_000_000
+"""Less than the 4 MiB that a gRPC client takes unless it is told otherwise."""
 _TILES_A_TURN: Final = 64
 
 _OUTCOMES: Final = {
@@ -144,7 +146,7 @@ class StoreServicer:
         tile_uuids = requests.tile_refs("tiles", request.tiles, self._limits.max_request_items)
         found = await self._reading.lookup(tile_uuids, record_access=request.record_access)
         answer = wire.pack_results(found.elements)
-        if len(answer) > self._limits.max_message_bytes:
+        if len(answer) > MAX_ANSWER_BYTES:
             raise LimitExceededError(
                 FieldViolation("tiles", "name tiles whose answer is too large: ask for fewer")
             )

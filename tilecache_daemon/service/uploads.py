@@ -5,6 +5,7 @@ import binascii
 import struct
 from collections.abc import Sequence
 from datetime import datetime, timedelta, timezone
+from typing import Final
 
 from tilecache_daemon.clock import Clock
 from tilecache_daemon.errors import FieldViolation, InvalidRequestError
@@ -12,6 +13,11 @@ from tilecache_daemon.identity import ONBOARD_INGEST
 from tilecache_daemon.models import POSTGRES_EPOCH, MarkOutcome, Tile
 from tilecache_daemon.store import Store
 from tilecache_daemon.store.uploads import PendingUpload, UploadState
+
+PAGE_BYTES: Final = 3 * 1024 * 1024
+"""Less than the 4 MiB that a gRPC client takes unless it is told otherwise."""
+TILE_BYTES: Final = 400
+STRUCT_FACTOR: Final = 6  # the most that JSON grows as a Struct: a list of digits
 
 _START = (datetime(1, 1, 1, tzinfo=timezone.utc), 0)
 _TOKEN = struct.Struct(">qq")
@@ -35,15 +41,25 @@ class UploadService:
         after = decode_page_token(page_token) if page_token else _START
         async with self._store.connection() as queries:
             page = await queries.uploads.list_pending_uploads(after, flight_id, page_size + 1)
-        more = len(page) > page_size
-        page = page[:page_size]
-        return [entry.tile for entry in page], encode_page_token(page[-1]) if more else ""
+        tiles = _first_that_fit([entry.tile for entry in page[:page_size]])
+        more = len(page) > len(tiles)
+        return tiles, encode_page_token(page[len(tiles) - 1]) if more else ""
 
     async def mark(self, contents: Sequence[tuple[str, str]]) -> list[MarkOutcome]:
         """Marks (tile_uuid, content_sha256) as uploaded; an answer for each, in order."""
         async with self._store.transaction() as queries:
             states = await queries.uploads.mark_uploaded(contents, self._clock.now())
         return [_outcome(states.get(tile_uuid), sha256) for tile_uuid, sha256 in contents]
+
+
+def _first_that_fit(tiles: Sequence[Tile]) -> list[Tile]:
+    """As many as an answer may hold, and one at least."""
+    room = PAGE_BYTES
+    for index, tile in enumerate(tiles):
+        room -= TILE_BYTES + len(tile.file_path) + STRUCT_FACTOR * len(tile.quality_metadata or "")
+        if room < 0 and index:
+            return list(tiles[:index])
+    return list(tiles)
 
 
 def encode_page_token(last: PendingUpload) -> str:
