@@ -239,13 +239,13 @@ class Daemon:
             log.exception("accesses_lost", count=accesses.pending_count)
 
     async def _keep_labels(self, freshness: FreshnessService) -> None:
-        """Re-evaluates at the start, daily, and when the clock comes to be trusted."""
-        evaluated_at, trusted = self._clock.monotonic(), self._clock.trusted
+        """Re-evaluates at the start, daily, and what was labelled in doubt of the clock."""
+        evaluated_at = self._clock.monotonic()
         while True:
             age_s = self._clock.monotonic() - evaluated_at
-            turned = self._clock.trusted != trusted
-            if freshness.due or turned or age_s >= self._config.reevaluate_interval_s:
-                evaluated_at, trusted = self._clock.monotonic(), self._clock.trusted
+            settled = freshness.doubted and self._clock.trusted
+            if freshness.due or settled or age_s >= self._config.reevaluate_interval_s:
+                evaluated_at = self._clock.monotonic()
                 try:
                     async for _ in freshness.reevaluate():
                         pass

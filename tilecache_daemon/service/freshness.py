@@ -34,6 +34,8 @@ class FreshnessService:
         self._clock = clock
         self.due = True
         """Whether labels may be out of date."""
+        self.doubted = False
+        """Whether labels were given while the clock was not trusted."""
 
     def label(self, tile: NewTile, policy: FreshnessPolicy) -> FreshnessLabel:
         """The label of a tile that is inserted now; raises TileTooOldError where
@@ -58,6 +60,7 @@ class FreshnessService:
                 captured_at=tile.captured_at.isoformat(),
             )
         if verdict.rule and not self._clock.trusted:
+            self.doubted = True
             return FreshnessLabel.DOWNGRADED
         return verdict.label
 
@@ -65,7 +68,7 @@ class FreshnessService:
         """Brings all labels up to date, a batch a transaction, saying how far it is.
         One that is not carried to its end stays `due`."""
         progress, last_id = Reevaluation(), 0
-        self.due, complete = False, False
+        self.due, self.doubted, complete = False, not self._clock.trusted, False
         try:
             while not complete:
                 batch = await self._relabel(last_id)

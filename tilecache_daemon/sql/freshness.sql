@@ -3,10 +3,10 @@
 SELECT pg_advisory_xact_lock_shared(%(key)s::bigint);
 
 -- list_sectors --
--- All sectors, by name.
+-- All sectors, by name, in the order in which page tokens are compared.
 SELECT name, classification, south, west, north, east, created_at
 FROM sector_classifications
-ORDER BY name, id;
+ORDER BY name COLLATE "C";
 
 -- list_rules --
 -- All rules.

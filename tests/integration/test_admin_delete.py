@@ -1,0 +1,297 @@
+"""DeleteTiles, over the socket."""
+
+from datetime import timedelta
+from typing import Any
+
+import grpc
+import psycopg
+import pytest
+from tilecache.v1.tile_cache_admin_pb2 import EVICTION_REASON_DELETED, EvictedTile
+from tilecache.v1.tile_identity_pb2 import TileKey
+from tilecache.v1.tile_metadata_store_pb2 import QueryTilesRequest
+
+from tests.admin import Deletion, delete, list_evictions, read_usage
+from tests.filling import fill
+from tests.tiles import (
+    GOOGLEMAPS,
+    NOW,
+    ONBOARD,
+    TIMEOUT_S,
+    YESTERDAY,
+    Block,
+    box_region,
+    bulk_insert,
+    cell_region,
+    circle_region,
+    key_name,
+    random_flight,
+    tile,
+    tile_key,
+    tile_uuid,
+    timestamp,
+)
+from tilecache_daemon.client import CallError, TileCacheClient
+from tilecache_daemon.identity import SOURCE_NUMBERS
+from tilecache_daemon.service.eviction import BATCH_TILES
+
+LAST_COLUMN_OF_10 = 1023
+UNKNOWN_ID = "00000000-0000-5000-8000-000000000000"
+
+
+def store(admin: TileCacheClient, *keys: TileKey, **fields: Any) -> None:
+    (answer,) = bulk_insert(admin, [tile(key, disk_bytes=10, **fields) for key in keys])
+    assert answer.inserted_count == len(keys)
+
+
+def gone(deletion: Deletion) -> set[tuple[int, int, int, int, str]]:
+    names = [key_name(each.key) for each in deletion.tiles]
+    assert len(names) == len(set(names)) == deletion.summary.deleted_count
+    return set(names)
+
+
+def names(*keys: TileKey) -> set[tuple[int, int, int, int, str]]:
+    return {key_name(key) for key in keys}
+
+
+def left(sql: psycopg.Connection[Any]) -> set[tuple[int, int, int, int, str]]:
+    rows = sql.execute(
+        "SELECT zoom, x, y, source, coalesce(flight_id::text, '') FROM tiles"
+    ).fetchall()
+    return {(zoom, x, y, SOURCE_NUMBERS[source], flight) for zoom, x, y, source, flight in rows}
+
+
+def test_tiles_go_by_id_and_unknown_ids_are_told(
+    admin: TileCacheClient, sql: psycopg.Connection[Any], block: Block
+) -> None:
+    keys = [block.key(i) for i in range(3)]
+    store(admin, *keys)
+
+    went = delete(admin, tile_uuids=[tile_uuid(keys[0]), UNKNOWN_ID, tile_uuid(keys[2])])
+
+    assert gone(went) == names(keys[0], keys[2])
+    assert list(went.summary.not_found_tile_uuids) == [UNKNOWN_ID]
+    assert went.summary.freed_bytes == 20
+    assert left(sql) == names(keys[1])
+
+
+def test_what_went_is_listed(admin: TileCacheClient, block: Block) -> None:
+    store(admin, block.key())
+
+    (went,) = delete(admin, zooms=[block.zoom]).tiles
+
+    assert list(list_evictions(admin)) == [went]
+    assert went.reason == EVICTION_REASON_DELETED
+
+
+@pytest.mark.parametrize(
+    ("region", "stays"),
+    [
+        (cell_region(500, 510, 300, 310), [(511, 300), (500, 311), (499, 305)]),
+        (box_region(59.6, -4.1, 60.0, -0.6), [(511, 300), (511, 311)]),
+        (circle_region(60.0, -4.05, 20_000.0), [(510, 310), (511, 300)]),
+    ],
+)
+def test_tiles_go_by_region(
+    admin: TileCacheClient, sql: psycopg.Connection[Any], region: Any, stays: list[tuple[int, int]]
+) -> None:
+    far = [tile_key(10, x, y) for x, y in stays]
+    near = [
+        *(tile_key(10, 500, y) for y in range(296, 300)),
+        *(tile_key(10, x, 298) for x in range(501, 504)),
+    ]
+    store(admin, *far, *near)
+    asked = {
+        key_name(each.key)
+        for answer in admin.store.QueryTiles(
+            QueryTilesRequest(zoom=10, region=region), timeout=TIMEOUT_S
+        )
+        for each in answer.tiles
+    }
+
+    went = delete(admin, region=region, zooms=[10])
+
+    assert gone(went) == asked, "a deletion means by a region what a query does"
+    assert left(sql) == names(*far, *near) - asked
+    assert names(*far) <= left(sql)
+
+
+@pytest.mark.parametrize(
+    "region",
+    [
+        circle_region(-17.0, 180.0, 60_000.0),
+        circle_region(-17.0, -179.9, 60_000.0),
+        box_region(-18.0, 179.5, -16.0, -179.5),
+    ],
+)
+def test_a_region_may_cross_the_antimeridian(
+    admin: TileCacheClient, sql: psycopg.Connection[Any], region: Any
+) -> None:
+    row = 560  # at 17 degrees south
+    beside = [tile_key(10, LAST_COLUMN_OF_10, row), tile_key(10, 0, row)]
+    far = [tile_key(10, LAST_COLUMN_OF_10 - 9, row), tile_key(10, 9, row), tile_key(10, 512, row)]
+    store(admin, *beside, *far)
+
+    went = delete(admin, region=region)
+
+    assert gone(went) == names(*beside)
+    assert left(sql) == names(*far)
+
+
+def test_a_region_without_zooms_means_all_of_them(admin: TileCacheClient) -> None:
+    store(admin, *(tile_key(zoom, 0, 0) for zoom in range(23)))
+
+    went = delete(admin, region=box_region(85.05, -180.0, 85.06, -179.9999))
+
+    assert gone(went) == names(*(tile_key(zoom, 0, 0) for zoom in range(23)))
+
+
+def test_filters_all_have_to_hold(admin: TileCacheClient, sql: psycopg.Connection[Any]) -> None:
+    flight, other = random_flight(), random_flight()
+    old = YESTERDAY - timedelta(days=5)
+    wanted = tile_key(9, 5, 5, ONBOARD, flight)
+    store(admin, wanted, captured_at=old)
+    others = [
+        tile_key(9, 5, 5, ONBOARD, other),
+        tile_key(8, 5, 5, ONBOARD, flight),
+        tile_key(9, 300, 5, ONBOARD, flight),
+        tile_key(9, 5, 5),
+    ]
+    store(admin, *others, captured_at=old)
+    store(admin, tile_key(9, 6, 5, ONBOARD, flight), captured_at=YESTERDAY)
+
+    went = delete(
+        admin,
+        region=box_region(-85, -180, 85, 0),
+        zooms=[9, 10],
+        sources=[ONBOARD],
+        flight_id=flight,
+        captured_before=timestamp(YESTERDAY),
+        include_pending_uploads=True,
+    )
+
+    assert gone(went) == names(wanted)
+    assert left(sql) == names(*others, tile_key(9, 6, 5, ONBOARD, flight))
+
+
+@pytest.mark.parametrize(
+    ("filters", "goes"),
+    [
+        ({"zooms": [7]}, {0, 1}),
+        ({"zooms": [7, 8]}, {0, 1, 2}),
+        ({"sources": [GOOGLEMAPS]}, {0, 2}),
+        ({"sources": [GOOGLEMAPS, ONBOARD]}, {0, 1, 2, 3}),
+        ({"captured_before": timestamp(YESTERDAY)}, {2, 3}),
+        ({"flight_id": "3f2504e0-4f89-41d3-9a0c-0305e82c3301"}, {1}),
+    ],
+)
+def test_one_filter_will_do(
+    admin: TileCacheClient, filters: dict[str, Any], goes: set[int]
+) -> None:
+    keys = [
+        tile_key(7, 1, 1),
+        tile_key(7, 1, 1, ONBOARD, "3f2504e0-4f89-41d3-9a0c-0305e82c3301"),
+        tile_key(8, 1, 1),
+        tile_key(9, 1, 1, ONBOARD),
+    ]
+    store(admin, *keys[:2])
+    store(admin, *keys[2:], captured_at=YESTERDAY - timedelta(microseconds=1))
+
+    went = delete(admin, **filters, include_pending_uploads=True)
+
+    assert gone(went) == names(*(keys[position] for position in goes))
+
+
+def test_tiles_that_wait_for_upload_stay_and_are_told(
+    admin: TileCacheClient, sql: psycopg.Connection[Any], block: Block
+) -> None:
+    store(admin, block.key(0), block.key(0, 0, ONBOARD))
+
+    by_zoom = delete(admin, zooms=[block.zoom])
+    by_id = delete(admin, tile_uuids=[tile_uuid(block.key(0, 0, ONBOARD))])
+
+    assert gone(by_zoom) == names(block.key(0))
+    assert by_zoom.summary.pending_upload_count == by_id.summary.pending_upload_count == 1
+    assert left(sql) == names(block.key(0, 0, ONBOARD))
+
+
+@pytest.mark.parametrize(
+    "filters",
+    [
+        {"zooms": [20]},
+        {"region": cell_region(0, 1023, 0, 1), "zooms": [20]},
+        {"region": circle_region(85.05, -180.0, 2_000.0)},
+        {"captured_before": timestamp(NOW)},
+    ],
+)
+def test_a_dry_run_says_exactly_what_a_run_does(
+    admin: TileCacheClient, sql: psycopg.Connection[Any], filters: dict[str, Any]
+) -> None:
+    fill(sql, BATCH_TILES + 500, disk_bytes=10)
+    fill(sql, 100, disk_bytes=7, source="onboard_ingest")
+    before = read_usage(admin)
+
+    told = delete(admin, **filters, dry_run=True)
+    assert read_usage(admin) == before
+    assert list(list_evictions(admin)) == []
+    done = delete(admin, **filters)
+
+    assert told.summary.dry_run
+    told.summary.dry_run = False
+    assert told.summary == done.summary
+    assert told.tiles
+    assert sorted(map(facts, told.tiles)) == sorted(map(facts, done.tiles))
+    assert read_usage(admin).total.tile_count == before.total.tile_count - len(done.tiles)
+
+
+def facts(deleted: EvictedTile) -> bytes:
+    rest = EvictedTile()
+    rest.CopyFrom(deleted)
+    rest.ClearField("eviction_id")
+    rest.ClearField("evicted_at")
+    return rest.SerializeToString()
+
+
+def test_a_region_of_the_whole_earth_costs_what_lies_there(admin: TileCacheClient) -> None:
+    """At zoom 22 it has 17 million million cells, more than any query may name."""
+    store(admin, tile_key(22, 1, 1), tile_key(22, 4_000_000, 4_000_000))
+
+    box = delete(admin, region=box_region(-90, -180, 90, 180), dry_run=True)
+    circle = delete(admin, region=circle_region(0, 0, 20_000_000.0), dry_run=True)
+
+    assert gone(box) == gone(circle)
+    assert len(box.tiles) == 2
+
+
+@pytest.mark.parametrize(
+    ("request_", "field"),
+    [
+        ({}, "tile_uuids"),
+        ({"include_pending_uploads": True}, "tile_uuids"),
+        ({"tile_uuids": ["x"]}, "tile_uuids[0]"),
+        ({"tile_uuids": [UNKNOWN_ID] * 4097}, "tile_uuids"),
+        ({"tile_uuids": [UNKNOWN_ID], "zooms": [3]}, "zooms"),
+        ({"zooms": [3, 23]}, "zooms[1]"),
+        ({"sources": [0]}, "sources[0]"),
+        ({"flight_id": "x"}, "flight_id"),
+        ({"region": cell_region(0, 1, 0, 1)}, "zooms"),
+        ({"region": cell_region(0, 1, 0, 1), "zooms": [3, 4]}, "zooms"),
+        ({"region": cell_region(0, 99, 0, 1), "zooms": [3]}, "region.cell_range.x_to"),
+        ({"region": box_region(5, 0, 4, 1)}, "region.bounding_box.south"),
+        ({"region": circle_region(5, 0, -1)}, "region.circle.radius_meters"),
+        ({"region": {}}, "region"),
+    ],
+)
+def test_bad_input_is_named_and_nothing_goes(
+    admin: TileCacheClient,
+    sql: psycopg.Connection[Any],
+    request_: dict[str, Any],
+    field: str,
+) -> None:
+    store(admin, tile_key(3, 0, 0))
+
+    with pytest.raises(CallError) as refusal:
+        delete(admin, **request_)
+
+    assert refusal.value.code is grpc.StatusCode.INVALID_ARGUMENT
+    assert [each.field for each in refusal.value.violations] == [field]
+    assert left(sql) == names(tile_key(3, 0, 0))

@@ -1,0 +1,304 @@
+"""Months' edges, and clocks that are wrong: on clocks that the test moves."""
+
+from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from tilecache.v1.tile_metadata_store_pb2 import (
+    FRESHNESS_LABEL_DOWNGRADED,
+    FRESHNESS_LABEL_REJECTED,
+    INSERT_OUTCOME_DOWNGRADED,
+    INSERT_OUTCOME_INSERTED,
+    ClockStatus,
+    GetServerInfoRequest,
+)
+
+from tests.admin import (
+    ACTIVE_CONFLICT,
+    DOWNGRADE,
+    REJECT,
+    STABLE_REAR,
+    evict,
+    explain,
+    read_label,
+    reevaluate,
+    set_rule,
+    set_sector,
+    touch,
+)
+from tests.clocked_daemon import ClockedDaemon
+from tests.tiles import TIMEOUT_S, Block, insert, key_name, tile, tile_key
+from tests.waiting import eventually
+from tilecache_daemon.client import CallError
+
+EVERYWHERE = (-90.0, -180.0, 90.0, 180.0)
+FIRST, SECOND, THIRD = tile_key(10, 1, 1), tile_key(10, 2, 2), tile_key(10, 3, 3)
+MICROSECOND = timedelta(microseconds=1)
+BOOT_1970 = datetime(1970, 1, 1, 0, 0, 41, tzinfo=timezone.utc)
+
+
+def day(year: int, month: int, number: int) -> datetime:
+    return datetime(year, month, number, 7, 30, 15, 123456, tzinfo=timezone.utc)
+
+
+NOON = day(2027, 6, 1)
+
+EDGES = [
+    # captured, months, past its age
+    (day(2026, 11, 30), 3, day(2027, 2, 28)),
+    (day(2027, 8, 31), 6, day(2028, 2, 29)),
+    (day(2026, 8, 31), 6, day(2027, 2, 28)),
+    (day(2028, 2, 29), 6, day(2028, 8, 29)),
+    (day(2028, 2, 29), 12, day(2029, 2, 28)),
+    (day(2027, 2, 28), 12, day(2028, 2, 28)),
+    (day(2027, 2, 28), 6, day(2027, 8, 28)),
+    (day(2026, 12, 31), 2, day(2027, 2, 28)),
+]
+WEST, EAST = (-90.0, -180.0, 90.0, -1.0), (-90.0, 1.0, 90.0, 180.0)
+IN_FRONT, LATE_IN_FRONT = tile_key(10, 1, 1), tile_key(10, 2, 1)
+IN_REAR, LATE_IN_REAR = tile_key(10, 1000, 1), tile_key(10, 1001, 1)
+
+
+@pytest.fixture
+def daemon(database: str, short_directory: Path) -> Iterator[ClockedDaemon]:
+    """A daemon whose clocks stand at noon."""
+    with ClockedDaemon(short_directory, NOON, dsn=database, access_recent_s=0) as process:
+        yield process
+
+
+def clock(daemon: ClockedDaemon) -> ClockStatus:
+    info = daemon.client.store.GetServerInfo(GetServerInfoRequest(), timeout=TIMEOUT_S)
+    status: ClockStatus = info.clock
+    return status
+
+
+def moment(message: Any) -> datetime:
+    return datetime.fromtimestamp(0, timezone.utc) + timedelta(
+        microseconds=message.ToMicroseconds()
+    )
+
+
+def set_policy(daemon: ClockedDaemon, classification: Any, months: int, action: Any) -> None:
+    """The rule of one classification for the whole Earth."""
+    other = STABLE_REAR if classification == ACTIVE_CONFLICT else ACTIVE_CONFLICT
+    set_rule(daemon.admin_client, other, 1_200 if other == STABLE_REAR else 1, DOWNGRADE)
+    set_rule(daemon.admin_client, classification, months, action)
+    set_sector(daemon.admin_client, "s", classification, EVERYWHERE)
+
+
+@pytest.mark.parametrize(("captured_at", "months", "expires_at"), EDGES)
+def test_tiles_age_by_the_calendars_months(
+    database: str, short_directory: Path, captured_at: datetime, months: int, expires_at: datetime
+) -> None:
+    """Under each action, at insert and once stored, a microsecond before the edge and on it."""
+    with ClockedDaemon(short_directory, expires_at - MICROSECOND, dsn=database) as daemon:
+        client, admin = daemon.client, daemon.admin_client
+        set_rule(admin, ACTIVE_CONFLICT, months, REJECT)
+        set_rule(admin, STABLE_REAR, months, DOWNGRADE)
+        set_sector(admin, "front", ACTIVE_CONFLICT, WEST)
+        set_sector(admin, "rear", STABLE_REAR, EAST)
+        for key in (IN_FRONT, IN_REAR):
+            stored = insert(client, tile(key, captured_at=captured_at))
+            assert stored.outcome == INSERT_OUTCOME_INSERTED
+            assert moment(explain(admin, key).next_change_at) == expires_at
+        assert reevaluate(admin) == 0
+
+        daemon.pass_time(MICROSECOND)
+
+        with pytest.raises(CallError, match=f"rejects what is older than {months} months"):
+            insert(client, tile(LATE_IN_FRONT, captured_at=captured_at))
+        late = insert(client, tile(LATE_IN_REAR, captured_at=captured_at))
+        assert late.outcome == INSERT_OUTCOME_DOWNGRADED
+        assert late.tile.freshness_label == FRESHNESS_LABEL_DOWNGRADED
+        assert reevaluate(admin) == 2
+        for key, label in ((IN_FRONT, "rejected"), (IN_REAR, "downgraded")):
+            assert read_label(client, key) == label
+            told = explain(admin, key)
+            assert told.stored_label == told.current_label
+            assert not told.HasField("next_change_at")
+
+
+def test_labels_are_brought_up_to_date_once_a_day(daemon: ClockedDaemon) -> None:
+    set_policy(daemon, STABLE_REAR, 12, DOWNGRADE)
+    insert(daemon.client, tile(FIRST, captured_at=NOON - timedelta(days=364, hours=12)))
+    assert read_label(daemon.client, FIRST) == "fresh"
+
+    daemon.pass_time(timedelta(days=1))
+
+    eventually(lambda: read_label(daemon.client, FIRST) == "downgraded")
+
+
+def test_labels_are_brought_up_to_date_at_the_start(daemon: ClockedDaemon) -> None:
+    set_policy(daemon, STABLE_REAR, 12, DOWNGRADE)
+    insert(daemon.client, tile(FIRST, captured_at=NOON - timedelta(days=300)))
+    assert daemon.stop() == 0
+    daemon.pass_time(timedelta(days=100))
+
+    daemon.start()
+
+    eventually(lambda: read_label(daemon.client, FIRST) == "downgraded")
+
+
+@pytest.fixture(params=["boot", "jump"])
+def behind(daemon: ClockedDaemon, request: pytest.FixtureRequest) -> ClockedDaemon:
+    """A daemon with three tiles in a sector, the second expired, whose clock then
+    starts in 1970, or jumps back while it runs."""
+    set_policy(daemon, STABLE_REAR, 12, DOWNGRADE)
+    for key in (FIRST, THIRD):
+        insert(daemon.client, tile(key, disk_bytes=10, captured_at=NOON - timedelta(days=1)))
+    insert(daemon.client, tile(SECOND, disk_bytes=10, captured_at=NOON - timedelta(days=400)))
+    if request.param == "boot":
+        assert daemon.stop() == 0
+        daemon.set_clock(BOOT_1970)
+        daemon.start()
+    else:
+        daemon.set_clock(NOON - timedelta(days=200))
+    return daemon
+
+
+def test_a_clock_that_is_behind_is_told(behind: ClockedDaemon) -> None:
+    told = clock(behind)
+
+    assert not told.trusted
+    assert "2027-06-01 07:30:15Z is past" in told.reason
+    assert moment(told.time) >= NOON
+
+
+def test_nothing_becomes_fresh_because_of_a_clock_that_is_behind(behind: ClockedDaemon) -> None:
+    assert reevaluate(behind.admin_client) == 0
+    assert read_label(behind.client, SECOND) == "downgraded"
+
+    young = tile(tile_key(10, 4, 4), captured_at=NOON - timedelta(days=2))
+    stored = insert(behind.client, young)
+    old = insert(behind.client, tile(tile_key(10, 5, 5), captured_at=NOON - timedelta(days=400)))
+
+    labels = (stored.tile.freshness_label, old.tile.freshness_label)
+    assert labels == (FRESHNESS_LABEL_DOWNGRADED, FRESHNESS_LABEL_DOWNGRADED)
+    assert reevaluate(behind.admin_client) == 0
+
+
+def test_a_rule_that_grows_milder_makes_nothing_fresh_while_the_clock_is_behind(
+    behind: ClockedDaemon,
+) -> None:
+    set_rule(behind.admin_client, STABLE_REAR, 24, DOWNGRADE)
+
+    assert read_label(behind.client, SECOND) == "downgraded"
+    assert "not trusted" in explain(behind.admin_client, SECOND).explanation
+
+
+def test_a_tile_that_its_rule_rejects_is_refused_even_then(behind: ClockedDaemon) -> None:
+    set_policy(behind, ACTIVE_CONFLICT, 6, REJECT)
+
+    with pytest.raises(CallError, match="rejects what is older"):
+        insert(behind.client, tile(tile_key(10, 5, 5), captured_at=NOON - timedelta(days=400)))
+
+
+def test_the_order_of_use_holds_while_the_clock_is_behind(behind: ClockedDaemon) -> None:
+    touch(behind.client, FIRST)
+
+    went = evict(behind.admin_client, max_used_bytes=0)
+
+    assert [key_name(gone.key) for gone in went.tiles] == [
+        key_name(key) for key in (THIRD, SECOND, FIRST)
+    ]
+
+
+def test_the_order_of_use_holds_over_a_restart_in_1970(behind: ClockedDaemon) -> None:
+    touch(behind.client, FIRST, THIRD)
+    assert behind.stop() == 0
+    behind.set_clock(BOOT_1970)
+    behind.start()
+    touch(behind.client, SECOND)
+
+    went = evict(behind.admin_client, max_used_bytes=0)
+
+    assert [key_name(gone.key) for gone in went.tiles] == [
+        key_name(key) for key in (FIRST, THIRD, SECOND)
+    ]
+
+
+def test_a_use_is_never_written_as_earlier_than_what_was_seen(
+    behind: ClockedDaemon, database: str
+) -> None:
+    touch(behind.client, FIRST)
+    assert behind.stop() == 0
+
+    with psycopg.connect(database) as sql:
+        ((accessed_at,),) = sql.execute(
+            "SELECT accessed_at FROM tiles WHERE accessed_at IS NOT NULL"
+        ).fetchall()
+    assert accessed_at >= NOON
+
+
+def test_when_the_clock_is_set_right_all_is_as_it_was(behind: ClockedDaemon) -> None:
+    stored = insert(behind.client, tile(tile_key(10, 4, 4), captured_at=NOON - timedelta(days=2)))
+    assert stored.tile.freshness_label == FRESHNESS_LABEL_DOWNGRADED
+
+    behind.set_clock(NOON + timedelta(minutes=5))
+
+    assert clock(behind).trusted
+    assert clock(behind).reason == ""
+    eventually(lambda: read_label(behind.client, tile_key(10, 4, 4)) == "fresh")
+    assert read_label(behind.client, SECOND) == "downgraded"
+
+
+def test_a_small_correction_is_no_reason_for_doubt(daemon: ClockedDaemon, block: Block) -> None:
+    insert(daemon.client, tile(block.key()))
+
+    daemon.set_clock(NOON - timedelta(seconds=1))
+
+    assert clock(daemon).trusted
+
+
+def test_the_bound_on_lost_uses_is_published(daemon: ClockedDaemon) -> None:
+    info = daemon.client.store.GetServerInfo(GetServerInfoRequest(), timeout=TIMEOUT_S)
+
+    assert info.access_loss_bound.ToTimedelta() == timedelta(seconds=5)
+
+
+def test_a_use_that_was_written_recently_is_not_written_again(
+    database: str, short_directory: Path
+) -> None:
+    settings: dict[str, Any] = {"access_flush_interval_s": 0.05, "access_recent_s": 60}
+    with (
+        ClockedDaemon(short_directory, NOON, dsn=database, **settings) as daemon,
+        psycopg.connect(database, autocommit=True) as sql,
+    ):
+
+        def written() -> list[Any]:
+            return sql.execute(
+                "SELECT x, access_order FROM tiles WHERE accessed_at IS NOT NULL ORDER BY x"
+            ).fetchall()
+
+        for key in (FIRST, SECOND):
+            insert(daemon.client, tile(key))
+        touch(daemon.client, FIRST)
+        once = eventually(written)
+        daemon.pass_time(timedelta(seconds=59))
+        touch(daemon.client, FIRST, SECOND)
+        twice = eventually(lambda: len(written()) == 2 and written())
+        assert twice[0] == once[0], "the second use came too soon"
+
+        daemon.pass_time(timedelta(seconds=1))
+        touch(daemon.client, FIRST)
+        eventually(lambda: written()[0] != once[0])
+
+
+def test_rejected_tiles_stay_rejected_over_a_start_in_1970(
+    database: str, short_directory: Path
+) -> None:
+    with ClockedDaemon(short_directory, NOON, dsn=database) as daemon:
+        insert(daemon.client, tile(FIRST, captured_at=NOON - timedelta(days=200)))
+        set_policy(daemon, ACTIVE_CONFLICT, 6, REJECT)
+        assert read_label(daemon.client, FIRST) == "rejected"
+        assert daemon.stop() == 0
+        daemon.set_clock(BOOT_1970)
+        daemon.start()
+
+        reevaluate(daemon.admin_client)
+
+        assert read_label(daemon.client, FIRST) == "rejected"
+        assert explain(daemon.admin_client, FIRST).current_label == FRESHNESS_LABEL_REJECTED
