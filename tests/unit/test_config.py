@@ -12,6 +12,7 @@ from tilecache_daemon.config import (
     ConfigError,
     load_config,
     redact,
+    split_address,
 )
 
 SECRET = "hunter2"
@@ -113,6 +114,11 @@ def test_a_mode_in_text_is_octal(monkeypatch: pytest.MonkeyPatch, text: str) -> 
         ("max_concurrent_calls", "0"),
         ("dsn", "not a connection string"),
         ("socket_path", "/" + "x" * MAX_SOCKET_PATH_BYTES),
+        ("metrics_address", "/" + "x" * MAX_SOCKET_PATH_BYTES),
+        ("metrics_address", "9464"),
+        ("metrics_address", "localhost:http"),
+        ("tcp_address", "/run/tilecache/ground.sock"),
+        ("tcp_address", "localhost:65536"),
     ],
 )
 def test_a_bad_setting_is_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
@@ -201,3 +207,41 @@ def test_settings_do_not_change() -> None:
     settings = Config()
     with pytest.raises(ValueError, match="frozen"):
         settings.pool_max_size = 3
+
+
+@pytest.mark.parametrize(
+    ("address", "parts"),
+    [("127.0.0.1:9464", ("127.0.0.1", 9464)), ("[::1]:1", ("::1", 1)), ("db:65535", ("db", 65535))],
+)
+def test_an_address_is_host_and_port(address: str, parts: tuple[str, int]) -> None:
+    assert split_address(address) == parts
+
+
+def test_nothing_listens_on_a_network_unless_it_is_asked_for() -> None:
+    settings = load_config()
+    assert (settings.tcp_address, settings.metrics_address, settings.otlp_endpoint) == (None,) * 3
+
+
+def test_allowed_names_are_a_list_in_a_file_and_separated_by_commas_in_the_environment(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file.write_text('tls_allowed_names = ["a.example", "spiffe://b"]\n')
+    assert load_config(file).tls_allowed_names == ("a.example", "spiffe://b")
+    monkeypatch.setenv("TILECACHE_TLS_ALLOWED_NAMES", "c.example, spiffe://d")
+    assert load_config(file).tls_allowed_names == ("c.example", "spiffe://d")
+
+
+@pytest.mark.parametrize(
+    "missing", ["tls_certificate", "tls_key", "tls_client_ca", "tls_allowed_names"]
+)
+def test_tcp_needs_all_of_mutual_tls(missing: str) -> None:
+    whole = {
+        "tcp_address": "localhost:1",
+        "tls_certificate": Path("/c"),
+        "tls_key": Path("/k"),
+        "tls_client_ca": Path("/a"),
+        "tls_allowed_names": ["name"],
+    }
+    assert load_config(flags=whole).tcp_address
+    with pytest.raises(ConfigError, match=f"^{missing}: "):
+        load_config(flags={name: value for name, value in whole.items() if name != missing})
