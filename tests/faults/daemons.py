@@ -1,0 +1,52 @@
+"""A daemon that a test starts without waiting, and looks at from outside."""
+
+import subprocess
+from pathlib import Path
+
+from tests.daemon_process import EXIT_TIMEOUT_S, READY_TIMEOUT_S, DaemonProcess
+
+
+class Daemon(DaemonProcess):
+    """`tilecache serve`, with what a test of faults has to know of it."""
+
+    @property
+    def state_directory(self) -> Path:
+        """Where its own PostgreSQL keeps its data, if it has one."""
+        return self.socket_path.parent / "state"
+
+    @property
+    def memory_bytes(self) -> int:
+        """What it holds in memory at the moment."""
+        for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
+            if line.startswith("VmRSS:"):
+                return int(line.split()[1]) * 1024
+        raise ProcessLookupError(self.pid)
+
+    @property
+    def ended(self) -> bool:
+        assert self._process is not None
+        return self._process.poll() is not None
+
+    def __enter__(self) -> "Daemon":
+        try:
+            self.start()
+        except BaseException as error:
+            error.args = (*error.args, f"the daemon's log:\n{self.log}")
+            self.close()
+            raise
+        return self
+
+    def launch(self) -> None:
+        """Starts it and does not wait."""
+        with self.log_path.open("ab") as log:
+            self._process = subprocess.Popen(
+                self.command, env=self._environment, stdout=log, stderr=log
+            )
+
+    def wait_until_ready(self) -> None:
+        self.client.wait_until_ready(READY_TIMEOUT_S)
+
+    def wait_until_ended(self) -> int:
+        """Its exit code."""
+        assert self._process is not None
+        return self._process.wait(EXIT_TIMEOUT_S)

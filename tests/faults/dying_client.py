@@ -1,0 +1,54 @@
+"""A client that goes on until it is killed: `bulk` or `query`, a socket, a number.
+
+It says on its first line how much was answered when it began to be worth killing.
+"""
+
+import sys
+import time
+from collections.abc import Iterator
+from itertools import count
+
+from tilecache.v1.tile_metadata_store_pb2 import BulkInsertTilesRequest, QueryTilesRequest
+
+from tests.tiles import cell_region, tile, tile_key
+from tests.waiting import PATIENCE_S
+from tilecache_daemon.client import TileCacheClient
+
+ZOOM = 17
+BATCH_TILES = 100
+ANSWERS = 3
+"""Batches that are answered before it may be killed."""
+
+
+def main(kind: str, socket_path: str, number: str) -> None:
+    with TileCacheClient(socket_path) as client:
+        (insert_for_ever if kind == "bulk" else query_and_stop)(client, int(number))
+
+
+def insert_for_ever(client: TileCacheClient, number: int) -> None:
+    for answered, _ in enumerate(client.store.BulkInsertTiles(batches(number)), start=1):
+        if answered == ANSWERS:
+            print(answered, flush=True)
+
+
+def query_and_stop(client: TileCacheClient, number: int) -> None:
+    """Begins to read an answer of several messages and does nothing more."""
+    first = batches(number)
+    list(client.store.BulkInsertTiles(next(first) for _ in range(ANSWERS)))
+    region = cell_region(0, (number + 1) * BATCH_TILES, 0, ANSWERS)
+    answers = client.store.QueryTiles(QueryTilesRequest(zoom=ZOOM, region=region))
+    next(answers)
+    print(ANSWERS, flush=True)
+    time.sleep(PATIENCE_S)  # until it is killed
+
+
+def batches(number: int) -> Iterator[BulkInsertTilesRequest]:
+    for row in count():
+        keys = (tile_key(ZOOM, number * BATCH_TILES + x, row) for x in range(BATCH_TILES))
+        yield BulkInsertTilesRequest(
+            tiles=[tile(key, file_path=f"{'x' * 400}/{key.x}/{key.y}.jpg") for key in keys]
+        )
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,110 @@
+"""What writers have sent and what was acknowledged, and what a reader may therefore see."""
+
+import threading
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+
+from tilecache.v1.tile_identity_pb2 import TileKey
+from tilecache.v1.tile_metadata_store_pb2 import TileMetadata
+
+from tests.tiles import YESTERDAY, sha256, tile, tile_uuid, timestamp
+
+
+class WrongAnswerError(AssertionError):
+    """An answer that breaks a promise."""
+
+
+@dataclass
+class Entry:
+    """One tile: the newest version that was sent and that was acknowledged; 0 is none."""
+
+    key: TileKey
+    uuid: str
+    sent: int = 0
+    acknowledged: int = 0
+
+
+class Ledger:
+    """Tiles in versions, each of which is captured later than the one before.
+
+    Each tile has one writer. A read that begins when a version is acknowledged
+    must give that one or a later one that was sent.
+    """
+
+    def __init__(self, keys: Iterable[TileKey]) -> None:
+        self._entries = {tile_uuid(key): Entry(key, tile_uuid(key)) for key in keys}
+        self._lock = threading.Lock()
+
+    @property
+    def uuids(self) -> list[str]:
+        return list(self._entries)
+
+    @property
+    def acknowledged_count(self) -> int:
+        """Tiles of which a version is acknowledged."""
+        with self._lock:
+            return sum(entry.acknowledged > 0 for entry in self._entries.values())
+
+    def next_versions(self, uuids: Iterable[str]) -> list[TileMetadata]:
+        """A new version of each tile, which counts as sent from now on."""
+        with self._lock:
+            entries = [self._entries[uuid] for uuid in uuids]
+            for entry in entries:
+                entry.sent += 1
+            return [_version(entry.key, entry.sent) for entry in entries]
+
+    def acknowledge(self, tiles: Iterable[TileMetadata]) -> None:
+        """These versions were answered for."""
+        with self._lock:
+            for message in tiles:
+                entry = self._entries[tile_uuid(message.key)]
+                entry.acknowledged = max(entry.acknowledged, _version_number(message))
+
+    def acknowledged(self) -> dict[str, int]:
+        """The newest version of each tile that any read from now on may not miss."""
+        with self._lock:
+            return {
+                uuid: entry.acknowledged
+                for uuid, entry in self._entries.items()
+                if entry.acknowledged
+            }
+
+    def judge(self, uuid: str, found: TileMetadata | None, least: int) -> None:
+        """Raises WrongAnswerError for what was never written, or is older than `least`."""
+        if found is None:
+            if least:
+                raise WrongAnswerError(f"{uuid}: version {least} was acknowledged and is not found")
+            return
+        number = _version_number(found)
+        with self._lock:
+            entry = self._entries[uuid]
+            sent = entry.sent
+        if found.tile_uuid != uuid or found.content_sha256 != _content(entry.key, number):
+            raise WrongAnswerError(f"{uuid}: {found} was never written")
+        if not least <= number <= sent:
+            raise WrongAnswerError(f"{uuid}: version {number}, not within {least}..{sent}")
+
+    def within(self, uuids: Iterable[str], x_from: int, x_to: int) -> Iterator[str]:
+        """Those of the tiles that lie in some columns."""
+        return (uuid for uuid in uuids if x_from <= self._entries[uuid].key.x <= x_to)
+
+
+_STEP = timedelta(seconds=1)
+_FIRST = YESTERDAY.replace(microsecond=0)
+
+
+def _version(key: TileKey, number: int) -> TileMetadata:
+    return tile(
+        key,
+        captured_at=_FIRST + number * _STEP,
+        content_sha256=_content(key, number),
+    )
+
+
+def _version_number(found: TileMetadata) -> int:
+    return found.captured_at.seconds - timestamp(_FIRST).seconds
+
+
+def _content(key: TileKey, number: int) -> str:
+    return sha256(f"{key.x}/{key.y}/{number}")

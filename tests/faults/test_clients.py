@@ -1,0 +1,236 @@
+"""Clients that die, do not read, flood or stay idle: others are served, memory is bounded."""
+
+import signal
+import socket
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+import grpc
+import psycopg
+import pytest
+from google.protobuf.struct_pb2 import Struct
+from tilecache.v1.tile_metadata_store_pb2 import (
+    BulkInsertTilesRequest,
+    DescribeCoverageRequest,
+    InsertTileRequest,
+    LookupTilesRequest,
+    QueryTilesRequest,
+)
+from tilecache.v1.tile_metadata_store_pb2_grpc import TileMetadataStoreStub
+
+from tests.faults.daemons import Daemon
+from tests.faults.dying_client import BATCH_TILES
+from tests.faults.dying_client import ZOOM as DYING_ZOOM
+from tests.faults.load import Load, open_channel, status_details
+from tests.faults.scale import ROUNDS
+from tests.tiles import ZOOM, Block, bulk_insert, by_key, insert, tile
+from tests.waiting import eventually
+
+CALLS = 8
+"""Calls at once: so few that those which are kept for a dead client would be missed."""
+WRITERS = CALLS * 3 // 4
+IDLE_CONNECTIONS = 300
+
+
+@pytest.fixture
+def small_daemon(database: str, short_directory: Path) -> Iterator[Daemon]:
+    """A daemon that takes on few calls at once, and is soon tired of a stalled one."""
+    with Daemon(
+        short_directory, dsn=database, max_concurrent_calls=CALLS, stream_stall_timeout_s=2
+    ) as process:
+        yield process
+
+
+@pytest.fixture
+def stub(small_daemon: Daemon) -> Iterator[TileMetadataStoreStub]:
+    """Calls of a client of its own, which sees each error once."""
+    with open_channel(small_daemon.socket_path) as channel:
+        yield TileMetadataStoreStub(channel)
+
+
+@pytest.mark.parametrize("kind", ["bulk", "query"])
+def test_a_client_that_dies_in_a_stream_leaves_whole_batches_and_keeps_no_place(
+    kind: str, database: str, small_daemon: Daemon
+) -> None:
+    deaths = CALLS + ROUNDS
+    with Load(small_daemon.socket_path) as load:
+        for number in range(deaths):
+            answered = kill_a_client(kind, small_daemon, number)
+            assert count_batches(database, number) >= answered
+        load.wait_until_all_succeed()
+
+
+def test_a_client_that_never_reads_takes_little_memory_and_loses_its_place(
+    small_daemon: Daemon, stub: TileMetadataStoreStub
+) -> None:
+    block, client = Block(), small_daemon.client
+    quality = Struct()
+    quality.update({"remark": "x" * 1_900})
+    for row in range(100):
+        keys = [block.key(column, row) for column in range(100)]
+        bulk_insert(client, [tile(key, quality_metadata=quality) for key in keys])
+    request = QueryTilesRequest(zoom=ZOOM, region=block.region)
+    answer_bytes = sum(answer.ByteSize() for answer in client.store.QueryTiles(request))
+    before = small_daemon.memory_bytes
+    with ExitStack() as stalled:
+        for _ in range(CALLS - 1):
+            answers: Any = stub.QueryTiles(request)
+            stalled.callback(answers.cancel)
+            next(answers)
+        eventually(lambda: places_are_free(stub, request))
+        taken = small_daemon.memory_bytes - before
+    assert taken < answer_bytes * CALLS / 3
+
+
+def test_a_bulk_client_that_falls_silent_loses_its_place(stub: TileMetadataStoreStub) -> None:
+    queue: SimpleQueue[BulkInsertTilesRequest | None] = SimpleQueue()
+    queue.put(BulkInsertTilesRequest(tiles=[tile(Block().key())]))
+    answers: Any = stub.BulkInsertTiles(iter(queue.get, None))
+    assert next(answers).inserted_count == 1
+    with pytest.raises(grpc.RpcError):
+        next(answers)
+    assert outcome(answers) == "RESOURCE_EXHAUSTED OVERLOADED"
+    queue.put(None)
+
+
+def test_a_flood_is_refused_with_a_hint_and_others_are_answered_after_it(
+    small_daemon: Daemon, stub: TileMetadataStoreStub
+) -> None:
+    block = Block()
+    keys = list(block.keys(20 * CALLS))
+    calls = [stub.InsertTile.future(InsertTileRequest(tile=tile(key))) for key in keys]
+    outcomes = list(map(outcome, calls))
+    assert set(outcomes) == {"OK", "RESOURCE_EXHAUSTED OVERLOADED"}
+    found = small_daemon.client.store.LookupTiles(LookupTilesRequest(tiles=map(by_key, keys)))
+    stored = ["OK" if result.HasField("tile") else "" for result in found.results]
+    assert stored == [outcome if outcome == "OK" else "" for outcome in outcomes]
+    insert(small_daemon.client, tile(block.key(0, 1)))
+
+
+def test_a_flood_of_reads_is_refused_with_a_hint_and_others_are_answered_after_it(
+    stub: TileMetadataStoreStub, database: str
+) -> None:
+    request = DescribeCoverageRequest(zoom=ZOOM, region=Block().region)
+    with psycopg.connect(database) as other:
+        # No read gets on, until this transaction ends.
+        other.execute("LOCK TABLE tiles IN ACCESS EXCLUSIVE MODE")
+        calls: list[Any] = [stub.DescribeCoverage(request) for _ in range(10 * CALLS)]
+        eventually(lambda: sum(call.done() for call in calls) == 9 * CALLS)
+    assert Counter(map(outcome_of_stream, calls)) == {
+        "OK": CALLS,
+        "RESOURCE_EXHAUSTED OVERLOADED": 9 * CALLS,
+    }
+    assert outcome_of_stream(stub.DescribeCoverage(request)) == "OK"
+
+
+def test_writers_that_take_all_their_places_leave_some_to_reads(
+    small_daemon: Daemon, stub: TileMetadataStoreStub, database: str
+) -> None:
+    block = Block()
+    insert(small_daemon.client, tile(block.key()))
+    with psycopg.connect(database) as other:
+        # No writer gets on, until this transaction ends.
+        other.execute("LOCK TABLE tiles IN SHARE MODE")
+        writers = [
+            stub.InsertTile.future(InsertTileRequest(tile=tile(block.key(column))))
+            for column in range(1, CALLS + 1)
+        ]
+        eventually(lambda: sum(writer.done() for writer in writers) == CALLS - WRITERS)
+        read = stub.LookupTiles(LookupTilesRequest(tiles=[by_key(block.key())]))
+        assert read.results[0].HasField("tile")
+        # From the table, too: nobody has read these cells before.
+        assert list(stub.QueryTiles(QueryTilesRequest(zoom=ZOOM, region=block.region)))
+    assert Counter(map(outcome, writers)) == {
+        "OK": WRITERS,
+        "RESOURCE_EXHAUSTED OVERLOADED": CALLS - WRITERS,
+    }
+
+
+def test_waiting_for_the_database_is_bounded_and_reads_pass_the_writers_by(
+    database: str, short_directory: Path
+) -> None:
+    """Three connections: one for writes. They wait for it, not for those of the reads."""
+    block = Block()
+    with (
+        Daemon(short_directory, dsn=database, pool_max_size=3, pool_timeout_s=0.5) as daemon,
+        open_channel(daemon.socket_path) as channel,
+        psycopg.connect(database) as other,
+    ):
+        stub = TileMetadataStoreStub(channel)
+        insert(daemon.client, tile(block.key()))
+        other.execute("LOCK TABLE tiles IN SHARE MODE")
+        writers = [
+            stub.InsertTile.future(InsertTileRequest(tile=tile(block.key(column))))
+            for column in range(1, 33)
+        ]
+        eventually(lambda: sum(writer.done() for writer in writers) == len(writers) - 1)
+        assert list(stub.QueryTiles(QueryTilesRequest(zoom=ZOOM, region=block.region)))
+        other.rollback()
+        assert Counter(map(outcome, writers)) == {
+            "OK": 1,
+            "RESOURCE_EXHAUSTED OVERLOADED": len(writers) - 1,
+        }
+
+
+def test_hundreds_of_idle_connections_are_no_burden(
+    daemon_on_foreign: Daemon,
+) -> None:
+    path = str(daemon_on_foreign.socket_path)
+    before = daemon_on_foreign.memory_bytes
+    with ExitStack() as idle:
+        for _ in range(IDLE_CONNECTIONS):
+            connection = idle.enter_context(socket.socket(socket.AF_UNIX))
+            connection.connect(path)
+        with Load(daemon_on_foreign.socket_path) as load:
+            load.wait_until_all_succeed()
+            assert all(not load.refused(name) for name in ("navigate", "bulk", "query"))
+    assert daemon_on_foreign.memory_bytes - before < IDLE_CONNECTIONS * 1024 * 1024
+
+
+def kill_a_client(kind: str, daemon: Daemon, number: int) -> int:
+    """How many batches were answered before it was killed, and maybe more."""
+    command = [sys.executable, "-m", "tests.faults.dying_client"]
+    with subprocess.Popen(
+        [*command, kind, str(daemon.socket_path), str(number)], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout
+        answered = int(process.stdout.readline())
+        process.send_signal(signal.SIGKILL)
+    return answered
+
+
+def count_batches(database: str, number: int) -> int:
+    """The batches of a client that are stored, each of them in whole."""
+    query = "SELECT count(*) FROM tiles WHERE zoom = %s AND x / %s = %s GROUP BY y"
+    with psycopg.connect(database) as connection:
+        rows = connection.execute(query, [DYING_ZOOM, BATCH_TILES, number]).fetchall()
+    assert {count for (count,) in rows} == {BATCH_TILES}, "a batch is stored in whole or not at all"
+    return len(rows)
+
+
+def places_are_free(stub: TileMetadataStoreStub, request: QueryTilesRequest) -> bool:
+    """Whether half of all calls at once can be answered."""
+    calls = [stub.QueryTiles(request) for _ in range(CALLS // 2)]
+    return set(map(outcome_of_stream, calls)) == {"OK"}
+
+
+def outcome_of_stream(call: Any) -> str:
+    """As `outcome`, of a call whose answers nobody has read."""
+    with suppress(grpc.RpcError):
+        list(call)
+    return outcome(call)
+
+
+def outcome(call: Any) -> str:
+    """How a call ended, by code and reason; a refusal must say when to try again."""
+    if call.code() is grpc.StatusCode.OK:
+        return "OK"
+    reason, retry = status_details(call)
+    assert retry, f"{call.code()} {call.details()} without a hint"
+    return f"{call.code().name} {reason}"

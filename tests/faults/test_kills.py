@@ -1,0 +1,92 @@
+"""`kill -9` under load: nothing acknowledged is lost, nothing is answered wrongly."""
+
+import os
+import signal
+
+import psycopg
+
+from tests.faults.daemons import Daemon
+from tests.faults.load import Load
+from tests.faults.scale import ROUNDS
+from tests.faults.servers import ForeignPostgres, backend_pids, embedded_dsn, embedded_pid
+from tests.tiles import Block, insert, tile, tile_uuid
+from tests.waiting import eventually
+
+
+def test_a_killed_daemon_loses_nothing_acknowledged(
+    daemon_on_foreign: Daemon, foreign: ForeignPostgres
+) -> None:
+    with Load(daemon_on_foreign.socket_path) as load:
+        for _ in range(ROUNDS):
+            daemon_on_foreign.kill()
+            load.wait_until_refused("lookup", "insert", "bulk")
+            daemon_on_foreign.start()
+            load.wait_until_all_succeed()
+        load.verify(foreign.dsn)
+
+
+def test_a_daemons_own_postgresql_is_started_again_when_it_is_killed(
+    daemon_with_embedded: Daemon,
+) -> None:
+    state = daemon_with_embedded.state_directory
+    with Load(daemon_with_embedded.socket_path) as load:
+        for _ in range(ROUNDS):
+            pid = embedded_pid(state)
+            os.kill(pid, signal.SIGKILL)
+            eventually(lambda pid=pid: embedded_pid(state) not in (0, pid))
+            load.wait_until_all_succeed()
+        load.verify(embedded_dsn(state))
+
+
+def test_a_foreign_postgresql_that_is_killed_is_found_again(
+    daemon_on_foreign: Daemon, foreign: ForeignPostgres
+) -> None:
+    with Load(daemon_on_foreign.socket_path) as load:
+        for _ in range(ROUNDS):
+            foreign.kill()
+            load.wait_until_refused("insert", "bulk")
+            foreign.start_again()
+            load.wait_until_all_succeed()
+        load.verify(foreign.dsn)
+
+
+def test_a_killed_session_costs_a_refusal_and_nothing_else(
+    daemon_on_foreign: Daemon, foreign: ForeignPostgres
+) -> None:
+    with Load(daemon_on_foreign.socket_path) as load:
+        for name in ("tilecache", "tilecache-changes", "tilecache-probe"):
+            # PostgreSQL takes it for a crash, ends every session and recovers.
+            os.kill(backend_pids(foreign.dsn, name)[0], signal.SIGKILL)
+            load.wait_until_all_succeed()
+        load.verify(foreign.dsn)
+
+
+def test_both_killed_at_once_lose_nothing_acknowledged(
+    daemon_with_embedded: Daemon,
+) -> None:
+    state = daemon_with_embedded.state_directory
+    with Load(daemon_with_embedded.socket_path) as load:
+        for _ in range(ROUNDS):
+            os.kill(embedded_pid(state), signal.SIGKILL)
+            daemon_with_embedded.kill()
+            daemon_with_embedded.start()
+            load.wait_until_all_succeed()
+        load.verify(embedded_dsn(state))
+
+
+def test_what_is_acknowledged_is_on_disk_even_where_the_server_need_not_wait(
+    daemon_on_foreign: Daemon, foreign: ForeignPostgres
+) -> None:
+    """The server's log is written every ten seconds only, unless a commit waits for it."""
+    with psycopg.connect(foreign.dsn, autocommit=True) as connection:
+        connection.execute("ALTER ROLE CURRENT_USER SET synchronous_commit = off")
+    daemon_on_foreign.stop()
+    daemon_on_foreign.start()
+    block = Block()
+    for key in block.keys(5):
+        insert(daemon_on_foreign.client, tile(key))
+    foreign.kill()
+    foreign.start_again()
+    with psycopg.connect(foreign.dsn) as connection:
+        rows = connection.execute("SELECT tile_uuid::text FROM tiles").fetchall()
+    assert {uuid for (uuid,) in rows} == {tile_uuid(key) for key in block.keys(5)}

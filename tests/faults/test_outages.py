@@ -1,0 +1,173 @@
+"""PostgreSQL goes away under load: reads from memory go on, and all heals by itself."""
+
+import os
+import signal
+import subprocess
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from tests.faults.daemons import Daemon
+from tests.faults.load import Load
+from tests.faults.scale import OUTAGE_S, ROUNDS
+from tests.faults.servers import (
+    ForeignPostgres,
+    backend_pids,
+    embedded_dsn,
+    frozen,
+    thaw,
+)
+from tests.waiting import eventually
+from tilecache_daemon.client import TileCacheClient
+
+FULL = "RESOURCE_EXHAUSTED DATABASE_FULL"
+UNAVAILABLE = "UNAVAILABLE DATABASE_UNAVAILABLE"
+
+
+def is_unready(client: TileCacheClient) -> bool:
+    return not client.is_serving()
+
+
+def test_a_restart_of_postgresql_costs_refusals_and_nothing_else(
+    daemon_on_foreign: Daemon, foreign: ForeignPostgres
+) -> None:
+    with Load(daemon_on_foreign.socket_path) as load:
+        for _ in range(ROUNDS):
+            foreign.restart()
+            load.wait_until_all_succeed()
+        assert load.refused("navigate") == Counter()
+        load.verify(foreign.dsn)
+
+
+def test_while_postgresql_is_stopped_memory_answers_and_writes_are_refused(
+    daemon_on_foreign: Daemon, foreign: ForeignPostgres
+) -> None:
+    client, pid = daemon_on_foreign.client, daemon_on_foreign.pid
+    with Load(daemon_on_foreign.socket_path) as load:
+        foreign.stop_for_a_while()
+        eventually(lambda: is_unready(client))
+        load.wait_until_refused("bulk", "insert")
+        load.wait_until_degraded()
+        load.run_for(OUTAGE_S)
+        assert load.refused("bulk").keys() | load.refused("insert").keys() == {UNAVAILABLE}
+        foreign.start_again()
+        eventually(client.is_serving)
+        load.wait_until_all_succeed()
+        assert load.refused("navigate") == Counter()
+        load.verify(foreign.dsn)
+    assert daemon_on_foreign.pid == pid
+    assert not daemon_on_foreign.ended
+
+
+def test_while_postgresql_is_frozen_memory_answers_and_writes_are_refused(
+    daemon_on_foreign: Daemon, foreign: ForeignPostgres
+) -> None:
+    client = daemon_on_foreign.client
+    with Load(daemon_on_foreign.socket_path) as load:
+        for _ in range(ROUNDS):
+            with frozen(foreign.pid):
+                eventually(lambda: is_unready(client))
+                load.wait_until_refused("bulk", "insert")
+                load.wait_until_degraded()
+                load.run_for(OUTAGE_S)
+            eventually(client.is_serving)
+            load.wait_until_all_succeed()
+        assert load.refused("navigate") == Counter()
+        load.verify(foreign.dsn)
+
+
+@pytest.mark.parametrize("name", ["tilecache-changes", "tilecache-probe"])
+def test_one_connection_that_is_cut_without_a_word_is_replaced(
+    name: str, daemon_on_foreign: Daemon, foreign: ForeignPostgres
+) -> None:
+    with Load(daemon_on_foreign.socket_path) as load:
+        before = backend_pids(foreign.dsn, name)
+        for pid in before:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            eventually(lambda: set(backend_pids(foreign.dsn, name)) - set(before))
+            load.wait_until_all_succeed()
+        finally:
+            for pid in before:
+                thaw(pid)
+        load.wait_until_all_succeed()
+        assert load.refused("navigate") == Counter()
+        load.verify(foreign.dsn)
+
+
+def test_sessions_that_fall_silent_are_cut_where_no_caller_sets_a_deadline(
+    foreign: ForeignPostgres, short_directory: Path
+) -> None:
+    """The probe does not see it: its own session answers."""
+    with (
+        Daemon(short_directory, dsn=foreign.dsn, statement_timeout_s=2) as daemon,
+        Load(daemon.socket_path) as load,
+    ):
+        silent = backend_pids(foreign.dsn, "tilecache")
+        for pid in silent:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            load.wait_until_all_succeed()
+        finally:
+            for pid in silent:
+                thaw(pid)
+        assert load.refused("navigate") == Counter()
+        load.verify(foreign.dsn)
+
+
+def test_a_full_disk_refuses_writes_and_loses_nothing(small_disk: Path) -> None:
+    """In the end PostgreSQL gives up; the daemon starts it again until there is room."""
+    filler = small_disk / "state" / "filler"
+    with Daemon(small_disk) as daemon:
+        dsn = embedded_dsn(daemon.state_directory)
+        with Load(daemon.socket_path) as load:
+            for _ in range(ROUNDS):
+                fill_up(filler)
+                load.wait_until_refused("bulk", "insert")
+                assert FULL in load.refused("bulk") + load.refused("insert")
+                use_up_the_log(dsn)
+                eventually(lambda: is_unready(daemon.client))
+                load.wait_until_degraded()
+                load.run_for(OUTAGE_S)
+                filler.unlink()
+                load.wait_until_all_succeed()
+            assert load.refused("navigate") == Counter()
+            load.verify(dsn)
+        assert daemon.stop() == 0
+
+
+@pytest.fixture
+def small_disk(open_directory: Path) -> Iterator[Path]:
+    """A directory whose `state` is a file system of 200 MB."""
+    if os.geteuid() != 0:
+        pytest.skip("it takes root to mount a small file system")
+    disk = open_directory / "state"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=200m,mode=755", "tilecache-test", str(disk)]
+    mounted = subprocess.run(mount, capture_output=True, text=True, check=False)
+    if mounted.returncode != 0:
+        pytest.skip(f"a small file system cannot be mounted here: {mounted.stderr.strip()}")
+    try:
+        yield open_directory
+    finally:
+        subprocess.run(["umount", "--lazy", str(disk)], check=True)
+
+
+def fill_up(filler: Path) -> None:
+    """Takes all room that is left, also what becomes free while it does."""
+    with filler.open("wb", buffering=0) as file, suppress(OSError):
+        while True:
+            file.write(bytes(4096))
+
+
+def use_up_the_log(dsn: str) -> None:
+    """Goes on to the next file of PostgreSQL's log until there is no room for one."""
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        while not connection.broken:
+            with suppress(psycopg.Error):
+                connection.execute("SELECT pg_logical_emit_message(false, 'test', 'next')")
+                connection.execute("SELECT pg_switch_wal()")
