@@ -91,7 +91,8 @@ class Database:
         stats = self._pool.get_stats() if self._pool else {}
         size = stats.get("pool_size", 0)
         in_use = size - stats.get("pool_available", 0)
-        return PoolStatus(size, in_use, self._sizes[1], stats.get("requests_waiting", 0))
+        waiting = stats.get("requests_waiting", 0) + self._writes.waiting
+        return PoolStatus(size, in_use, self._sizes[1], waiting)
 
     def on_change(self, listener: Callable[[bool], Awaitable[None]]) -> None:
         """`listener` is told whenever PostgreSQL goes (False) or is back (True)."""
@@ -242,6 +243,7 @@ class _Turns:
         self._free = asyncio.Semaphore(count)
         self._room = count * WAITING_PER_CONNECTION
         self._timeout_s = timeout_s
+        self.waiting = 0
 
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:
@@ -256,15 +258,15 @@ class _Turns:
         if not self._free.locked():
             await self._free.acquire()
             return
-        if not self._room:
+        if self.waiting >= self._room:
             raise OverloadedError("as many writes wait as may")
-        self._room -= 1
+        self.waiting += 1
         try:
             await asyncio.wait_for(self._free.acquire(), self._timeout_s)
         except asyncio.TimeoutError:
             raise OverloadedError("other writes take too long") from None
         finally:
-            self._room += 1
+            self.waiting -= 1
 
 
 async def _prepare(connection: Connection) -> None:

@@ -23,8 +23,9 @@ from tests.clocked_daemon import ClockedDaemon
 from tests.daemon_process import DaemonProcess, run_tilecache
 from tests.scraping import Scrape, scrape
 from tests.tiles import GOOGLEMAPS, NOW, TIMEOUT_S, Block, by_key, insert, store_row, tile, tile_key
-from tests.waiting import eventually
+from tests.waiting import PATIENCE_S, eventually
 from tilecache_daemon.client import CallError, TileCacheClient
+from tilecache_daemon.database import KEPT_FOR_READS
 from tilecache_daemon.identity import TILE_NAMESPACE_UUID
 from tilecache_daemon.schema import HEAD_REVISION, REVISIONS
 
@@ -51,6 +52,7 @@ def shared_daemon(shared_database: str) -> Iterator[DaemonProcess]:
             access_flush_interval_s=NEVER_S,
             pool_min_size=POOL_MIN_SIZE,
             pool_max_size=POOL_MAX_SIZE,
+            pool_timeout_s=PATIENCE_S,
             max_used_bytes=CEILING_BYTES,
         ) as process:
             yield process
@@ -151,17 +153,26 @@ def test_the_pool_is_told(metrics: Path) -> None:
     assert seen.value("tilecache_pool_waiting") == 0
 
 
-def test_a_connection_that_works_is_told(
+def test_calls_that_work_and_that_wait_are_told(
     client: TileCacheClient, sql: psycopg.Connection[Any], metrics: Path, block: Block
 ) -> None:
-    insert(client, tile(block.key()))
-    with ThreadPoolExecutor() as executor:
+    def working_and_waiting() -> tuple[float, ...]:
+        seen = scrape(metrics)
+        names = ("calls_under_way", "pool_connections_in_use", "pool_waiting")
+        return tuple(seen.value(f"tilecache_{name}") for name in names)
+
+    writers = POOL_MAX_SIZE - KEPT_FOR_READS
+    with ThreadPoolExecutor(POOL_MAX_SIZE) as executor:
         with sql.transaction():
             sql.execute("LOCK TABLE tiles IN ACCESS EXCLUSIVE MODE")
-            stuck = executor.submit(insert, client, tile(block.key(1)))
-            assert eventually(lambda: scrape(metrics).value("tilecache_pool_connections_in_use"))
-            assert scrape(metrics).value("tilecache_calls_under_way") == 1
-        stuck.result()
+            stuck = [
+                executor.submit(insert, client, tile(key)) for key in block.keys(POOL_MAX_SIZE)
+            ]
+            assert eventually(
+                lambda: working_and_waiting() == (POOL_MAX_SIZE, writers, KEPT_FOR_READS)
+            )
+        for call in stuck:
+            call.result()
 
 
 def test_what_is_stored_is_told_beside_the_ceiling(metrics: Path) -> None:

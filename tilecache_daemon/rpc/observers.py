@@ -3,10 +3,9 @@
 Calls that nobody watches are left as they are.
 """
 
-import inspect
 from asyncio import CancelledError
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import aclosing, contextmanager
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import grpc
@@ -52,25 +51,18 @@ class CallLog:
         return begin
 
 
-def observed(call: Callable[..., Any], begins: Sequence[Begin]) -> Callable[..., Any]:
+def observed(
+    call: Callable[..., Awaitable[Any]], begins: Sequence[Begin]
+) -> Callable[..., Awaitable[Any]]:
     """A handler that tells of each call's beginning and end."""
     if not begins:
         return call
-    if inspect.isasyncgenfunction(call):
 
-        async def stream(request: Any, context: "Context") -> AsyncIterator[Any]:
-            with _observing(begins, context):
-                async with aclosing(call(request, context)) as answers:
-                    async for answer in answers:
-                        yield answer
-
-        return stream
-
-    async def unary(request: Any, context: "Context") -> Any:
+    async def observed_call(request: Any, context: "Context") -> Any:
         with _observing(begins, context):
             return await call(request, context)
 
-    return unary
+    return observed_call
 
 
 @contextmanager
@@ -88,7 +80,7 @@ def _observing(begins: Sequence[Begin], context: "Context") -> Iterator[None]:
 
 
 def _code(error: BaseException, context: "Context") -> grpc.StatusCode:
-    if isinstance(error, (CancelledError, GeneratorExit)):
+    if isinstance(error, CancelledError):
         remaining_s = context.time_remaining()
         late = remaining_s is not None and remaining_s <= 0
         return grpc.StatusCode.DEADLINE_EXCEEDED if late else grpc.StatusCode.CANCELLED
