@@ -3,7 +3,8 @@
 Cuts NASA's Blue Marble into tiles, starts the daemon on a PostgreSQL of its own,
 imports the tiles with the real command, reads them back by id, by key and by
 box, compares every field with what went in, lets sectors age some of them, draws
-the coverage and stops the daemon. Exits 0 only if all of it held.
+the coverage, shows an operator the use, a tile's explanation and an eviction on
+trial and for real, and stops the daemon. Exits 0 only if all of it held.
 """
 
 import hashlib
@@ -11,6 +12,7 @@ import json
 import math
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 from collections import Counter
@@ -32,6 +34,7 @@ from tilecache.v1.tile_metadata_store_pb2 import (
     Region,
     TileMetadata,
     TileRef,
+    TouchTilesRequest,
 )
 
 from tests.daemon_process import DaemonProcess, run_tilecache
@@ -63,6 +66,8 @@ SECTORS: dict[str, tuple[SectorClassification.ValueType, Box, FreshnessLabel.Val
 }
 """Class, box, and the label of the detail tiles in it once they are two years old."""
 
+CEILING_BYTES = 8_000_000
+FREED = "1MB"
 CALL_TIMEOUT_S = 30.0
 OUTPUT_ONLY = ("created_at", "accessed_at")
 _console = Console(highlight=False, soft_wrap=True)
@@ -93,12 +98,17 @@ def main() -> int:
         directory = Path(name)
         directory.chmod(0o755)  # as root, PostgreSQL runs as another user
         demo.step("Start the daemon on a PostgreSQL of its own")
-        with DaemonProcess(directory, tiles_directory=PYRAMID) as daemon:
+        with DaemonProcess(
+            directory, tiles_directory=PYRAMID, max_used_bytes=CEILING_BYTES
+        ) as daemon:
             greet(demo, daemon)
             import_tiles(demo, daemon, len(tiles))
             read_back(demo, daemon.client, tiles)
             age_tiles(demo, daemon)
             draw_coverage(demo, daemon, tiles)
+            show_usage(demo, daemon)
+            explain_label(demo, daemon, tiles)
+            make_room(demo, daemon, tiles)
             demo.step("Stop the daemon")
             exit_code = daemon.stop()
             demo.check(f"SIGTERM ended it with exit code {exit_code}", exit_code == 0)
@@ -265,6 +275,72 @@ def draw_coverage(demo: Demo, daemon: DaemonProcess, tiles: dict[str, TileMetada
         drawn.stderr,
     )
     demo.check(f"the picture is {PICTURE}", PICTURE.is_file() and PICTURE.stat().st_size > 0)
+
+
+def show_usage(demo: Demo, daemon: DaemonProcess) -> None:
+    demo.step("tilecache usage: what is covered, full, stale and waiting")
+    shown = operate(daemon, "usage")
+    usage = json.loads(operate(daemon, "usage", "--json", quiet=True).stdout or "{}")
+    stored = int(usage.get("total", {}).get("tile_count", 0))
+    demo.check(f"all {stored} tiles are counted", f"{stored:,} tiles" in shown.stdout)
+
+
+def explain_label(demo: Demo, daemon: DaemonProcess, tiles: dict[str, TileMetadata]) -> None:
+    demo.step("tilecache explain: why a tile has its label")
+    rejected = next(uuid for uuid, tile in tiles.items() if expected_label(tile) == "rejected")
+    told = operate(daemon, "explain", rejected)
+    demo.check("it names the sector and its rule", "'front'" in told.stdout, told.stderr)
+
+
+def make_room(demo: Demo, daemon: DaemonProcess, tiles: dict[str, TileMetadata]) -> None:
+    demo.step("tilecache evict: on trial, for real, and then the files")
+    used = [uuid for uuid, tile in tiles.items() if tile.key.zoom <= 1]
+    touched = TouchTilesRequest(tiles=[TileRef(tile_uuid=uuid) for uuid in used])
+    daemon.client.store.TouchTiles(touched, timeout=CALL_TIMEOUT_S)
+
+    tried = operate(daemon, "evict", "--free", FREED, "--dry-run")
+    done = operate(daemon, "evict", "--free", FREED, "--yes")
+    demo.check(
+        "the trial said which tiles would go",
+        done.returncode == 0 and tile_lines(tried.stdout) == tile_lines(done.stdout),
+    )
+    listed = operate(daemon, "evictions", "list", "--json", quiet=True).stdout.splitlines()
+    went = [json.loads(line) for line in listed]
+    found = {found.tile_uuid for found in look_up(daemon.client, tiles)}
+    demo.check(
+        f"{len(went)} tiles went, none of the {len(used)} that were used just now",
+        found == tiles.keys() - {gone["tile_uuid"] for gone in went} and found.issuperset(used),
+    )
+    removed = operate(daemon, "evictions", "remove", "--root", PYRAMID, "--yes")
+    left = {path.relative_to(PYRAMID).as_posix() for *_, path in list_pyramid(PYRAMID)}
+    demo.check(
+        "their files are gone, and the others' are there",
+        removed.returncode == 0 and left == {tiles[uuid].file_path for uuid in found},
+    )
+
+
+def operate(
+    daemon: DaemonProcess, *arguments: object, quiet: bool = False
+) -> "subprocess.CompletedProcess[str]":
+    """Runs an operator's command and shows what it says."""
+    ended = run_tilecache(*arguments, admin_socket_path=daemon.admin_socket_path)
+    if not quiet:
+        _console.print(f"  $ tilecache {' '.join(map(str, arguments))}", style="bold", markup=False)
+        for line in ended.stdout.splitlines():
+            _console.print(f"    {line}", markup=False)
+    return ended
+
+
+def tile_lines(shown: str) -> list[str]:
+    """The lines that name a tile."""
+    return [line for line in shown.splitlines() if line.startswith("  ")]
+
+
+def look_up(client: TileCacheClient, tile_uuids: Iterable[str]) -> list[TileMetadata]:
+    """Those of the tiles that are there."""
+    request = LookupTilesRequest(tiles=[TileRef(tile_uuid=uuid) for uuid in tile_uuids])
+    results = client.store.LookupTiles(request, timeout=CALL_TIMEOUT_S).results
+    return [result.tile for result in results if result.HasField("tile")]
 
 
 if __name__ == "__main__":

@@ -74,6 +74,14 @@ def test_a_sector_may_cross_the_antimeridian(run: Any) -> None:
     assert "-20,176,-15,-178" in run("sectors", "list").stdout
 
 
+def test_a_name_in_brackets_is_shown_as_it_is(run: Any, admin: TileCacheClient) -> None:
+    run("sectors", "set", "[old] front", "--class", "stable_rear", "--bbox", BOX)
+    insert(admin, tile(IN_FRONT))
+
+    assert "[old] front" in run("sectors", "list").stdout
+    assert "[old] front stable_rear" in run("explain", tile_uuid(IN_FRONT)).stdout
+
+
 def test_deleting_a_sector_can_be_tried_and_asks(run: Any, shared_daemon: DaemonProcess) -> None:
     set_front(run)
     socket = shared_daemon.admin_socket_path

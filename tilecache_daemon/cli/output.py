@@ -14,6 +14,7 @@ from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from tilecache_daemon.client import CallError, TileCacheClient
 from tilecache_daemon.paths import ADMIN_SOCKET_NAME, SOCKET_NAME, default_socket_path
@@ -113,5 +114,6 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], title:
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
-        table.add_row(*(str(cell) for cell in row))
+        # As Text, because brackets in a path are no markup.
+        table.add_row(*(Text(str(cell)) for cell in row))
     Console().print(table)

@@ -5,6 +5,9 @@ from pathlib import Path
 from typing import Final
 
 import click
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 from tilecache.v1 import tile_cache_admin_pb2 as pb
 from tilecache.v1.tile_metadata_store_pb2 import BoundingBox
 
@@ -191,7 +194,10 @@ def explain_command(
         print_json(message_to_dict(found, zeros=True))
         return
     click.echo(found.explanation)
-    print_table(("", ""), _facts(found))
+    facts = Table.grid(padding=(0, 2))
+    for name, fact in _facts(found):
+        facts.add_row(Text(name, style="bold"), Text(fact))
+    Console(highlight=False).print(facts)
 
 
 def _sectors(client: TileCacheClient) -> Iterator[pb.Sector]:

@@ -24,7 +24,7 @@ from tilecache_daemon.cli.sizes import format_size, format_tiles
 from tilecache_daemon.cli.tiles import LABEL_TEXTS
 from tilecache_daemon.identity import SOURCE_TEXTS
 
-BAR_WIDTH = 30
+BAR_WIDTH = 24
 NEARLY_FULL = 0.9
 FRESH = "fresh"
 
@@ -72,12 +72,17 @@ def _summary(usage: GetStorageUsageResponse) -> Table:
         ),
     ):
         table.add_row(f"[bold]{name}[/bold]", value)
-    if usage.unknown_size_count:
-        table.add_row(
-            "",
-            f"{usage.unknown_size_count:,} of the tiles count as 0 bytes: their size is not known",
-        )
+    for note in _notes(usage):
+        table.add_row("", note)
     return table
+
+
+def _notes(usage: GetStorageUsageResponse) -> Iterator[str]:
+    if usage.max_used_bytes:
+        then = "evicts the least recently used" if usage.evict_on_insert else "is refused"
+        yield f"An insert that would pass the ceiling {then}."
+    if usage.unknown_size_count:
+        yield f"{usage.unknown_size_count:,} tiles count as 0 bytes: their size is not known."
 
 
 def _covered(usage: GetStorageUsageResponse) -> str:
@@ -94,7 +99,6 @@ def _full(usage: GetStorageUsageResponse) -> str | Table:
         return f"{format_size(used)} used; there is no ceiling (max_used_bytes)"
     share = used / ceiling
     colour = "green" if share < NEARLY_FULL else "yellow" if share < 1 else "red"
-    then = "evicts the least recently used" if usage.evict_on_insert else "is refused"
     line = Table.grid(padding=(0, 1))
     line.add_row(
         ProgressBar(
@@ -104,8 +108,8 @@ def _full(usage: GetStorageUsageResponse) -> str | Table:
             complete_style=colour,
             finished_style=colour,
         ),
-        f"[{colour}]{share:.0%}[/{colour}] of the ceiling: {format_size(used)} of "
-        f"{format_size(ceiling)} used; an insert that would pass it {then}",
+        f"[{colour}]{share:.0%}[/{colour}] of the ceiling: "
+        f"{format_size(used)} of {format_size(ceiling)}",
     )
     return line
 
