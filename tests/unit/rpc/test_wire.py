@@ -11,7 +11,6 @@ from tilecache.v1.tile_metadata_store_pb2 import (
     FRESHNESS_LABEL_DOWNGRADED,
     GetTileResponse,
     LookupTilesResponse,
-    QueryTilesResponse,
     TileMetadata,
 )
 
@@ -124,26 +123,6 @@ def sized_tile(size: int) -> TileMetadata:
 
 
 sizes = st.lists(st.integers(0, 20_000), max_size=300)
-
-
-@given(sizes)
-def test_chunks_hold_every_tile_once_in_order_and_stay_below_their_size(sizes: list[int]) -> None:
-    elements = [wire.pack_element(sized_tile(size).SerializeToString()) for size in sizes]
-    chunks = list(wire.join_pieces(elements))
-    assert all(0 < len(chunk) <= wire.CHUNK_BYTES for chunk in chunks)
-    read = [tile for chunk in chunks for tile in QueryTilesResponse.FromString(chunk).tiles]
-    assert [len(tile.file_path) for tile in read] == sizes
-
-
-def test_an_element_larger_than_a_chunk_goes_alone() -> None:
-    large = sized_tile(wire.CHUNK_BYTES).SerializeToString()
-    small = sized_tile(1).SerializeToString()
-    chunks = list(wire.join_pieces(map(wire.pack_element, (small, large, small))))
-    assert [len(QueryTilesResponse.FromString(chunk).tiles) for chunk in chunks] == [1, 1, 1]
-
-
-def test_no_elements_are_no_chunks() -> None:
-    assert list(wire.join_pieces([])) == []
 
 
 @pytest.mark.parametrize("size", [0, 100, 127, 128, 16_383, 16_384, 2_100_000])
