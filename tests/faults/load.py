@@ -31,12 +31,13 @@ from tests.tiles import ZOOM, cell_region, tile_key
 from tests.waiting import eventually
 
 COLUMNS, ROWS = 24, 40
-FIRST_X, FIRST_Y = 50_000, 50_000
+FIRST_X = 50_000
 CALM_X = 60_000
 """The first column of cells that are written before the work begins, and then read only."""
 CALL_TIMEOUT_S = 30.0
 """No call may take so long, whatever has happened to the daemon or to PostgreSQL."""
 _PAUSE_S = 0.02
+_CONTENTS = "SELECT tile_uuid::text, content_sha256 FROM tiles WHERE tile_uuid = ANY(%s::uuid[])"
 _MAY_PASS = {
     grpc.StatusCode.UNAVAILABLE,
     grpc.StatusCode.RESOURCE_EXHAUSTED,
@@ -81,18 +82,20 @@ class Load:
     there is any.
     """
 
-    def __init__(self, socket_path: Path) -> None:
+    def __init__(self, socket_path: Path, first_y: int = 50_000) -> None:
+        """Two loads on one database must begin ROWS rows apart."""
+        self._first_y = first_y
         self._channel = open_channel(socket_path)
         self._stub = TileMetadataStoreStub(self._channel)
         self._random = random.Random(20_261_123)
         keys = [
-            tile_key(ZOOM, FIRST_X + column, FIRST_Y + row)
+            tile_key(ZOOM, FIRST_X + column, self._first_y + row)
             for row in range(ROWS)
             for column in range(COLUMNS)
         ]
         self.ledger = Ledger(keys)
         self._calm = Ledger(
-            tile_key(ZOOM, CALM_X + column, FIRST_Y + row)
+            tile_key(ZOOM, CALM_X + column, self._first_y + row)
             for column in range(10)
             for row in range(10)
         )
@@ -186,10 +189,9 @@ class Load:
         least = self.ledger.acknowledged()
         assert least, "nothing was acknowledged"
         calm = {tile.tile_uuid: tile.content_sha256 for tile in self._read_calm()[0]}
+        uuids = [*self.ledger.uuids, *self._calm.uuids]
         with psycopg.connect(dsn) as connection:
-            rows = connection.execute(
-                "SELECT tile_uuid::text, content_sha256 FROM tiles"
-            ).fetchall()
+            rows = connection.execute(_CONTENTS, [uuids]).fetchall()
         stored: dict[str, str] = dict(rows)
         answers = {
             "by id": {tile.tile_uuid: tile for tile in self._read_by_id(self.ledger.uuids)[0]},
@@ -318,7 +320,7 @@ class Load:
         return self._read_cells(FIRST_X + first, FIRST_X + last)
 
     def _read_cells(self, x_from: int, x_to: int) -> tuple[list[TileMetadata], bool]:
-        region = cell_region(x_from, x_to, FIRST_Y, FIRST_Y + ROWS - 1)
+        region = cell_region(x_from, x_to, self._first_y, self._first_y + ROWS - 1)
         call: Any = self._stub.QueryTiles(
             QueryTilesRequest(zoom=ZOOM, region=region), timeout=CALL_TIMEOUT_S
         )

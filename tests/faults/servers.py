@@ -20,9 +20,11 @@ class ForeignPostgres:
     """A server that the daemon knows by its address only."""
 
     def __init__(self, directory: Path, **settings: str) -> None:
-        self.directory = directory
-        self._server = EmbeddedPostgres(directory, settings=SETTINGS | settings)
+        self.settings = SETTINGS | settings
+        """PostgreSQL's; what is added before the start counts, too."""
         self.dsn = ""
+        self._directory = directory
+        self._server = EmbeddedPostgres(directory)
 
     @property
     def pid(self) -> int:
@@ -30,6 +32,7 @@ class ForeignPostgres:
         return self._server.server_pid
 
     def start(self) -> None:
+        self._server = EmbeddedPostgres(self._directory, settings=self.settings)
         self.dsn = self._server.start()
 
     def stop(self) -> None:
