@@ -1,12 +1,12 @@
 """The composition root: starts everything in order and stops it in reverse."""
 
 import asyncio
-import contextlib
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 
 import structlog
 
+from tilecache_daemon import tasks
 from tilecache_daemon.access import AccessLog
 from tilecache_daemon.cache import TileCache
 from tilecache_daemon.changes import ChangeListener
@@ -254,11 +254,4 @@ class Daemon:
             await asyncio.sleep(CLOCK_CHECK_S)
 
     def _run(self, coroutine: Coroutine[None, None, None]) -> None:
-        task = asyncio.create_task(coroutine)
-
-        async def end() -> None:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
-
-        self._closing.push_async_callback(end)
+        self._closing.push_async_callback(tasks.end, asyncio.create_task(coroutine))

@@ -14,6 +14,7 @@ from psycopg.conninfo import conninfo_to_dict
 from psycopg.types.numeric import Int8BinaryLoader
 from psycopg_pool import AsyncConnectionPool, PoolTimeout, TooManyRequests
 
+from tilecache_daemon import tasks
 from tilecache_daemon.connections import (
     ANSWER_TIMEOUT_S,
     Connection,
@@ -107,9 +108,7 @@ class Database:
     async def close(self) -> None:
         """Closes every connection. Idempotent."""
         if self._watcher:
-            self._watcher.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._watcher
+            await tasks.end(self._watcher)
             self._watcher = None
         await self._drop_pool()
 

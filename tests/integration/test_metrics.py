@@ -177,7 +177,7 @@ def test_calls_that_work_and_that_wait_are_told(
 
 def test_what_is_stored_is_told_beside_the_ceiling(metrics: Path) -> None:
     old = {"zoom": "5", "source": "googlemaps", "label": "fresh", "pending_upload": "false"}
-    seen = eventually(lambda: scrape(metrics))
+    seen = scrape(metrics)
     assert seen.value("tilecache_stored_max_bytes") == CEILING_BYTES
     assert seen.value("tilecache_stored_tiles", **old) == 1
     assert seen.value("tilecache_stored_bytes", **old) == OLD_TILE_BYTES
