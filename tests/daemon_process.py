@@ -4,11 +4,12 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
-from tilecache_daemon.client import TileCacheClient
+from tilecache_daemon.client import CallError, TileCacheClient
 
 TILECACHE = Path(sys.executable).with_name("tilecache")
 READY_TIMEOUT_S = 60.0
@@ -47,8 +48,16 @@ class DaemonProcess:
     def start(self) -> "DaemonProcess":
         """Starts it and waits until it is ready."""
         self.launch()
-        self.client.wait_until_ready(READY_TIMEOUT_S)
-        return self
+        deadline = time.monotonic() + READY_TIMEOUT_S
+        while True:
+            try:
+                self.client.wait_until_ready(timeout_s=2.0)
+            except CallError:
+                exit_code = self._process and self._process.poll()
+                assert exit_code is None, f"the daemon ended with {exit_code}:\n{self.log}"
+                assert time.monotonic() < deadline, f"the daemon is not ready:\n{self.log}"
+            else:
+                return self
 
     def launch(self) -> None:
         """Starts it."""

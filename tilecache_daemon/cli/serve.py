@@ -1,6 +1,7 @@
 """`tilecache serve`."""
 
 import asyncio
+import gc
 import signal
 import sys
 from pathlib import Path
@@ -99,6 +100,7 @@ async def _serve(config: Config) -> None:
         await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
     if starting.done():
         await starting
+        _collect_garbage_seldom()
         if sys.stdout.isatty():
             _greet(config)
         async with systemd.serving(config.socket_path, lambda: daemon.condition):
@@ -125,3 +127,10 @@ def _greet(config: Config) -> None:
         f"  tilecache coverage --bbox -85,-180,85,180 --zoom 3{own}\n"
         "Ctrl-C stops it."
     )
+
+
+def _collect_garbage_seldom() -> None:
+    """Rows make no cycles, but each thousand of them would have all memory searched for some."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(100_000, 20, 20)
