@@ -146,6 +146,7 @@ def _near(
     # Written so that a NaN fails.
     if not abs(given - centre) <= extent * CENTRE_TOLERANCE_CELLS:
         wrong.append(FieldViolation(field, f"is {given}, but the cell's centre is at {centre}"))
+        return centre
     return given
 
 
