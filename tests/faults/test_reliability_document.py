@@ -1,0 +1,33 @@
+"""Each promise in docs/reliability.md names a test that there is."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+ROWS = [
+    line.split(" | ")
+    for line in (ROOT / "docs" / "reliability.md").read_text().splitlines()
+    if "::" in line
+]
+OWN = [path for name in ("faults", "fuzz") for path in (ROOT / "tests" / name).glob("test_*.py")]
+
+
+def named_test(row: list[str]) -> tuple[Path, str]:
+    path, test = re.findall(r"`(tests/[\w/.]+)::(\w+)`", row[-1])[0]
+    return ROOT / path, test
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row[0].strip("| "))
+def test_each_promise_names_a_test_that_there_is(row: list[str]) -> None:
+    path, test = named_test(row)
+    assert re.search(rf"^def {test}\(", path.read_text(), re.MULTILINE)
+
+
+def test_each_fault_that_is_tested_is_in_the_document() -> None:
+    told = set(map(named_test, ROWS))
+    for path in OWN:
+        if path != Path(__file__):
+            tests = re.findall(r"^def (test_\w+)\(", path.read_text(), re.MULTILINE)
+            assert {(path, test) for test in tests} <= told
