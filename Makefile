@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+# Tests wait for processes more than they compute.
+WORKERS ?= 4
 
 .DEFAULT_GOAL := help
 .PHONY: help install run demo test lint format stubs wheel clean
@@ -24,11 +26,15 @@ demo: $(INSTALLED) ## import real imagery, read it back, compare, draw the cover
 	$(BIN)/python -m tests.acceptance.demo
 
 test: $(INSTALLED) ## run all tests on a real PostgreSQL ($$DB_URL, else an embedded one)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 .PHONY: bench
 bench: $(INSTALLED) ## measure beside the peers: a table, build/bench.json, build/bench.png
 	$(BIN)/python -m tests.benchmarks.bench
+
+.PHONY: soak
+soak: $(INSTALLED) ## the faults and the bad bytes for about an hour
+	TILECACHE_SOAK=1 TILECACHE_FUZZ_EXAMPLES=2000 $(BIN)/python -m pytest tests/faults tests/fuzz
 
 .PHONY: test-csharp
 test-csharp: $(INSTALLED) ## build the C# client and run its tests against a daemon
