@@ -12,7 +12,7 @@ from tilecache.v1.tile_metadata_store_pb2 import BulkInsertTilesRequest, QueryTi
 
 from tests.tiles import cell_region, tile, tile_key
 from tests.waiting import PATIENCE_S
-from tilecache_daemon.client import TileCacheClient
+from tilecache_daemon.client import CallError, TileCacheClient
 
 ZOOM = 17
 BATCH_TILES = 100
@@ -21,8 +21,16 @@ ANSWERS = 3
 
 
 def main(kind: str, socket_path: str, number: str) -> None:
+    run = insert_for_ever if kind == "bulk" else query_and_stop
     with TileCacheClient(socket_path) as client:
-        (insert_for_ever if kind == "bulk" else query_and_stop)(client, int(number))
+        while True:
+            try:
+                run(client, int(number))
+            except CallError as error:
+                # Others may have all places at the moment.
+                if error.retry_after_s is None:
+                    raise
+                time.sleep(error.retry_after_s)
 
 
 def insert_for_ever(client: TileCacheClient, number: int) -> None:

@@ -32,7 +32,7 @@ from tests.faults.scale import ROUNDS
 from tests.tiles import ZOOM, Block, bulk_insert, by_key, insert, tile
 from tests.waiting import eventually
 
-CALLS = 8
+CALLS = 4
 """Calls at once: so few that those which are kept for a dead client would be missed."""
 WRITERS = CALLS * 3 // 4
 IDLE_CONNECTIONS = 300

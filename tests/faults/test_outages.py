@@ -24,6 +24,7 @@ from tests.faults.servers import (
 from tests.waiting import eventually
 from tilecache_daemon.client import TileCacheClient
 
+CANCELED = "DEADLINE_EXCEEDED QUERY_CANCELED"
 FULL = "RESOURCE_EXHAUSTED DATABASE_FULL"
 UNAVAILABLE = "UNAVAILABLE DATABASE_UNAVAILABLE"
 
@@ -102,10 +103,11 @@ def test_one_connection_that_is_cut_without_a_word_is_replaced(
 def test_sessions_that_fall_silent_are_cut_where_no_caller_sets_a_deadline(
     foreign: ForeignPostgres, short_directory: Path
 ) -> None:
-    """The probe does not see it: its own session answers."""
+    """The probe does not see it: its own session answers. Who waits for a lock that a
+    silent session holds waits no longer than any statement may."""
     with (
         Daemon(short_directory, dsn=foreign.dsn, statement_timeout_s=2) as daemon,
-        Load(daemon.socket_path) as load,
+        Load(daemon.socket_path, expected=CANCELED) as load,
     ):
         silent = backend_pids(foreign.dsn, "tilecache")
         for pid in silent:
