@@ -194,7 +194,7 @@ def test_it_brings_an_older_schema_up_to_date_with_the_data_in_it(
         info = client.store.GetServerInfo(GetServerInfoRequest(), timeout=30)
         assert info.schema_revision == HEAD_REVISION
         assert get(client, block).tile.key == block.key()
-    assert "migrated the schema from 0002_c6_tile_identity_and_lru" in journal(service)
+    assert '"from_revision": "0002_c6_tile_identity_and_lru"' in journal(service)
 
 
 def test_only_the_group_may_call_and_only_root_may_administer(service: Service) -> None:

@@ -1,9 +1,9 @@
 """`tilecache status`."""
 
 import os
-import time
+import signal
+import threading
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -92,18 +92,17 @@ def status_command(
 
 
 def _watch(socket_path: Path, admin_socket_path: Path, interval_s: float) -> None:
-    with (
-        suppress(KeyboardInterrupt),
-        TileCacheClient(socket_path) as client,
-        Live(auto_refresh=False) as live,
-    ):
-        while True:
+    stopped = threading.Event()
+    # A KeyboardInterrupt would be lost where it meets one of gRPC's callbacks.
+    signal.signal(signal.SIGINT, lambda *_: stopped.set())
+    with TileCacheClient(socket_path) as client, Live(auto_refresh=False) as live:
+        while not stopped.is_set():
             try:
                 shown: RenderableType = _screen(socket_path, _read(client, admin_socket_path))
             except CallError as error:
                 shown = Text(f"{socket_path}: no daemon answers: {error.message}", "red")
             live.update(shown, refresh=True)
-            time.sleep(interval_s)
+            stopped.wait(interval_s)
 
 
 def _read(client: TileCacheClient, admin_socket_path: Path) -> Reading:
