@@ -1,6 +1,8 @@
 """A daemon that a test starts without waiting, and looks at from outside."""
 
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from tests.daemon_process import EXIT_TIMEOUT_S, READY_TIMEOUT_S, DaemonProcess
@@ -14,13 +16,14 @@ class Daemon(DaemonProcess):
         """Where its own PostgreSQL keeps its data, if it has one."""
         return self.socket_path.parent / "state"
 
-    @property
-    def memory_bytes(self) -> int:
-        """What it holds in memory at the moment."""
-        for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
-            if line.startswith("VmRSS:"):
-                return int(line.split()[1]) * 1024
-        raise ProcessLookupError(self.pid)
+    @contextmanager
+    def memory_taken(self) -> Iterator[list[int]]:
+        """The most bytes that it took within, beyond what it had; there at the block's end."""
+        process = Path("/proc") / str(self.pid)
+        (process / "clear_refs").write_text("5")  # proc(5): the peak begins anew
+        before, taken = _peak_bytes(process), list[int]()
+        yield taken
+        taken.append(_peak_bytes(process) - before)
 
     @property
     def ended(self) -> bool:
@@ -50,3 +53,10 @@ class Daemon(DaemonProcess):
         """Its exit code."""
         assert self._process is not None
         return self._process.wait(EXIT_TIMEOUT_S)
+
+
+def _peak_bytes(process: Path) -> int:
+    (line,) = (
+        line for line in (process / "status").read_text().splitlines() if line.startswith("VmHWM:")
+    )
+    return int(line.split()[1]) * 1024
