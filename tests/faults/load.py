@@ -17,6 +17,7 @@ from tilecache.v1.tile_identity_pb2 import TileKey
 from tilecache.v1.tile_metadata_store_pb2 import (
     ON_CONFLICT_REPLACE_IF_NEWER,
     BulkInsertTilesRequest,
+    GetServerInfoRequest,
     InsertTileRequest,
     LookupTilesRequest,
     QueryTilesRequest,
@@ -122,6 +123,7 @@ class Load:
 
     def __enter__(self) -> "Load":
         self._write_calm()
+        eventually(self._memory_answers)
         for thread in self._threads:
             thread.start()
         self.wait_until_all_succeed()
@@ -298,6 +300,13 @@ class Load:
         )
         assert answer.inserted_count == len(tiles), answer
         self._calm.acknowledge(tiles)
+
+    def _memory_answers(self) -> bool:
+        """Whether the tiles that `navigate` reads need no PostgreSQL, as soon they will not."""
+        misses = self._stub.GetServerInfo(GetServerInfoRequest()).cache.misses
+        found, _ = self._read_calm()
+        self._read_by_id([tile.tile_uuid for tile in found])
+        return self._stub.GetServerInfo(GetServerInfoRequest()).cache.misses == misses
 
     def _navigate(self) -> None:
         least = self._calm.acknowledged()
