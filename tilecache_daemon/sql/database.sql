@@ -1,7 +1,3 @@
--- schema_revision --
--- The revision of the schema.
-SELECT version_num FROM alembic_version;
-
 -- latest_time_seen --
 -- The latest moment that this database has recorded as past.
 SELECT greatest(

@@ -56,10 +56,6 @@ class Store:
 class DatabaseQueries(Statements):
     """What the database says of itself."""
 
-    async def read_schema_revision(self) -> str:
-        """The revision of the schema."""
-        return str(await self._value("schema_revision"))
-
     async def name_writer(self, writer: str) -> None:
         """Whose changes those of this transaction are."""
         await self._execute("name_writer", {"writer": writer})
