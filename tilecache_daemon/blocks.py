@@ -8,12 +8,18 @@ from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
-from itertools import accumulate, count, pairwise
+from itertools import accumulate, pairwise
 from operator import neg
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 
 from tilecache_daemon.mercator import CellRectangle
-from tilecache_daemon.models import POSTGRES_EPOCH, FreshnessLabel, Tile, TileFilter, TileSelection
+from tilecache_daemon.models import (
+    POSTGRES_EPOCH,
+    FreshnessLabel,
+    TileColumns,
+    TileFilter,
+    TileSelection,
+)
 
 BLOCK_BITS: Final = 5
 BLOCK_CELLS: Final = 1 << BLOCK_BITS
@@ -28,6 +34,9 @@ BLOCK_OVERHEAD_BYTES: Final = 1_500
 _MICROSECOND: Final = timedelta(microseconds=1)
 _MASK: Final = BLOCK_CELLS - 1
 _RANKS: Final = {label.value: rank for rank, label in enumerate(FreshnessLabel)}
+
+
+Item = TypeVar("Item")
 
 
 class BlockKey(NamedTuple):
@@ -98,32 +107,38 @@ class Block:
         "_one_a_cell",
     )
 
-    def __init__(self, key: BlockKey, rows: Sequence[Tile], elements: Sequence[bytes]) -> None:
-        """`elements` are the rows packed; both in the same order, whichever it is."""
+    def __init__(self, key: BlockKey, tiles: TileColumns, elements: Sequence[bytes]) -> None:
+        """`elements` are the tiles packed; both in the same order, whichever it is."""
         self.key = key
         self.number = 0
         """Which of the cache's blocks it is."""
         self.doubted = False
         """Whether it may be out of date."""
-        columns = tuple(zip(*rows, strict=True)) or ((),) * len(Tile._fields)
-        uuids, _, _, xs, ys, sources, flights, *_, captured, _, _, _, labels, _ = columns
-        cells = [(y & _MASK) << BLOCK_BITS | x & _MASK for x, y in zip(xs, ys, strict=True)]
-        ranks = [_RANKS[label] for label in labels]
+        cells = [
+            (y & _MASK) << BLOCK_BITS | x & _MASK for x, y in zip(tiles.x, tiles.y, strict=True)
+        ]
+        ranks = list(map(_RANKS.__getitem__, tiles.freshness_label))
         self._one_a_cell = len(set(cells)) == len(cells)
-        # By cell; within one the best label first, then the newest capture.
-        merits = zip(cells, ranks, map(neg, captured), uuids, count(), strict=False)
-        order = [merit[-1] for merit in sorted(merits)]
-        makers = list(zip(sources, flights, strict=True))
+        places = range(len(cells))
+        if self._one_a_cell:
+            order = sorted(places, key=cells.__getitem__)
+        else:
+            # Within a cell the best label first, then the newest capture.
+            merits = list(
+                zip(cells, ranks, map(neg, tiles.captured_us), tiles.tile_uuid, strict=True)
+            )
+            order = sorted(places, key=merits.__getitem__)
+        makers = list(zip(tiles.source, tiles.flight_id, strict=True))
         self._makers = list(dict.fromkeys(makers))
         numbers = {maker: number for number, maker in enumerate(self._makers)}
-        elements = [elements[place] for place in order]
+        elements = _at(order, elements)
         self._blob = b"".join(elements)
         self._offsets = array("I", accumulate(map(len, elements), initial=0))
-        self._cells = array("H", [cells[place] for place in order])
-        self._ranks = bytes([ranks[place] for place in order])
-        self._captured = array("q", [captured[place] for place in order])
-        self._maker_of = array("H", [numbers[makers[place]] for place in order])
-        self.id_hashes = array("q", [hash(uuids[place]) for place in order])
+        self._cells = array("H", _at(order, cells))
+        self._ranks = bytes(_at(order, ranks))
+        self._captured = array("q", _at(order, tiles.captured_us))
+        self._maker_of = array("H", map(numbers.__getitem__, _at(order, makers)))
+        self.id_hashes = array("q", map(hash, _at(order, tiles.tile_uuid)))
         """Of the tiles' ids, in the order of their places."""
 
     @property
@@ -254,6 +269,10 @@ class LooseTiles:
     def _replace(self, place: int, element: bytes) -> None:
         self.byte_count += len(element) - len(self._elements[place])
         self._elements[place] = element
+
+
+def _at(places: Sequence[int], column: Sequence[Item]) -> list[Item]:
+    return list(map(column.__getitem__, places))
 
 
 def _cell(x: int, y: int) -> int:

@@ -14,7 +14,6 @@ from itertools import count
 from typing import Final, NamedTuple, Protocol
 
 from tilecache_daemon.blocks import (
-    BLOCK_BITS,
     Block,
     BlockKey,
     LooseTiles,
@@ -27,16 +26,16 @@ from tilecache_daemon.blocks import (
 from tilecache_daemon.changes import ChangeListener
 from tilecache_daemon.errors import DatabaseUnavailableError
 from tilecache_daemon.mercator import CellRectangle
-from tilecache_daemon.models import Tile, TileFilter
+from tilecache_daemon.models import TileColumns, TileFilter
 from tilecache_daemon.store import Store
 
-ROWS_A_TURN: Final = 128
-"""Rows that are packed before others get their turn: about half a millisecond."""
+TILES_A_TURN: Final = 512
+"""Tiles that are packed before others get their turn: less than a millisecond."""
 _PLACE_BITS: Final = 24
 _PLACE_MASK: Final = (1 << _PLACE_BITS) - 1
 _ID_WITHIN_BYTES: Final = 48
-_FEW_ROWS: Final = 1_000
-_MANY_ROWS: Final = 6_000
+_FEW_TILES: Final = 1_000
+_MANY_TILES: Final = 6_000
 _FIRST_BLOCKS: Final = 4
 _MOST_BLOCKS: Final = 64
 _MOST_ASKED_IN_PART: Final = 4_096
@@ -45,8 +44,8 @@ _MOST_ASKED_IN_PART: Final = 4_096
 class Packer(Protocol):
     """How a tile becomes bytes. The cache does not look into them."""
 
-    def pack_tile(self, tile: Tile) -> bytes:
-        """A tile as an element of field 1."""
+    def pack_tiles(self, tiles: TileColumns) -> list[bytes]:
+        """Each tile as an element of field 1."""
 
     def with_access(self, element: bytes, accessed_at: datetime) -> bytes:
         """The same tile, used at another time."""
@@ -218,15 +217,14 @@ class TileCache:
         try:
             async with self._store.connection() as queries:
                 tiles = await queries.tiles.find_tiles(tile_uuids)
-            elements = {}
-            for tile_uuid, tile in tiles.items():
-                elements[tile_uuid] = element = self._packer.pack_tile(tile)
+            elements = self._packer.pack_tiles(TileColumns.of(tiles.values()))
+            for tile, element in zip(tiles.values(), elements, strict=True):
                 key = block_of(tile.zoom, tile.x, tile.y)
                 if self._may_keep(load, key):
-                    self._keep_loose(key, hash(tile_uuid), element)
+                    self._keep_loose(key, hash(tile.tile_uuid), element)
         finally:
             self._loads.discard(load)
-        return elements
+        return dict(zip(tiles, elements, strict=True))
 
     def _cells_to_read(self, key: BlockKey, asked: Sequence[CellRectangle]) -> CellRectangle:
         """All of a block, unless only a part is asked for the first time: that answer is
@@ -245,17 +243,17 @@ class TileCache:
     ) -> AsyncIterator[tuple[Block, bool]]:
         """Each block, and whether it is given because PostgreSQL is away.
 
-        The next rows are fetched while those before are packed.
+        The next are fetched while those before are packed.
         """
         left, size = deque(wanted.items()), _FIRST_BLOCKS
         ahead = self._fetch_soon(zoom, left, size)
         try:
             while ahead:
                 fetch = ahead
-                rows = await fetch.rows
-                size = _next_size(size, len(rows))
+                tiles = await fetch.tiles
+                size = _next_size(size, sum(part.tile_count for part in tiles.values()))
                 ahead = self._fetch_soon(zoom, left, size)
-                async for block in self._pack_blocks(fetch, rows):
+                async for block in self._pack_blocks(fetch, tiles):
                     yield block, False
         except DatabaseUnavailableError:
             for key, _ in (*fetch.wanted.items(), *left):
@@ -265,7 +263,7 @@ class TileCache:
                 yield held, True
         finally:
             if ahead:
-                ahead.rows.cancel()
+                ahead.tiles.cancel()
                 self._loads.discard(ahead.load)
 
     def _fetch_soon(
@@ -277,22 +275,19 @@ class TileCache:
         load = self._begin_load()
         return _Fetch(wanted, load, asyncio.create_task(self._fetch(zoom, list(wanted.values()))))
 
-    async def _fetch(self, zoom: int, cells: Sequence[CellRectangle]) -> list[Tile]:
+    async def _fetch(self, zoom: int, cells: Sequence[CellRectangle]) -> "_Fetched":
         async with self._store.connection() as queries:
             return await queries.tiles.read_blocks(zoom, cells)
 
-    async def _pack_blocks(self, fetch: "_Fetch", rows: Sequence[Tile]) -> AsyncIterator[Block]:
-        pack_tile, of_blocks = self._packer.pack_tile, group_by_block(rows)
+    async def _pack_blocks(self, fetch: "_Fetch", fetched: "_Fetched") -> AsyncIterator[Block]:
         try:
-            for key in fetch.wanted:
-                of_block = of_blocks.get((key.x, key.y), [])
-                elements: list[bytes] = []
-                for start in range(0, len(of_block), ROWS_A_TURN):
-                    elements += map(pack_tile, of_block[start : start + ROWS_A_TURN])
+            for key, cells in fetch.wanted.items():
+                tiles, elements = fetched[key.x, key.y], []
+                for start in range(0, tiles.tile_count, TILES_A_TURN):
+                    elements += self._packer.pack_tiles(tiles.part(start, start + TILES_A_TURN))
                     await asyncio.sleep(0)
-                block = Block(key, of_block, elements)
-                whole = fetch.wanted[key] == cells_of(key)
-                if whole and self._may_keep(fetch.load, key):
+                block = Block(key, tiles, elements)
+                if cells == cells_of(key) and self._may_keep(fetch.load, key):
                     self._keep(block)
                 yield block
                 await asyncio.sleep(0)
@@ -390,25 +385,21 @@ class _Load:
         self.all_outdated = False
 
 
+_Fetched = Mapping[tuple[int, int], TileColumns]
+"""The tiles of some blocks of a zoom, by the blocks' columns and rows."""
+
+
 class _Fetch(NamedTuple):
-    """Blocks whose rows are on their way."""
+    """Blocks whose tiles are on their way."""
 
     wanted: dict[BlockKey, CellRectangle]
     load: _Load
-    rows: asyncio.Task[list[Tile]]
+    tiles: "asyncio.Task[_Fetched]"
 
 
-def group_by_block(rows: Iterable[Tile]) -> dict[tuple[int, int], list[Tile]]:
-    """Rows of one zoom by the x and y of their blocks."""
-    groups: dict[tuple[int, int], list[Tile]] = {}
-    for row in rows:
-        groups.setdefault((row[3] >> BLOCK_BITS, row[4] >> BLOCK_BITS), []).append(row)
-    return groups
-
-
-def _next_size(size: int, row_count: int) -> int:
-    """How many blocks to fetch next: enough rows for a query's trouble, not too many
+def _next_size(size: int, tile_count: int) -> int:
+    """How many blocks to fetch next: enough tiles for a query's trouble, not too many
     for memory."""
-    if row_count < _FEW_ROWS:
+    if tile_count < _FEW_TILES:
         return min(size * 2, _MOST_BLOCKS)
-    return max(size // 2, 1) if row_count > _MANY_ROWS else size
+    return max(size // 2, 1) if tile_count > _MANY_TILES else size

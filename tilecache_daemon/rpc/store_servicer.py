@@ -117,7 +117,8 @@ class StoreServicer:
             tile, outcome = await self._insertion.insert(new_tile(request.tile), on_conflict)
         except InvalidRequestError as error:
             raise error.within("tile") from error
-        return pb.InsertTileResponse(tile=wire.tile_message(tile), outcome=_OUTCOMES[outcome])
+        (message,) = wire.tile_messages([tile])
+        return pb.InsertTileResponse(tile=message, outcome=_OUTCOMES[outcome])
 
     async def bulk_insert_tiles(
         self, batches: AsyncIterator[pb.BulkInsertTilesRequest]
@@ -196,7 +197,7 @@ class StoreServicer:
             requests.optional_flight(request),
         )
         return pb.ListPendingUploadsResponse(
-            tiles=map(wire.tile_message, tiles), next_page_token=next_page_token
+            tiles=wire.tile_messages(tiles), next_page_token=next_page_token
         )
 
     async def mark_uploaded(self, request: pb.MarkUploadedRequest) -> pb.MarkUploadedResponse:

@@ -2,7 +2,8 @@
 
 A file holds statements, each under a line `-- name --` and a line that says what
 it is for. `{tile_columns}` stands for the columns of `models.Tile`, in
-order, and `{eviction_columns}` for those of `models.Eviction`.
+order, `{tile_column_arrays}` for an array of each, and `{eviction_columns}` for those
+of `models.Eviction`.
 """
 
 import re
@@ -16,6 +17,10 @@ TILE_COLUMNS: Final = """
     t.captured_at, t.created_at, t.accessed_at, t.uploaded_at,
     t.freshness_status, t.tile_quality_metadata::text
 """
+
+TILE_COLUMN_ARRAYS: Final = ", ".join(
+    f"array_agg({column.strip()})" for column in TILE_COLUMNS.split(",")
+)
 
 EVICTION_COLUMNS: Final = """
     e.id, e.tile_uuid::text, e.zoom, e.x, e.y, e.source, e.flight_id::text, e.file_path,
@@ -34,6 +39,7 @@ def load_queries(*names: str) -> dict[str, str]:
         text = files(__name__).joinpath(f"{name}.sql").read_text()
         for match in _STATEMENT.finditer(text):
             body = match["body"].replace("{tile_columns}", TILE_COLUMNS)
+            body = body.replace("{tile_column_arrays}", TILE_COLUMN_ARRAYS)
             body = body.replace("{eviction_columns}", EVICTION_COLUMNS)
             queries[match["name"]] = body.strip().rstrip(";")
     return queries

@@ -7,7 +7,7 @@ from typing import Any, Final, NamedTuple
 from psycopg import errors
 
 from tilecache_daemon.mercator import CellRectangle
-from tilecache_daemon.models import NewTile, Tile
+from tilecache_daemon.models import NewTile, Tile, TileColumns
 from tilecache_daemon.store.statements import SQL, Statements
 
 _SETTLING_LOCK: Final = 0x7469_6C65_7365  # "tilese": any number that nothing else locks
@@ -38,13 +38,17 @@ class TileQueries(Statements):
         tiles = await self._tiles("lock_tiles", {"tile_uuids": list(tile_uuids)})
         return {tile.tile_uuid: tile for tile in tiles}
 
-    async def read_blocks(self, zoom: int, cells: Sequence[CellRectangle]) -> list[Tile]:
-        """The tiles in rectangles of which each lies in one block of 32 x 32 cells."""
+    async def read_blocks(
+        self, zoom: int, cells: Sequence[CellRectangle]
+    ) -> dict[tuple[int, int], TileColumns]:
+        """The tiles in rectangles of which each lies in another block of 32 x 32 cells, by
+        the block's column and row."""
         parameters = _region(zoom, cells) | {
             "x": [rectangle.x_from >> 5 for rectangle in cells],
             "y": [rectangle.y_from >> 5 for rectangle in cells],
         }
-        return await self._tiles("read_blocks", parameters)
+        rows = await self._binary_rows("read_blocks", parameters)
+        return {(x, y): TileColumns(*(array or () for array in arrays)) for x, y, *arrays in rows}
 
     async def read_cell_labels(
         self, zoom: int, cells: Sequence[CellRectangle]

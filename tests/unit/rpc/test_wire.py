@@ -15,7 +15,7 @@ from tilecache.v1.tile_metadata_store_pb2 import (
 )
 
 from tilecache_daemon.identity import SOURCE_NUMBERS
-from tilecache_daemon.models import POSTGRES_EPOCH, FreshnessLabel, Tile
+from tilecache_daemon.models import POSTGRES_EPOCH, FreshnessLabel, Tile, TileColumns
 from tilecache_daemon.rpc import wire
 
 micros = st.datetimes(timezones=st.just(timezone.utc)).map(
@@ -57,7 +57,7 @@ def read_micros(message: TileMetadata, field: str) -> int | None:
 
 @given(tiles)
 def test_a_tiles_message_says_all_that_is_known_of_it(tile: Tile) -> None:
-    message = TileMetadata.FromString(wire.tile_message(tile).SerializeToString())
+    (message,) = wire.tile_messages([tile])
     key = message.key
     assert (key.zoom, key.x, key.y) == (tile.zoom, tile.x, tile.y)
     assert key.source == SOURCE_NUMBERS[tile.source]
@@ -99,7 +99,7 @@ def old_row() -> Tile:
 
 
 def test_a_row_of_the_old_schema_has_a_message() -> None:
-    message = wire.tile_message(old_row())
+    (message,) = wire.tile_messages([old_row()])
     assert message.key.source == TILE_SOURCE_UNSPECIFIED
     assert message.content_sha256 == ""
     assert not message.HasField("disk_bytes")
@@ -118,24 +118,25 @@ def test_a_moment_before_1970_keeps_its_microseconds() -> None:
     assert (message.seconds, message.nanos) == (-1, 999_999_000)
 
 
-def sized_tile(size: int) -> TileMetadata:
-    return TileMetadata(file_path="x" * size)
+@given(st.lists(tiles, max_size=9))
+def test_tiles_are_packed_as_protobuf_packs_their_messages(many: list[Tile]) -> None:
+    # A map's entries have no order in bytes.
+    plain = [tile._replace(quality_metadata=None, file_path=tile.file_path or "x") for tile in many]
+    assert wire.pack_tiles(TileColumns.of(plain)) == [
+        GetTileResponse(tile=message).SerializeToString() for message in wire.tile_messages(plain)
+    ]
 
 
-sizes = st.lists(st.integers(0, 20_000), max_size=300)
-
-
-@pytest.mark.parametrize("size", [0, 100, 127, 128, 16_383, 16_384, 2_100_000])
-def test_a_packed_element_is_read_as_protobuf_reads_it(size: int) -> None:
-    tile = sized_tile(size)
-    packed = wire.pack_element(tile.SerializeToString())
-    assert GetTileResponse.FromString(packed).tile == tile
+@pytest.mark.parametrize("size", [1, 127, 128, 16_383, 16_384, 2_100_000])
+def test_a_tile_of_any_size_is_read_as_it_was_packed(size: int) -> None:
+    (message,) = wire.tile_messages([old_row()._replace(file_path="x" * size)])
+    assert message.file_path == "x" * size
 
 
 @given(st.lists(st.none() | tiles, max_size=5))
 def test_a_lookups_answer_is_a_join_of_its_results(found: list[Tile | None]) -> None:
-    data = b"".join(wire.pack_element(wire.pack_tile(tile) if tile else b"") for tile in found)
-    results = LookupTilesResponse.FromString(data).results
+    elements = [tile and wire.pack_tiles(TileColumns.of([tile]))[0] for tile in found]
+    results = LookupTilesResponse.FromString(wire.pack_results(elements)).results
     assert [result.tile if result.HasField("tile") else None for result in results] == [
-        wire.tile_message(tile) if tile else None for tile in found
+        next(iter(wire.tile_messages([tile]))) if tile else None for tile in found
     ]
