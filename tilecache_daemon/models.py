@@ -54,9 +54,14 @@ class NewTile(NamedTuple):
     file_path: str
     content_sha256: str
     disk_bytes: int
-    captured_at: datetime
+    captured_us: int
+    """Microseconds since 2000, as `Tile` has it."""
     quality_metadata: str | None
     """JSON text."""
+
+    @property
+    def captured_at(self) -> datetime:
+        return POSTGRES_EPOCH + timedelta(microseconds=self.captured_us)
 
 
 class Tile(NamedTuple):

@@ -3,7 +3,6 @@
 import json
 import math
 import re
-from datetime import datetime
 from typing import Final
 
 from google.protobuf.json_format import MessageToDict
@@ -11,10 +10,10 @@ from google.protobuf.struct_pb2 import Struct
 from tilecache.v1.tile_metadata_store_pb2 import TileMetadata
 
 from tilecache_daemon.errors import FieldViolation, InvalidRequestError
-from tilecache_daemon.identity import location_hash_text, tile_uuid_text
+from tilecache_daemon.identity import tile_ids_text
 from tilecache_daemon.mercator import cell_centre, cell_edge_meters
 from tilecache_daemon.models import NewTile, TileKey
-from tilecache_daemon.rpc.requests import SHA256, invalid, moment, tile_key
+from tilecache_daemon.rpc.requests import SHA256, invalid, micros, tile_key
 
 MAX_FILE_PATH_BYTES: Final = 512
 MAX_QUALITY_BYTES: Final = 2_048
@@ -38,21 +37,22 @@ def new_tile(message: TileMetadata) -> NewTile:
     wrong: list[FieldViolation] = []
     key = _key(message, wrong)
     _check_file(message, wrong)
-    captured_at = _captured_at(message, wrong)
+    captured_us = _captured_us(message, wrong)
     pixels = _pixels(message, wrong)
     quality = _quality(message, wrong)
-    if key is None or captured_at is None:
+    if key is None or captured_us is None:
         raise InvalidRequestError(*wrong)
+    tile_uuid, location_hash = tile_ids_text(*key)
     tile = NewTile(
-        _derived(message.tile_uuid, "tile_uuid", tile_uuid_text(*key), wrong),
-        _derived(message.location_hash, "location_hash", location_hash_text(*key[:3]), wrong),
+        _derived(message.tile_uuid, "tile_uuid", tile_uuid, wrong),
+        _derived(message.location_hash, "location_hash", location_hash, wrong),
         *key,
         *_place(message, key, wrong),
         pixels,
         message.file_path,
         message.content_sha256,
         message.disk_bytes,
-        captured_at,
+        captured_us,
         quality,
     )
     if wrong:
@@ -68,12 +68,12 @@ def _key(message: TileMetadata, wrong: list[FieldViolation]) -> TileKey | None:
         return None
 
 
-def _captured_at(message: TileMetadata, wrong: list[FieldViolation]) -> datetime | None:
+def _captured_us(message: TileMetadata, wrong: list[FieldViolation]) -> int | None:
     if not message.HasField("captured_at"):
         wrong.append(FieldViolation("captured_at", "is required"))
         return None
     try:
-        return moment("captured_at", message.captured_at)
+        return micros("captured_at", message.captured_at)
     except InvalidRequestError as error:
         wrong += error.violations
         return None
@@ -114,11 +114,11 @@ def _place(
     """Latitude, longitude and edge in metres."""
     latitude, longitude = cell_centre(key.zoom, key.x, key.y)
     width = 360.0 / (1 << key.zoom)
-    if message.HasField("latitude"):
+    if message.HasField("latitude") and message.latitude != latitude:
         # Web Mercator is conformal: a cell is as high as it is wide.
         height = width * math.cos(math.radians(latitude))
         latitude = _near("latitude", message.latitude, latitude, height, wrong)
-    if message.HasField("longitude"):
+    if message.HasField("longitude") and message.longitude != longitude:
         longitude = _near("longitude", message.longitude, longitude, width, wrong)
     if message.HasField("tile_size_meters"):
         edge = message.tile_size_meters

@@ -40,6 +40,7 @@ from tilecache_daemon.mercator import (
     cells_in_circle,
 )
 from tilecache_daemon.models import (
+    POSTGRES_EPOCH,
     USABLE_LABELS,
     FreshnessLabel,
     OnConflict,
@@ -52,7 +53,12 @@ _HEX: Final = "[0-9a-f]"
 _UUID: Final = re.compile("-".join(f"{_HEX}{{{digits}}}" for digits in (8, 4, 4, 4, 12)))
 MAX_PAGE_SIZE: Final = 1_000
 SHA256: Final = re.compile(r"[0-9a-f]{64}")
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_MICROSECOND: Final = timedelta(microseconds=1)
+_SECONDS_UNTIL_2000: Final = int(POSTGRES_EPOCH.timestamp())
+_FIRST_MICROS: Final = (datetime(1, 1, 1, tzinfo=timezone.utc) - POSTGRES_EPOCH) // _MICROSECOND
+_LAST_MICROS: Final = (
+    datetime(9999, 12, 31, 23, 59, 59, 999_999, timezone.utc) - POSTGRES_EPOCH
+) // _MICROSECOND
 _LABELS: Final[dict[int, str]] = {
     FreshnessLabelMessage.Value(f"FRESHNESS_LABEL_{label.name}"): label.value
     for label in FreshnessLabel
@@ -156,15 +162,20 @@ def tile_ref(field: str, ref: TileRef) -> str:
     raise invalid(field, "names no tile: give tile_uuid or key")
 
 
-def moment(field: str, message: Timestamp) -> datetime:
-    """A moment to the microsecond."""
+def micros(field: str, message: Timestamp) -> int:
+    """A moment in microseconds since 2000."""
     nanos = message.nanos
     if not 0 <= nanos < 1_000_000_000:
         raise invalid(field, "has nanos outside 0..999999999")
-    try:
-        return _EPOCH + timedelta(0, message.seconds, nanos // 1_000)
-    except OverflowError:
-        raise invalid(field, "lies outside the years 1 to 9999") from None
+    after_2000 = (message.seconds - _SECONDS_UNTIL_2000) * 1_000_000 + nanos // 1_000
+    if not _FIRST_MICROS <= after_2000 <= _LAST_MICROS:
+        raise invalid(field, "lies outside the years 1 to 9999")
+    return after_2000
+
+
+def moment(field: str, message: Timestamp) -> datetime:
+    """A moment to the microsecond."""
+    return POSTGRES_EPOCH + micros(field, message) * _MICROSECOND
 
 
 def on_conflict(number: int) -> OnConflict:

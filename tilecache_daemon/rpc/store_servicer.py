@@ -17,7 +17,7 @@ from tilecache_daemon.errors import (
     LimitExceededError,
     TileCacheError,
 )
-from tilecache_daemon.identity import location_hash_text
+from tilecache_daemon.identity import tile_ids_text
 from tilecache_daemon.mercator import CellRectangle
 from tilecache_daemon.models import FreshnessLabel, InsertOutcome, Limits, NewTile, OnConflict
 from tilecache_daemon.rpc import requests, wire
@@ -103,11 +103,9 @@ class StoreServicer:
                 key = requests.tile_key(message)
             except InvalidRequestError as error:
                 raise error.within(f"keys[{index}]") from None
+            tile_uuid, location_hash = tile_ids_text(*key)
             identities.append(
-                tile_identity_pb2.TileIdentity(
-                    tile_uuid=requests.key_uuid(key),
-                    location_hash=location_hash_text(key.zoom, key.x, key.y),
-                )
+                tile_identity_pb2.TileIdentity(tile_uuid=tile_uuid, location_hash=location_hash)
             )
         return pb.DeriveTileIdentityResponse(identities=identities)
 

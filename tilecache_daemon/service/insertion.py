@@ -1,6 +1,7 @@
 """Storing tiles: one answer for each, committed before it is given."""
 
 import contextlib
+import math
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from datetime import datetime, timedelta
@@ -18,17 +19,25 @@ from tilecache_daemon.errors import (
     WriteConflictError,
 )
 from tilecache_daemon.freshness import FreshnessPolicy
-from tilecache_daemon.models import FreshnessLabel, InsertOutcome, NewTile, OnConflict, Tile
+from tilecache_daemon.models import (
+    POSTGRES_EPOCH,
+    FreshnessLabel,
+    InsertOutcome,
+    NewTile,
+    OnConflict,
+    Tile,
+)
 from tilecache_daemon.service.freshness import FreshnessService
 from tilecache_daemon.service.storage import Ceiling, Room
 from tilecache_daemon.store import Queries, Store
-from tilecache_daemon.store.tiles import LabelledTile
+from tilecache_daemon.store.binary_copy import LabelledTile
 
 MAX_FUTURE: Final = timedelta(days=1)
 """How far ahead of a trusted clock a capture may lie: clocks differ, and a
 capture from the future would never expire."""
 
 _ATTEMPTS: Final = 5
+_MICROSECOND: Final = timedelta(microseconds=1)
 
 Answer = InsertOutcome | TileCacheError
 Written = TypeVar("Written")
@@ -76,12 +85,14 @@ class InsertionService:
                 for i, answer in enumerate(answers)
                 if isinstance(answer, StorageCeilingError)
             }
+            if not refused:
+                return answers
             kept_bytes = sum(
                 tile.disk_bytes
                 for tile, answer in zip(tiles, answers, strict=True)
                 if isinstance(answer, InsertOutcome)
             )
-            if refused and await self._ceiling.make_room(refused.values(), kept_bytes):
+            if await self._ceiling.make_room(refused.values(), kept_bytes):
                 again = await self._write_batch([tiles[i] for i in refused], on_conflict)
                 for i, answer in zip(refused, again, strict=True):
                     answers[i] = answer
@@ -110,9 +121,11 @@ class InsertionService:
         return [answers[i] for i in range(len(tiles))]
 
     def _label(self, batch: "_Batch", policy: FreshnessPolicy) -> None:
-        latest = self._clock.now() + MAX_FUTURE if self._clock.trusted else None
+        latest_us = math.inf
+        if self._clock.trusted:
+            latest_us = (self._clock.now() + MAX_FUTURE - POSTGRES_EPOCH) // _MICROSECOND
         for position, tile in batch.tiles:
-            if latest and tile.captured_at > latest:
+            if tile.captured_us > latest_us:
                 batch.answers[position] = InvalidRequestError(
                     FieldViolation("captured_at", f"{tile.captured_at} lies in the future")
                 )
@@ -212,7 +225,7 @@ class _Batch:
                 self.answers[position] = InsertOutcome.ALREADY_PRESENT
 
     async def _decide(self, position: int, tile: NewTile, stored: Tile) -> None:
-        newer = tile.captured_at > stored.captured_at
+        newer = tile.captured_us > stored.captured_us
         if newer and self._on_conflict is OnConflict.REPLACE_IF_NEWER:
             await self._replace(position, tile, stored)
         elif stored.content_sha256 == tile.content_sha256:
@@ -276,8 +289,10 @@ def _pending_removal(tile: NewTile) -> FilePendingRemovalError:
     )
 
 
-def _rounds_of_distinct_keys(tiles: Sequence[NewTile]) -> list[list[int]]:
+def _rounds_of_distinct_keys(tiles: Sequence[NewTile]) -> Sequence[Sequence[int]]:
     """Positions in rounds: a key's second occurrence comes in the second round."""
+    if len({tile.tile_uuid for tile in tiles}) == len(tiles):
+        return [range(len(tiles))]
     seen: defaultdict[str, int] = defaultdict(int)
     rounds: list[list[int]] = []
     for position, tile in enumerate(tiles):

@@ -58,10 +58,10 @@ WHERE id = ANY(%(ids)s::bigint[])
 RETURNING id;
 
 -- find_listed_files --
--- Which of these files are to be removed.
+-- Which of these files, a line each, are to be removed.
 SELECT DISTINCT file_path
 FROM tile_evictions
-WHERE file_path = ANY(%(file_paths)s::text[]);
+WHERE file_path = ANY(string_to_array(%(file_paths)s, E'\n'));
 
 -- take_back_tiles --
 -- Takes out rows that this transaction has put in.

@@ -17,10 +17,10 @@ JOIN tiles t
 -- copy_tiles --
 -- New tiles in bulk; a key that is there already fails the whole statement.
 COPY tiles (
-    tile_uuid, location_hash, zoom, x, y, source, flight_id, latitude, longitude,
-    tile_size_meters, tile_size_pixels, file_path, content_sha256, disk_bytes, captured_at,
-    tile_quality_metadata, freshness_status, created_at
-) FROM STDIN;
+    tile_uuid, location_hash, zoom, x, y, tile_size_pixels, latitude, longitude,
+    tile_size_meters, content_sha256, disk_bytes, captured_at, created_at, file_path,
+    tile_quality_metadata, source, flight_id, freshness_status
+) FROM STDIN (FORMAT binary);
 
 -- insert_tiles --
 -- New tiles, without those whose key is there already; says which went in.

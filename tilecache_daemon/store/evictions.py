@@ -80,8 +80,8 @@ class EvictionQueries(Statements):
         return {row[0] for row in await self._rows("confirm_evictions", {"ids": list(ids)})}
 
     async def find_listed_files(self, file_paths: Iterable[str]) -> set[str]:
-        """Which of these files are to be removed."""
-        rows = await self._rows("find_listed_files", {"file_paths": list(file_paths)})
+        """Which of these files are to be removed. No path has a line break in it."""
+        rows = await self._rows("find_listed_files", {"file_paths": "\n".join(file_paths)})
         return {row[0] for row in rows}
 
     async def take_back_tiles(self, tile_uuids: Iterable[str]) -> None:

@@ -1,24 +1,19 @@
 """Reading and storing tiles."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import asyncio
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from psycopg import errors
 
 from tilecache_daemon.mercator import CellRectangle
 from tilecache_daemon.models import NewTile, Tile, TileColumns
+from tilecache_daemon.store.binary_copy import HEADER, TRAILER, LabelledTile, pack_rows
 from tilecache_daemon.store.statements import SQL, Statements
 
 _SETTLING_LOCK: Final = 0x7469_6C65_7365  # "tilese": any number that nothing else locks
-_NULL: Final = r"\N"  # how COPY's text format writes it
-
-
-class LabelledTile(NamedTuple):
-    """A tile to be stored and the label that it gets."""
-
-    tile: NewTile
-    label: str
+_TILES_A_TURN: Final = 256
 
 
 class TileQueries(Statements):
@@ -56,13 +51,19 @@ class TileQueries(Statements):
         """(y, x, label) for each label that occurs in each covered cell."""
         return await self._rows("read_cell_labels", _region(zoom, cells))
 
-    async def copy_tiles(self, tiles: Iterable[LabelledTile], created_at: datetime) -> bool:
+    async def copy_tiles(self, tiles: Sequence[LabelledTile], created_at: datetime) -> bool:
         """Stores new tiles in bulk. False, and nothing stored, if one is there already."""
         try:
             async with self._connection.transaction():
                 cursor = self._connection.cursor()
                 async with cursor.copy(SQL["copy_tiles"]) as copy:
-                    await copy.write(_copy_lines(tiles, created_at))
+                    await copy.write(HEADER)
+                    for start in range(0, len(tiles), _TILES_A_TURN):
+                        some = tiles[start : start + _TILES_A_TURN]
+                        await copy.write(pack_rows(some, created_at))
+                        # A read that waits goes first.
+                        await asyncio.sleep(0)
+                    await copy.write(TRAILER)
         except errors.UniqueViolation:
             return False
         return True
@@ -75,12 +76,17 @@ class TileQueries(Statements):
                 NewTile._fields, zip(*(entry.tile for entry in tiles), strict=True), strict=True
             )
         }
-        columns |= {"freshness_label": [entry.label for entry in tiles], "created_at": created_at}
+        columns |= {
+            "captured_at": [entry.tile.captured_at for entry in tiles],
+            "freshness_label": [entry.label for entry in tiles],
+            "created_at": created_at,
+        }
         return {row[0] for row in await self._rows("insert_tiles", columns)}
 
     async def replace_tile(self, tile: NewTile, label: str) -> None:
         """Gives a stored tile another content, which waits for upload anew."""
-        await self._execute("replace_tile", tile._asdict() | {"freshness_label": label})
+        given = {"captured_at": tile.captured_at, "freshness_label": label}
+        await self._execute("replace_tile", tile._asdict() | given)
 
     async def write_accesses(
         self, accesses: Mapping[str, datetime], recent: timedelta
@@ -100,23 +106,3 @@ class TileQueries(Statements):
 def _region(zoom: int, cells: Sequence[CellRectangle]) -> dict[str, Any]:
     columns = zip(CellRectangle._fields, zip(*cells, strict=True), strict=True)
     return {"zoom": zoom} | {name: list(column) for name, column in columns}
-
-
-def _copy_lines(tiles: Iterable[LabelledTile], created_at: datetime) -> str:
-    """The text format of COPY. Only a path and JSON can hold what it escapes."""
-    created = created_at.isoformat()
-    return "".join(
-        f"{t.tile_uuid}\t{t.location_hash}\t{t.zoom}\t{t.x}\t{t.y}\t{t.source}\t"
-        f"{t.flight_id or _NULL}\t{t.latitude!r}\t{t.longitude!r}\t{t.tile_size_meters!r}\t"
-        f"{t.tile_size_pixels}\t{_escape(t.file_path)}\t{t.content_sha256}\t{t.disk_bytes}\t"
-        f"{t.captured_at.isoformat()}\t{_escape(t.quality_metadata)}\t{label}\t{created}\n"
-        for t, label in tiles
-    )
-
-
-def _escape(text: str | None) -> str:
-    if text is None:
-        return _NULL
-    if "\\" in text:
-        text = text.replace("\\", r"\\")
-    return text
