@@ -12,6 +12,7 @@ from tilecache_daemon.cache import TileCache
 from tilecache_daemon.changes import ChangeListener
 from tilecache_daemon.clock import Clock
 from tilecache_daemon.config import Config
+from tilecache_daemon.courtesy import Courtesy
 from tilecache_daemon.database import Database
 from tilecache_daemon.embedded_postgres import EmbeddedPostgres
 from tilecache_daemon.errors import TileCacheError
@@ -115,6 +116,7 @@ class Daemon:
             recent_s=config.access_recent_s,
         )
         closing.push_async_callback(self._flush, accesses)
+        courtesy = Courtesy(self._clock.monotonic)
         freshness = FreshnessService(store, self._clock)
         eviction = EvictionService(store, accesses, self._clock)
         ceiling = Ceiling(
@@ -133,11 +135,12 @@ class Daemon:
         )
         store_servicer = StoreServicer(
             information,
-            InsertionService(store, freshness, ceiling, self._clock),
+            InsertionService(store, freshness, ceiling, self._clock, courtesy),
             reading,
             CoverageService(store, self._limits),
             UploadService(store, self._clock),
             self._limits,
+            courtesy,
         )
         admin_servicer = AdminServicer(
             storage,
@@ -149,6 +152,7 @@ class Daemon:
         )
         calls = Calls(
             self._limits,
+            courtesy,
             observation.observers,
             stall_timeout_s=config.stream_stall_timeout_s,
         )

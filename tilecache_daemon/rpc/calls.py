@@ -19,6 +19,7 @@ from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 from google.rpc import status_pb2
 
+from tilecache_daemon.courtesy import Courtesy
 from tilecache_daemon.errors import (
     FieldViolation,
     InvalidRequestError,
@@ -70,6 +71,7 @@ class Calls:
     def __init__(
         self,
         limits: Limits,
+        courtesy: Courtesy,
         observers: Sequence[CallObserver] = (),
         *,
         stall_timeout_s: float = 60.0,
@@ -77,6 +79,7 @@ class Calls:
         """A stream whose client neither takes nor sends anything for `stall_timeout_s`
         is ended, and its place given to others."""
         self._limits = limits
+        self._courtesy = courtesy
         self._observers = observers
         self._stall_timeout_s = stall_timeout_s
         self._under_way = 0
@@ -201,6 +204,8 @@ class Calls:
             raise OverloadedError(f"{most} calls are under way, as many as are taken on at once")
         if is_work and self._work_under_way >= most_work:
             raise OverloadedError(f"{most_work} writers are under way; the rest is for reads")
+        if not is_work:
+            self._courtesy.note_read()
         self._under_way += 1
         self._work_under_way += is_work
         try:

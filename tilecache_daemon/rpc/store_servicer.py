@@ -11,6 +11,7 @@ from google.protobuf.duration_pb2 import Duration
 from tilecache.v1 import tile_identity_pb2
 from tilecache.v1 import tile_metadata_store_pb2 as pb
 
+from tilecache_daemon.courtesy import Courtesy
 from tilecache_daemon.errors import (
     FieldViolation,
     InvalidRequestError,
@@ -64,6 +65,7 @@ class StoreServicer:
         coverage: CoverageService,
         uploads: UploadService,
         limits: Limits,
+        courtesy: Courtesy,
     ) -> None:
         self._information = information
         self._insertion = insertion
@@ -71,6 +73,7 @@ class StoreServicer:
         self._coverage = coverage
         self._uploads = uploads
         self._limits = limits
+        self._courtesy = courtesy
 
     async def get_server_info(self, _: pb.GetServerInfoRequest) -> pb.GetServerInfoResponse:
         info = self._information.describe()
@@ -135,7 +138,21 @@ class StoreServicer:
         async for batch in batches:
             requests.check_count("tiles", len(batch.tiles), self._limits.max_batch_tiles)
             on_conflict = requests.on_conflict(batch.on_conflict)
-            yield _ReadBatch(on_conflict, *await _read_tiles(batch.tiles))
+            yield _ReadBatch(on_conflict, *await self._read_tiles(batch.tiles))
+
+    async def _read_tiles(
+        self, messages: Sequence[pb.TileMetadata]
+    ) -> tuple[dict[int, NewTile], dict[int, Answer]]:
+        """The sound tiles of a batch and the refusals of the others, by position."""
+        tiles: dict[int, NewTile] = {}
+        refused: dict[int, Answer] = {}
+        async for some in self._courtesy.in_turns(range(len(messages)), _TILES_A_TURN):
+            for index in some:
+                try:
+                    tiles[index] = new_tile(messages[index])
+                except InvalidRequestError as error:
+                    refused[index] = error
+        return tiles, refused
 
     async def get_tile(self, request: pb.GetTileRequest) -> bytes:
         element, degraded = await self._reading.get(
@@ -232,23 +249,6 @@ async def _one_ahead(items: AsyncIterator[Item]) -> AsyncIterator[Item]:
             yield item
     finally:
         upcoming.cancel()
-
-
-async def _read_tiles(
-    messages: Sequence[pb.TileMetadata],
-) -> tuple[dict[int, NewTile], dict[int, Answer]]:
-    """The sound tiles of a batch and the refusals of the others, by position."""
-    tiles: dict[int, NewTile] = {}
-    refused: dict[int, Answer] = {}
-    for index, message in enumerate(messages):
-        if index % _TILES_A_TURN == 0:
-            # A read that waits goes first.
-            await asyncio.sleep(0)
-        try:
-            tiles[index] = new_tile(message)
-        except InvalidRequestError as error:
-            refused[index] = error
-    return tiles, refused
 
 
 def _acknowledgement(batch_index: int, answers: Mapping[int, Answer]) -> pb.BulkInsertTilesResponse:

@@ -38,13 +38,12 @@ _NO_RESULT: Final = b"\x0a\x00"
 
 def pack_results(elements: Iterable[bytes | None]) -> bytes:
     """The whole of a LookupTilesResponse: a result for each tile, empty for a miss."""
-    pieces: list[bytes] = []
-    for element in elements:
-        if element is None:
-            pieces.append(_NO_RESULT)
-        else:
-            pieces += (b"\x0a", _varint(len(element)), element)
-    return _join(pieces)
+    return _join(
+        [
+            _NO_RESULT if element is None else b"\x0a%b%b" % (_varint(len(element)), element)
+            for element in elements
+        ]
+    )
 
 
 def pack_tiles(tiles: TileColumns) -> list[bytes]:

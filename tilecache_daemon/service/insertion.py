@@ -3,11 +3,12 @@
 import contextlib
 import math
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Final, TypeVar
 
 from tilecache_daemon.clock import Clock
+from tilecache_daemon.courtesy import Courtesy
 from tilecache_daemon.errors import (
     ContentConflictError,
     FieldViolation,
@@ -37,6 +38,7 @@ MAX_FUTURE: Final = timedelta(days=1)
 capture from the future would never expire."""
 
 _ATTEMPTS: Final = 5
+_TILES_A_TURN: Final = 256
 _MICROSECOND: Final = timedelta(microseconds=1)
 
 Answer = InsertOutcome | TileCacheError
@@ -47,12 +49,18 @@ class InsertionService:
     """Labels, stores, and settles conflicts."""
 
     def __init__(
-        self, store: Store, freshness: FreshnessService, ceiling: Ceiling, clock: Clock
+        self,
+        store: Store,
+        freshness: FreshnessService,
+        ceiling: Ceiling,
+        clock: Clock,
+        courtesy: Courtesy,
     ) -> None:
         self._store = store
         self._freshness = freshness
         self._ceiling = ceiling
         self._clock = clock
+        self._courtesy = courtesy
 
     async def insert(self, tile: NewTile, on_conflict: OnConflict) -> tuple[Tile, InsertOutcome]:
         """Stores one tile; gives what is stored now. Raises what `insert_batch` answers."""
@@ -113,27 +121,33 @@ class InsertionService:
         answers: dict[int, Answer] = {}
         for positions in _rounds_of_distinct_keys(tiles):
             batch = _Batch(
-                queries, on_conflict, room, self._clock.now(), [(i, tiles[i]) for i in positions]
+                queries,
+                on_conflict,
+                room,
+                self._clock.now(),
+                self._courtesy,
+                [(i, tiles[i]) for i in positions],
             )
-            self._label(batch, policy)
+            await self._label(batch, policy)
             await batch.store()
             answers |= batch.answers
         return [answers[i] for i in range(len(tiles))]
 
-    def _label(self, batch: "_Batch", policy: FreshnessPolicy) -> None:
+    async def _label(self, batch: "_Batch", policy: FreshnessPolicy) -> None:
         latest_us = math.inf
         if self._clock.trusted:
             latest_us = (self._clock.now() + MAX_FUTURE - POSTGRES_EPOCH) // _MICROSECOND
-        for position, tile in batch.tiles:
-            if tile.captured_us > latest_us:
-                batch.answers[position] = InvalidRequestError(
-                    FieldViolation("captured_at", f"{tile.captured_at} lies in the future")
-                )
-                continue
-            try:
-                batch.labels[position] = self._freshness.label(tile, policy)
-            except TileTooOldError as error:
-                batch.too_old[position] = error
+        async for some in self._courtesy.in_turns(batch.tiles, _TILES_A_TURN):
+            for position, tile in some:
+                if tile.captured_us > latest_us:
+                    batch.answers[position] = InvalidRequestError(
+                        FieldViolation("captured_at", f"{tile.captured_at} lies in the future")
+                    )
+                    continue
+                try:
+                    batch.labels[position] = self._freshness.label(tile, policy)
+                except TileTooOldError as error:
+                    batch.too_old[position] = error
 
 
 class _Batch:
@@ -145,12 +159,14 @@ class _Batch:
         on_conflict: OnConflict,
         room: Room,
         now: datetime,
+        courtesy: Courtesy,
         tiles: Iterable[tuple[int, NewTile]],
     ) -> None:
         self._queries = queries
         self._on_conflict = on_conflict
         self._room = room
         self._now = now
+        self._courtesy = courtesy
         # All writers take keys in the same order, so that none waits for another in a ring.
         self.tiles = sorted(tiles, key=_key_order)
         self.labels: dict[int, FreshnessLabel] = {}
@@ -164,7 +180,7 @@ class _Batch:
         if (
             new
             and self._room.fits(size)
-            and await self._queries.tiles.copy_tiles(self._labelled(new), self._now)
+            and await self._queries.tiles.copy_tiles(self._labelled_in_turns(new), self._now)
         ):
             self._room.take(size)
             await self._accept(new)
@@ -262,13 +278,20 @@ class _Batch:
         if taken_back:
             await self._queries.evictions.take_back_tiles(tile.tile_uuid for tile in taken_back)
             self._room.take(-sum(tile.disk_bytes for tile in taken_back))
-        for position, tile in tiles:
-            if tile.file_path in listed:
-                self.answers[position] = _pending_removal(tile)
-            elif self.labels[position] is FreshnessLabel.DOWNGRADED:
-                self.answers[position] = InsertOutcome.DOWNGRADED
-            else:
-                self.answers[position] = InsertOutcome.INSERTED
+        async for some in self._courtesy.in_turns(tiles, _TILES_A_TURN):
+            for position, tile in some:
+                if tile.file_path in listed:
+                    self.answers[position] = _pending_removal(tile)
+                elif self.labels[position] is FreshnessLabel.DOWNGRADED:
+                    self.answers[position] = InsertOutcome.DOWNGRADED
+                else:
+                    self.answers[position] = InsertOutcome.INSERTED
+
+    async def _labelled_in_turns(
+        self, tiles: Sequence[tuple[int, NewTile]]
+    ) -> AsyncIterator[list[LabelledTile]]:
+        async for some in self._courtesy.in_turns(tiles, _TILES_A_TURN):
+            yield self._labelled(some)
 
     def _labelled(self, tiles: Iterable[tuple[int, NewTile]]) -> list[LabelledTile]:
         return [LabelledTile(tile, self.labels[position].value) for position, tile in tiles]

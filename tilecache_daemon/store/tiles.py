@@ -1,7 +1,6 @@
 """Reading and storing tiles."""
 
-import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -13,7 +12,6 @@ from tilecache_daemon.store.binary_copy import HEADER, TRAILER, LabelledTile, pa
 from tilecache_daemon.store.statements import SQL, Statements
 
 _SETTLING_LOCK: Final = 0x7469_6C65_7365  # "tilese": any number that nothing else locks
-_TILES_A_TURN: Final = 256
 
 
 class TileQueries(Statements):
@@ -51,18 +49,17 @@ class TileQueries(Statements):
         """(y, x, label) for each label that occurs in each covered cell."""
         return await self._rows("read_cell_labels", _region(zoom, cells))
 
-    async def copy_tiles(self, tiles: Sequence[LabelledTile], created_at: datetime) -> bool:
+    async def copy_tiles(
+        self, parts: AsyncIterable[Iterable[LabelledTile]], created_at: datetime
+    ) -> bool:
         """Stores new tiles in bulk. False, and nothing stored, if one is there already."""
         try:
             async with self._connection.transaction():
                 cursor = self._connection.cursor()
                 async with cursor.copy(SQL["copy_tiles"]) as copy:
                     await copy.write(HEADER)
-                    for start in range(0, len(tiles), _TILES_A_TURN):
-                        some = tiles[start : start + _TILES_A_TURN]
-                        await copy.write(pack_rows(some, created_at))
-                        # A read that waits goes first.
-                        await asyncio.sleep(0)
+                    async for tiles in parts:
+                        await copy.write(pack_rows(tiles, created_at))
                     await copy.write(TRAILER)
         except errors.UniqueViolation:
             return False
