@@ -42,6 +42,7 @@ _REPEATABLE: Final = {
     ),
     ADMIN_SERVICE: (
         "GetStorageUsage",
+        "GetMetrics",
         "ListEvictions",
         "ListSectors",
         "ListFreshnessRules",

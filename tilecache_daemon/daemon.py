@@ -149,6 +149,7 @@ class Daemon:
             PolicyService(store, freshness, self._clock),
             freshness,
             self._limits,
+            observation.expose_metrics,
         )
         calls = Calls(
             self._limits,

@@ -1,4 +1,4 @@
-"""What Prometheus scrapes: calls as they end, and the daemon's state when it is asked for.
+"""What the daemon counts: calls as they end, and its state when it is asked for.
 
 The names of the calls' metrics are those that go-grpc-prometheus made common.
 """
@@ -15,6 +15,7 @@ from prometheus_client import (
     Histogram,
     ProcessCollector,
     disable_created_metrics,
+    generate_latest,
 )
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
 from prometheus_client.metrics_core import Metric
@@ -126,6 +127,10 @@ class Metrics:
     def note_usage(self, usage: Usage) -> None:
         """What is stored, as it was when it was last read."""
         self._usage = usage
+
+    def expose(self) -> str:
+        """All of it, in the text that Prometheus reads. Takes milliseconds."""
+        return generate_latest(self.registry).decode()
 
     def read_from(self, sources: Sources) -> None:
         """Tells their state too, from now on."""

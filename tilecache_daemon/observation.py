@@ -20,12 +20,12 @@ _OTLP_VARIABLES: Final = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_O
 
 
 class Observation:
-    """Metrics, traces and the log of calls: each only if it is asked for."""
+    """Metrics, and if they are asked for their listener, traces and the log of calls."""
 
     def __init__(self, config: Config, clock: Clock) -> None:
         """Raises ConfigError if traces are asked for and OpenTelemetry is not installed."""
         self._config = config
-        self._metrics = Metrics(clock.monotonic) if config.metrics_address else None
+        self._metrics = Metrics(clock.monotonic)
         self._tracing = _start_tracing(config.otlp_endpoint)
         self._call_log = CallLog(clock.monotonic) if config.log_level == "debug" else None
         self._stops: list[Callable[[], None]] = [self._tracing.stop] if self._tracing else []
@@ -35,13 +35,17 @@ class Observation:
         """Who watches the calls."""
         return list(self._present())
 
+    def expose_metrics(self) -> str:
+        """As `Metrics.expose`."""
+        return self._metrics.expose()
+
     def start(self, sources: Sources, storage: StorageService, eviction: EvictionService) -> None:
-        """Serves metrics from now on, if asked for; raises ListenError if it cannot."""
-        if not (self._metrics and self._config.metrics_address):
-            return
+        """Counts all from now on, and serves it if asked to; raises ListenError if it cannot."""
         storage.on_usage(self._metrics.note_usage)
         eviction.on_evicted(self._metrics.note_evicted)
         self._metrics.read_from(sources)
+        if not self._config.metrics_address:
+            return
         listener = MetricsListener(
             self._config.metrics_address,
             self._metrics.registry,

@@ -3,13 +3,20 @@
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
+import psycopg
+from tilecache.v1.tile_metadata_store_pb2 import GetTileRequest
+
+from tests.admin import evict
 from tests.daemon_process import (
     EXIT_TIMEOUT_S,
     TILECACHE,
@@ -17,8 +24,10 @@ from tests.daemon_process import (
     daemon_environment,
     run_tilecache,
 )
-from tests.tiles import Block, insert, tile
+from tests.tiles import NOW, TIMEOUT_S, Block, by_key, insert, store_row, tile
 from tests.waiting import eventually
+from tilecache_daemon.client import CallError
+from tilecache_daemon.models import Limits
 
 EXIT_USAGE = 2
 
@@ -93,6 +102,46 @@ def test_the_usage_is_shown_beside_the_ceiling(database: str, short_directory: P
         told = run_tilecache("status", "--json", "--socket", daemon.socket_path)
     assert "1 tile (5.0 kB), 50% of 10.0 kB" in shown.stdout
     assert json.loads(told.stdout)["usage"]["total"]["used_bytes"] == "5000"
+
+
+def test_the_screen_tells_what_the_metrics_tell(daemon: DaemonProcess, block: Block) -> None:
+    insert(daemon.client, tile(block.key()))
+    for offset in range(3):
+        with suppress(CallError):
+            request = GetTileRequest(tile=by_key(block.key(offset)))
+            daemon.client.store.GetTile(request, timeout=TIMEOUT_S)
+
+    def told() -> dict[str, Any]:
+        shown = run_tilecache("status", "--json", "--socket", daemon.socket_path)
+        activity: dict[str, Any] = json.loads(shown.stdout)["activity"]
+        return activity
+
+    calls = {call["method"]: call for call in told()["calls"]}
+    assert (calls["GetTile"]["ended"], calls["GetTile"]["failed"]) == (3, 2)
+    assert (calls["InsertTile"]["ended"], calls["InsertTile"]["failed"]) == (1, 0)
+    assert "QueryTiles" not in calls
+    assert 0 < calls["GetTile"]["p50_s"] <= calls["GetTile"]["p99_s"]
+    assert told()["pool_connections_max"] >= told()["pool_connections"] > 0
+    assert told()["calls_max"] == Limits().max_concurrent_calls
+    shown = run_tilecache("status", "--socket", daemon.socket_path).stdout
+    assert re.search(r"GetTile +3 +2 +[\d.]+ m?s", shown)
+    for row in ("calls now", "connections", "to write", "migrated", "evicted"):
+        assert row in shown
+
+
+def test_the_screen_tells_the_age_of_what_was_evicted(short_directory: Path, database: str) -> None:
+    with psycopg.connect(database, autocommit=True) as sql:
+        store_row(sql, Block().key(), disk_bytes=100, accessed_at=NOW - timedelta(days=5))
+    with DaemonProcess(short_directory, dsn=database) as daemon:
+        evict(daemon.admin_client, free_bytes=100)
+        shown = run_tilecache("status", "--socket", daemon.socket_path).stdout
+    assert "1 since the start, half unused for up to" in shown
+
+
+def test_the_screen_fits_one_of_80_columns(daemon: DaemonProcess) -> None:
+    shown = run_tilecache("status", "--socket", daemon.socket_path).stdout
+    assert len(shown.splitlines()) <= 40
+    assert max(map(len, shown.splitlines())) <= 80
 
 
 def test_without_the_administrators_socket_the_rest_is_shown(daemon: DaemonProcess) -> None:

@@ -8,17 +8,22 @@ from pathlib import Path
 from typing import NamedTuple
 
 import click
-from rich.console import Console, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
-from tilecache.v1.tile_cache_admin_pb2 import GetStorageUsageRequest, GetStorageUsageResponse
+from tilecache.v1.tile_cache_admin_pb2 import (
+    GetMetricsRequest,
+    GetStorageUsageRequest,
+    GetStorageUsageResponse,
+)
 from tilecache.v1.tile_metadata_store_pb2 import (
     CacheStatus,
     GetServerInfoRequest,
     GetServerInfoResponse,
 )
 
+from tilecache_daemon.cli.activity import Activity, format_seconds
 from tilecache_daemon.cli.output import (
     ExitCode,
     connect,
@@ -32,14 +37,33 @@ from tilecache_daemon.client import CallError, TileCacheClient
 from tilecache_daemon.paths import ADMIN_SOCKET_NAME
 
 CALL_TIMEOUT_S = 5
+PERCENTILES = (50, 99)
+ACTIVITY_VALUES = (
+    "calls_under_way",
+    "calls_max",
+    "pool_connections",
+    "pool_connections_in_use",
+    "pool_connections_max",
+    "pool_waiting",
+    "accesses_pending",
+    "migrations_applied",
+    "migration_seconds",
+)
 
 
 class Reading(NamedTuple):
-    """What a daemon says of itself; its usage only to those who may ask."""
+    """What a daemon says of itself; some of it only to those who may ask."""
 
     ready: bool
     info: GetServerInfoResponse
-    usage: GetStorageUsageResponse | None
+    told_administrators: "ToldAdministrators | None"
+
+
+class ToldAdministrators(NamedTuple):
+    """What is told on the administrator's socket only."""
+
+    usage: GetStorageUsageResponse
+    activity: Activity
 
 
 @click.command("status")
@@ -50,7 +74,7 @@ class Reading(NamedTuple):
     type=click.Path(path_type=Path),
     envvar="TILECACHE_ADMIN_SOCKET_PATH",
     show_default=f"{ADMIN_SOCKET_NAME} beside the other",
-    help="The socket for administrators, where the usage is told.",
+    help="The socket for administrators, where usage and activity are told.",
 )
 @json_option
 @click.option("--watch", is_flag=True, help="Show it again and again, until Ctrl-C.")
@@ -108,30 +132,49 @@ def _watch(socket_path: Path, admin_socket_path: Path, interval_s: float) -> Non
 def _read(client: TileCacheClient, admin_socket_path: Path) -> Reading:
     ready = client.is_serving()
     info = client.store.GetServerInfo(GetServerInfoRequest(), timeout=CALL_TIMEOUT_S)
-    return Reading(ready, info, _read_usage(admin_socket_path))
+    return Reading(ready, info, _ask_as_administrator(admin_socket_path))
 
 
-def _read_usage(admin_socket_path: Path) -> GetStorageUsageResponse | None:
+def _ask_as_administrator(admin_socket_path: Path) -> ToldAdministrators | None:
     if not os.access(admin_socket_path, os.W_OK):
         return None
     with TileCacheClient(admin_socket_path) as admin:
         try:
-            usage: GetStorageUsageResponse = admin.admin.GetStorageUsage(
-                GetStorageUsageRequest(), timeout=CALL_TIMEOUT_S
-            )
+            usage = admin.admin.GetStorageUsage(GetStorageUsageRequest(), timeout=CALL_TIMEOUT_S)
+            metrics = admin.admin.GetMetrics(GetMetricsRequest(), timeout=CALL_TIMEOUT_S)
         except CallError:
             return None
-    return usage
+    return ToldAdministrators(usage, Activity.read(metrics.text))
 
 
 def _to_dict(reading: Reading) -> dict[str, object]:
     told = {"ready": reading.ready, **message_to_dict(reading.info)}
-    if reading.usage:
-        told["usage"] = message_to_dict(reading.usage, zeros=True)
+    if reading.told_administrators:
+        usage, activity = reading.told_administrators
+        told["usage"] = message_to_dict(usage, zeros=True)
+        told["activity"] = _activity_to_dict(activity)
     return told
 
 
-def _screen(socket_path: Path, reading: Reading) -> Table:
+def _activity_to_dict(activity: Activity) -> dict[str, object]:
+    evicted = activity.distribution("tilecache_eviction_age_seconds")
+    return {
+        "calls": [
+            {
+                "method": call.method,
+                "ended": call.ended,
+                "failed": call.failed,
+                **{f"p{percent}_s": call.seconds.percentile(percent) for percent in PERCENTILES},
+            }
+            for call in activity.calls
+        ],
+        **{name: activity.value(f"tilecache_{name}") for name in ACTIVITY_VALUES},
+        "evicted_tiles": evicted.total,
+        **({"eviction_age_p50_s": evicted.percentile(50)} if evicted.total else {}),
+    }
+
+
+def _screen(socket_path: Path, reading: Reading) -> RenderableType:
     table = Table(show_header=False, box=None)
     for name, value in (
         ("daemon", f"{'ready' if reading.ready else 'NOT ready'}, {socket_path}"),
@@ -140,6 +183,18 @@ def _screen(socket_path: Path, reading: Reading) -> Table:
         *_about(reading.info),
     ):
         table.add_row(f"[bold]{name}[/bold]", value)
+    told = reading.told_administrators
+    return Group(table, "", _calls(told.activity)) if told else table
+
+
+def _calls(activity: Activity) -> Table:
+    table = Table(box=None)
+    table.add_column("calls since the start")
+    for column in ("ended", "failed", "half within", "99% within"):
+        table.add_column(column, justify="right")
+    for call in activity.calls:
+        within = (format_seconds(call.seconds.percentile(percent)) for percent in PERCENTILES)
+        table.add_row(call.method, f"{call.ended:,}", f"{call.failed:,}", *within)
     return table
 
 
@@ -160,10 +215,10 @@ def _cache(cache: CacheStatus) -> str:
 
 
 def _stored(reading: Reading) -> Iterator[tuple[str, str]]:
-    usage = reading.usage
-    if not usage:
+    if not reading.told_administrators:
         yield "stored", "told on the administrator's socket only"
         return
+    usage, activity = reading.told_administrators
     total, ceiling = usage.total, usage.max_used_bytes
     share = (
         f"{total.used_bytes / ceiling:.0%} of {format_size(ceiling)}" if ceiling else "no ceiling"
@@ -172,6 +227,34 @@ def _stored(reading: Reading) -> Iterator[tuple[str, str]]:
     pending, removal = usage.pending_upload, usage.pending_removal
     yield "to upload", format_tiles(pending.tile_count, pending.used_bytes)
     yield "to remove", format_tiles(removal.tile_count, removal.used_bytes)
+    yield from _busy(activity)
+
+
+def _busy(activity: Activity) -> Iterator[tuple[str, str]]:
+    value = activity.value
+    evicted = activity.distribution("tilecache_eviction_age_seconds")
+    if evicted.total:
+        unused = format_seconds(evicted.percentile(50))
+        yield "evicted", f"{evicted.total:,} since the start, half unused for up to {unused}"
+    else:
+        yield "evicted", "none since the start"
+    yield (
+        "calls now",
+        f"{value('tilecache_calls_under_way'):.0f} of {value('tilecache_calls_max'):.0f}",
+    )
+    yield (
+        "connections",
+        f"{value('tilecache_pool_connections_in_use'):.0f} in use of "
+        f"{value('tilecache_pool_connections'):.0f}, "
+        f"{value('tilecache_pool_connections_max'):.0f} at most; "
+        f"{value('tilecache_pool_waiting'):.0f} calls wait for one",
+    )
+    yield "to write", f"{value('tilecache_accesses_pending'):,.0f} accesses"
+    yield (
+        "migrated",
+        f"{value('tilecache_migrations_applied'):.0f} revisions by this start, "
+        f"in {value('tilecache_migration_seconds'):.3f} s",
+    )
 
 
 def _about(info: GetServerInfoResponse) -> Iterator[tuple[str, str]]:

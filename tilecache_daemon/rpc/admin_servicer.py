@@ -1,5 +1,6 @@
 """TileCacheAdmin: each method unpacks, calls a service and packs."""
 
+import asyncio
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterable
 from itertools import islice
@@ -37,6 +38,7 @@ class AdminServicer:
         policy: PolicyService,
         freshness: FreshnessService,
         limits: Limits,
+        expose_metrics: Callable[[], str],
     ) -> None:
         self._storage = storage
         self._eviction = eviction
@@ -44,6 +46,10 @@ class AdminServicer:
         self._policy = policy
         self._freshness = freshness
         self._limits = limits
+        self._expose_metrics = expose_metrics
+
+    async def get_metrics(self, _: pb.GetMetricsRequest) -> pb.GetMetricsResponse:
+        return pb.GetMetricsResponse(text=await asyncio.to_thread(self._expose_metrics))
 
     async def get_storage_usage(self, _: pb.GetStorageUsageRequest) -> pb.GetStorageUsageResponse:
         usage = await self._storage.read_usage()

@@ -1,11 +1,7 @@
-"""Who watches calls from outside: metrics, traces, and the log at its debug level.
-
-Calls that nobody watches are left as they are.
-"""
+"""Who watches calls from outside: metrics, traces, and the log at its debug level."""
 
 from asyncio import CancelledError
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import grpc
@@ -55,28 +51,20 @@ def observed(
     call: Callable[..., Awaitable[Any]], begins: Sequence[Begin]
 ) -> Callable[..., Awaitable[Any]]:
     """A handler that tells of each call's beginning and end."""
-    if not begins:
-        return call
 
     async def observed_call(request: Any, context: "Context") -> Any:
-        with _observing(begins, context):
+        ends = [begin(context) for begin in begins]
+        code = grpc.StatusCode.OK
+        try:
             return await call(request, context)
+        except BaseException as error:
+            code = _code(error, context)
+            raise
+        finally:
+            for end in ends:
+                end(code)
 
     return observed_call
-
-
-@contextmanager
-def _observing(begins: Sequence[Begin], context: "Context") -> Iterator[None]:
-    ends = [begin(context) for begin in begins]
-    code = grpc.StatusCode.OK
-    try:
-        yield
-    except BaseException as error:
-        code = _code(error, context)
-        raise
-    finally:
-        for end in ends:
-            end(code)
 
 
 def _code(error: BaseException, context: "Context") -> grpc.StatusCode:

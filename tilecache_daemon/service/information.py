@@ -13,7 +13,7 @@ from tilecache_daemon.identity import TILE_NAMESPACE_UUID
 from tilecache_daemon.models import Limits
 from tilecache_daemon.store import Store
 
-CONTRACT_VERSION: Final = "1.3.0"
+CONTRACT_VERSION: Final = "1.4.0"
 
 
 @dataclass(frozen=True, slots=True)

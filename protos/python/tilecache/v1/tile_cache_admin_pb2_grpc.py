@@ -40,6 +40,11 @@ class TileCacheAdminStub(object):
                 request_serializer=tilecache_dot_v1_dot_tile__cache__admin__pb2.GetStorageUsageRequest.SerializeToString,
                 response_deserializer=tilecache_dot_v1_dot_tile__cache__admin__pb2.GetStorageUsageResponse.FromString,
                 _registered_method=True)
+        self.GetMetrics = channel.unary_unary(
+                '/tilecache.v1.TileCacheAdmin/GetMetrics',
+                request_serializer=tilecache_dot_v1_dot_tile__cache__admin__pb2.GetMetricsRequest.SerializeToString,
+                response_deserializer=tilecache_dot_v1_dot_tile__cache__admin__pb2.GetMetricsResponse.FromString,
+                _registered_method=True)
         self.EvictTiles = channel.unary_stream(
                 '/tilecache.v1.TileCacheAdmin/EvictTiles',
                 request_serializer=tilecache_dot_v1_dot_tile__cache__admin__pb2.EvictTilesRequest.SerializeToString,
@@ -103,6 +108,14 @@ class TileCacheAdminServicer(object):
 
     def GetStorageUsage(self, request, context):
         """Tiles and bytes, beside the ceiling in force.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetMetrics(self, request, context):
+        """What the daemon counts of itself: calls and how long they took, the pool of
+        connections, the cache, what waits.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -197,6 +210,11 @@ def add_TileCacheAdminServicer_to_server(servicer, server):
                     request_deserializer=tilecache_dot_v1_dot_tile__cache__admin__pb2.GetStorageUsageRequest.FromString,
                     response_serializer=tilecache_dot_v1_dot_tile__cache__admin__pb2.GetStorageUsageResponse.SerializeToString,
             ),
+            'GetMetrics': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetMetrics,
+                    request_deserializer=tilecache_dot_v1_dot_tile__cache__admin__pb2.GetMetricsRequest.FromString,
+                    response_serializer=tilecache_dot_v1_dot_tile__cache__admin__pb2.GetMetricsResponse.SerializeToString,
+            ),
             'EvictTiles': grpc.unary_stream_rpc_method_handler(
                     servicer.EvictTiles,
                     request_deserializer=tilecache_dot_v1_dot_tile__cache__admin__pb2.EvictTilesRequest.FromString,
@@ -281,6 +299,33 @@ class TileCacheAdmin(object):
             '/tilecache.v1.TileCacheAdmin/GetStorageUsage',
             tilecache_dot_v1_dot_tile__cache__admin__pb2.GetStorageUsageRequest.SerializeToString,
             tilecache_dot_v1_dot_tile__cache__admin__pb2.GetStorageUsageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetMetrics(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tilecache.v1.TileCacheAdmin/GetMetrics',
+            tilecache_dot_v1_dot_tile__cache__admin__pb2.GetMetricsRequest.SerializeToString,
+            tilecache_dot_v1_dot_tile__cache__admin__pb2.GetMetricsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -35,6 +35,10 @@ class TileCacheAdminStub:
     def __new__(cls, channel: _aio.Channel) -> TileCacheAdminAsyncStub: ...
     GetStorageUsage: _grpc.UnaryUnaryMultiCallable[_tile_cache_admin_pb2.GetStorageUsageRequest, _tile_cache_admin_pb2.GetStorageUsageResponse]
     """Tiles and bytes, beside the ceiling in force."""
+    GetMetrics: _grpc.UnaryUnaryMultiCallable[_tile_cache_admin_pb2.GetMetricsRequest, _tile_cache_admin_pb2.GetMetricsResponse]
+    """What the daemon counts of itself: calls and how long they took, the pool of
+    connections, the cache, what waits.
+    """
     EvictTiles: _grpc.UnaryStreamMultiCallable[_tile_cache_admin_pb2.EvictTilesRequest, _tile_cache_admin_pb2.EvictTilesResponse]
     """Evicts the least recently used tiles until the goal is met. An evicted
     tile's row is gone and its file is listed by `ListEvictions`.
@@ -73,6 +77,10 @@ class TileCacheAdminAsyncStub(TileCacheAdminStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetStorageUsage: _aio.UnaryUnaryMultiCallable[_tile_cache_admin_pb2.GetStorageUsageRequest, _tile_cache_admin_pb2.GetStorageUsageResponse]  # type: ignore[assignment]
     """Tiles and bytes, beside the ceiling in force."""
+    GetMetrics: _aio.UnaryUnaryMultiCallable[_tile_cache_admin_pb2.GetMetricsRequest, _tile_cache_admin_pb2.GetMetricsResponse]  # type: ignore[assignment]
+    """What the daemon counts of itself: calls and how long they took, the pool of
+    connections, the cache, what waits.
+    """
     EvictTiles: _aio.UnaryStreamMultiCallable[_tile_cache_admin_pb2.EvictTilesRequest, _tile_cache_admin_pb2.EvictTilesResponse]  # type: ignore[assignment]
     """Evicts the least recently used tiles until the goal is met. An evicted
     tile's row is gone and its file is listed by `ListEvictions`.
@@ -114,6 +122,16 @@ class TileCacheAdminServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_tile_cache_admin_pb2.GetStorageUsageResponse, _abc.Awaitable[_tile_cache_admin_pb2.GetStorageUsageResponse]]:
         """Tiles and bytes, beside the ceiling in force."""
+
+    @_abc_1.abstractmethod
+    def GetMetrics(
+        self,
+        request: _tile_cache_admin_pb2.GetMetricsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tile_cache_admin_pb2.GetMetricsResponse, _abc.Awaitable[_tile_cache_admin_pb2.GetMetricsResponse]]:
+        """What the daemon counts of itself: calls and how long they took, the pool of
+        connections, the cache, what waits.
+        """
 
     @_abc_1.abstractmethod
     def EvictTiles(
