@@ -54,6 +54,8 @@ _SETTINGS: Final = {
     # An edge computer shares its memory with the picture matching.
     "shared_buffers": "48MB",
     "max_parallel_workers_per_gather": "0",
+    # Flash wears out, and the pages in the log are most of what a checkpoint adds to it.
+    "wal_compression": "on",
     "log_line_prefix": LOG_LINE_PREFIX,
     "log_min_messages": "warning",
     "log_min_error_statement": "panic",
