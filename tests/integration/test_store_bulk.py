@@ -186,6 +186,34 @@ def test_the_same_key_twice_is_two_inserts_one_after_the_other(
     assert contents(client, [keep, replace, fail]) == [sha256("1"), sha256("2"), sha256("1")]
 
 
+def test_of_one_key_in_two_batches_the_first_goes_first(client: TileCacheClient) -> None:
+    # A short batch would overtake a long one that stores the key last.
+    blocks = [Block() for _ in range(4)]
+    last = [block.key(31, 31) for block in blocks]
+    batches = []
+    for block, contested in zip(blocks, last, strict=True):
+        others = [tile(block.key(i, row)) for i in range(31) for row in range(32)]
+        batches += [[*others, tile(contested, "1")], [tile(contested, "2")]]
+    answers = bulk_insert(client, *batches)
+    assert [counts(answer) for answer in answers] == [{"inserted": 993}, {}] * len(blocks)
+    assert contents(client, last) == [sha256("1")] * len(blocks)
+
+
+def test_a_stream_that_fails_answers_what_was_stored_before(
+    client: TileCacheClient, block: Block
+) -> None:
+    batches = [[tile(block.key(0, row))] for row in range(3)]
+    answers = client.store.BulkInsertTiles(
+        iter(
+            [*(BulkInsertTilesRequest(tiles=tiles) for tiles in batches), BulkInsertTilesRequest()]
+        ),
+        timeout=30,
+    )
+    assert [counts(next(answers)) for _ in range(3)] == [{"inserted": 1}] * 3
+    with pytest.raises(CallError, match="is empty"):
+        next(answers)
+
+
 def test_counts_and_refusals_together_are_the_whole_batch(
     client: TileCacheClient, block: Block
 ) -> None:

@@ -1,11 +1,9 @@
 """TileMetadataStore: each method unpacks, calls a service and packs."""
 
-import asyncio
-from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import asdict
 from itertools import islice
-from typing import Final, NamedTuple, TypeVar
+from typing import Final
 
 from google.protobuf.duration_pb2 import Duration
 from tilecache.v1 import tile_identity_pb2
@@ -16,18 +14,17 @@ from tilecache_daemon.errors import (
     FieldViolation,
     InvalidRequestError,
     LimitExceededError,
-    TileCacheError,
 )
 from tilecache_daemon.identity import tile_ids_text
 from tilecache_daemon.mercator import CellRectangle
-from tilecache_daemon.models import FreshnessLabel, InsertOutcome, Limits, NewTile, OnConflict
+from tilecache_daemon.models import FreshnessLabel, InsertOutcome, Limits
 from tilecache_daemon.rpc import requests, wire
+from tilecache_daemon.rpc.bulk_insert import BulkInsert
 from tilecache_daemon.rpc.calls import Degraded
 from tilecache_daemon.rpc.new_tile import new_tile
-from tilecache_daemon.rpc.status import TABLE
 from tilecache_daemon.service.coverage import Coverage, CoverageService
 from tilecache_daemon.service.information import InformationService
-from tilecache_daemon.service.insertion import Answer, InsertionService
+from tilecache_daemon.service.insertion import InsertionService
 from tilecache_daemon.service.reading import ReadingService
 from tilecache_daemon.service.uploads import UploadService
 
@@ -36,22 +33,10 @@ MAX_ANSWER_BYTES: Final = 4_000_000
 """Less than the 4 MiB that a gRPC client takes unless it is told otherwise."""
 CHUNK_BYTES: Final = 512 * 1024
 """So small that a client reads one message while the next is sent."""
-_TILES_A_TURN: Final = 64
 
 _OUTCOMES: Final = {
     outcome: pb.InsertOutcome.Value(f"INSERT_OUTCOME_{outcome.name}") for outcome in InsertOutcome
 }
-
-
-Item = TypeVar("Item")
-
-
-class _ReadBatch(NamedTuple):
-    """The sound tiles of a batch and the refusals of the others, by position."""
-
-    on_conflict: OnConflict
-    tiles: dict[int, NewTile]
-    refused: dict[int, Answer]
 
 
 class StoreServicer:
@@ -124,35 +109,9 @@ class StoreServicer:
     async def bulk_insert_tiles(
         self, batches: AsyncIterator[pb.BulkInsertTilesRequest]
     ) -> AsyncIterator[pb.BulkInsertTilesResponse]:
-        batch_index = 0
-        async for on_conflict, tiles, answers in _one_ahead(self._read_batches(batches)):
-            if tiles:
-                stored = await self._insertion.insert_batch(list(tiles.values()), on_conflict)
-                answers |= dict(zip(tiles, stored, strict=True))
-            yield _acknowledgement(batch_index, answers)
-            batch_index += 1
-
-    async def _read_batches(
-        self, batches: AsyncIterator[pb.BulkInsertTilesRequest]
-    ) -> AsyncIterator[_ReadBatch]:
-        async for batch in batches:
-            requests.check_count("tiles", len(batch.tiles), self._limits.max_batch_tiles)
-            on_conflict = requests.on_conflict(batch.on_conflict)
-            yield _ReadBatch(on_conflict, *await self._read_tiles(batch.tiles))
-
-    async def _read_tiles(
-        self, messages: Sequence[pb.TileMetadata]
-    ) -> tuple[dict[int, NewTile], dict[int, Answer]]:
-        """The sound tiles of a batch and the refusals of the others, by position."""
-        tiles: dict[int, NewTile] = {}
-        refused: dict[int, Answer] = {}
-        async for some in self._courtesy.in_turns(range(len(messages)), _TILES_A_TURN):
-            for index in some:
-                try:
-                    tiles[index] = new_tile(messages[index])
-                except InvalidRequestError as error:
-                    refused[index] = error
-        return tiles, refused
+        stream = BulkInsert(self._insertion, self._courtesy, self._limits)
+        async for acknowledgement in stream.run(batches):
+            yield acknowledgement
 
     async def get_tile(self, request: pb.GetTileRequest) -> bytes:
         element, degraded = await self._reading.get(
@@ -234,48 +193,6 @@ class StoreServicer:
 def _join(pieces: Sequence[memoryview], degraded: bool) -> bytes:
     answer = b"".join(pieces)
     return Degraded(answer) if degraded else answer
-
-
-async def _one_ahead(items: AsyncIterator[Item]) -> AsyncIterator[Item]:
-    """The same items; the next is made while one is worked on."""
-
-    async def following() -> Item | None:
-        return await anext(items, None)
-
-    upcoming = asyncio.create_task(following())
-    try:
-        while (item := await upcoming) is not None:
-            upcoming = asyncio.create_task(following())
-            yield item
-    finally:
-        upcoming.cancel()
-
-
-def _acknowledgement(batch_index: int, answers: Mapping[int, Answer]) -> pb.BulkInsertTilesResponse:
-    counts = Counter(answer for answer in answers.values() if isinstance(answer, InsertOutcome))
-    return pb.BulkInsertTilesResponse(
-        batch_index=batch_index,
-        refused=[
-            _refusal(index, answer)
-            for index, answer in sorted(answers.items())
-            if isinstance(answer, TileCacheError)
-        ],
-        **{f"{outcome.value}_count": counts[outcome] for outcome in InsertOutcome},
-    )
-
-
-def _refusal(index: int, error: TileCacheError) -> pb.RefusedTile:
-    field = ""
-    if isinstance(error, InvalidRequestError):
-        error = error.within(f"tiles[{index}]")
-        field = error.violations[0].field
-    return pb.RefusedTile(
-        index=index,
-        code=TABLE[type(error)].code,
-        reason=error.reason,
-        field=field,
-        message=str(error),
-    )
 
 
 def _summary(coverage: Coverage) -> pb.CoverageSummary:
