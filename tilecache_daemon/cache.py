@@ -10,7 +10,7 @@ from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import partial
-from itertools import count
+from itertools import chain, count
 from typing import Final, NamedTuple, Protocol
 
 from tilecache_daemon.blocks import (
@@ -35,6 +35,7 @@ _PLACE_BITS: Final = 24
 _PLACE_MASK: Final = (1 << _PLACE_BITS) - 1
 _FEW_TILES: Final = 1_000
 _MANY_TILES: Final = 6_000
+_LOADS_AT_ONCE: Final = 2
 _FIRST_BLOCKS: Final = 4
 _MOST_BLOCKS: Final = 64
 _MOST_ASKED_IN_PART: Final = 4_096
@@ -95,6 +96,7 @@ class TileCache:
         self._hits = self._misses = 0
         self._asked_in_part: dict[BlockKey, None] = {}
         self._loads: set[_Load] = set()
+        self._places = asyncio.Semaphore(_LOADS_AT_ONCE)
         self._forgotten: deque[Block | LooseTiles] = deque()
         self._not_indexed: deque[Block] = deque()
         self._tidier: asyncio.Task[None] | None = None
@@ -141,9 +143,7 @@ class TileCache:
         parts = blocks_in(zoom, cells)
         missing: list[BlockKey] = []
         for key, part in parts.items():
-            block = self._held.get(key)
-            if isinstance(block, Block) and self._changes.hearing and not block.doubted:
-                self._held.move_to_end(key)
+            if block := self._believed_block(key):
                 # Block by block: a client that does not read keeps little waiting for it.
                 degraded = not self._store.available
                 yield RegionPart(list(block.select(part, wanted)), degraded)
@@ -247,53 +247,67 @@ class TileCache:
         The next are fetched while those before are packed.
         """
         left, size = deque(wanted.items()), _FIRST_BLOCKS
-        ahead = self._fetch_soon(zoom, left, size)
+        parts: deque[_Part] = deque()
+
+        def load_next() -> None:
+            if cells := dict(left.popleft() for _ in range(min(size, len(left)))):
+                blocks = asyncio.create_task(self._load_part(zoom, cells))
+                blocks.add_done_callback(_look_at_error)
+                parts.append(_Part(cells, blocks))
+
         try:
-            while ahead:
-                fetch = ahead
-                tiles = await fetch.tiles
-                size = _next_size(size, sum(part.tile_count for part in tiles.values()))
-                ahead = self._fetch_soon(zoom, left, size)
-                async for block in self._pack_blocks(fetch, tiles):
+            load_next()
+            load_next()
+            while parts:
+                blocks = await parts[0].blocks
+                del parts[0]
+                size = _next_size(size, sum(block.tile_count for block in blocks))
+                load_next()
+                for block in blocks:
                     yield block, False
         except DatabaseUnavailableError:
-            for key, _ in (*fetch.wanted.items(), *left):
+            for key in (*chain.from_iterable(part.cells for part in parts), *dict(left)):
                 held = self._held.get(key)
                 if not isinstance(held, Block):
                     raise
                 yield held, True
         finally:
-            if ahead:
-                ahead.tiles.cancel()
-                self._loads.discard(ahead.load)
+            for part in parts:
+                part.blocks.cancel()
 
-    def _fetch_soon(
-        self, zoom: int, left: deque[tuple[BlockKey, CellRectangle]], size: int
-    ) -> "_Fetch | None":
-        wanted = dict(left.popleft() for _ in range(min(size, len(left))))
-        if not wanted:
-            return None
-        load = self._begin_load()
-        return _Fetch(wanted, load, asyncio.create_task(self._fetch(zoom, list(wanted.values()))))
+    async def _load_part(self, zoom: int, wanted: Mapping[BlockKey, CellRectangle]) -> list[Block]:
+        # Few at once: many who ask for the same wait for what the first of them loads.
+        async with self._places:
+            blocks = {key: block for key in wanted if (block := self._believed_block(key))}
+            missing = {key: cells for key, cells in wanted.items() if key not in blocks}
+            if missing:
+                load = self._begin_load()
+                try:
+                    async with self._store.connection() as queries:
+                        fetched = await queries.tiles.read_blocks(zoom, list(missing.values()))
+                    for key, cells in missing.items():
+                        blocks[key] = block = await self._pack(key, fetched.pop((key.x, key.y)))
+                        if cells == cells_of(key) and self._may_keep(load, key):
+                            self._keep(block)
+                finally:
+                    self._loads.discard(load)
+        return list(blocks.values())
 
-    async def _fetch(self, zoom: int, cells: Sequence[CellRectangle]) -> "_Fetched":
-        async with self._store.connection() as queries:
-            return await queries.tiles.read_blocks(zoom, cells)
+    async def _pack(self, key: BlockKey, tiles: TileColumns) -> Block:
+        elements: list[bytes] = []
+        for start in range(0, tiles.tile_count, TILES_A_TURN):
+            elements += self._packer.pack_tiles(tiles.part(start, start + TILES_A_TURN))
+            await asyncio.sleep(0)
+        block = Block(key, tiles, elements)
+        await asyncio.sleep(0)
+        return block
 
-    async def _pack_blocks(self, fetch: "_Fetch", fetched: "_Fetched") -> AsyncIterator[Block]:
-        try:
-            for key, cells in fetch.wanted.items():
-                tiles, elements = fetched[key.x, key.y], []
-                for start in range(0, tiles.tile_count, TILES_A_TURN):
-                    elements += self._packer.pack_tiles(tiles.part(start, start + TILES_A_TURN))
-                    await asyncio.sleep(0)
-                block = Block(key, tiles, elements)
-                if cells == cells_of(key) and self._may_keep(fetch.load, key):
-                    self._keep(block)
-                yield block
-                await asyncio.sleep(0)
-        finally:
-            self._loads.discard(fetch.load)
+    def _believed_block(self, key: BlockKey) -> Block | None:
+        block = self._held.get(key)
+        if isinstance(block, Block) and self._changes.hearing and not block.doubted:
+            self._held.move_to_end(key)
+            return block
+        return None
 
     def _begin_load(self) -> "_Load":
         load = _Load()
@@ -386,16 +400,17 @@ class _Load:
         self.all_outdated = False
 
 
-_Fetched = Mapping[tuple[int, int], TileColumns]
-"""The tiles of some blocks of a zoom, by the blocks' columns and rows."""
+class _Part(NamedTuple):
+    """Blocks that are on their way, and which of their cells are wanted."""
+
+    cells: dict[BlockKey, CellRectangle]
+    blocks: asyncio.Task[list[Block]]
 
 
-class _Fetch(NamedTuple):
-    """Blocks whose tiles are on their way."""
-
-    wanted: dict[BlockKey, CellRectangle]
-    load: _Load
-    tiles: "asyncio.Task[_Fetched]"
+def _look_at_error(part: "asyncio.Task[list[Block]]") -> None:
+    """Nobody may wait for it any more: then asyncio would complain."""
+    if not part.cancelled():
+        part.exception()
 
 
 def _next_size(size: int, tile_count: int) -> int:
