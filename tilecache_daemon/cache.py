@@ -8,6 +8,7 @@ given all the same, and said to be `degraded`.
 import asyncio
 from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from functools import partial
 from itertools import chain, count
@@ -24,7 +25,7 @@ from tilecache_daemon.blocks import (
     cells_of,
 )
 from tilecache_daemon.changes import ChangeListener
-from tilecache_daemon.errors import DatabaseUnavailableError
+from tilecache_daemon.errors import DatabaseUnavailableError, TileCacheError
 from tilecache_daemon.mercator import CellRectangle
 from tilecache_daemon.models import TileColumns, TileFilter
 from tilecache_daemon.store import Store
@@ -37,6 +38,7 @@ _FEW_TILES: Final = 1_000
 _MANY_TILES: Final = 6_000
 _LOADS_AT_ONCE: Final = 2
 _FIRST_BLOCKS: Final = 4
+_COMPLETE_AFTER_S: Final = 0.02
 _MOST_BLOCKS: Final = 64
 _MOST_ASKED_IN_PART: Final = 4_096
 
@@ -94,7 +96,9 @@ class TileCache:
         self._used_bytes = 0
         self._tile_count = 0
         self._hits = self._misses = 0
-        self._asked_in_part: dict[BlockKey, None] = {}
+        self._asked_in_part: dict[BlockKey, bool] = {}
+        self._incomplete: dict[BlockKey, bool] = {}
+        self._completer: asyncio.Task[None] | None = None
         self._loads: set[_Load] = set()
         self._places = asyncio.Semaphore(_LOADS_AT_ONCE)
         self._forgotten: deque[Block | LooseTiles] = deque()
@@ -228,16 +232,32 @@ class TileCache:
         return dict(zip(tiles, elements, strict=True))
 
     def _cells_to_read(self, key: BlockKey, asked: Sequence[CellRectangle]) -> CellRectangle:
-        """All of a block, unless only a part is asked for the first time: that answer is
-        not to wait for the rest."""
-        whole = cells_of(key)
-        if bounds_of(asked) == whole or key in self._asked_in_part:
-            self._asked_in_part.pop(key, None)
-            return whole
-        self._asked_in_part[key] = None
-        if len(self._asked_in_part) > _MOST_ASKED_IN_PART:
-            self._asked_in_part.pop(next(iter(self._asked_in_part)))
-        return bounds_of(asked)
+        """Those asked for: no answer waits for the rest of a block. Who asks again has it
+        loaded in whole, afterwards."""
+        part = bounds_of(asked)
+        if part == cells_of(key):
+            return part
+        if self._asked_in_part.pop(key, False):
+            self._incomplete[key] = True
+            if self._completer is None or self._completer.done():
+                self._completer = asyncio.create_task(self._complete_blocks())
+        else:
+            self._asked_in_part[key] = True
+        for keys in (self._asked_in_part, self._incomplete):
+            if len(keys) > _MOST_ASKED_IN_PART:
+                del keys[next(iter(keys))]
+        return part
+
+    async def _complete_blocks(self) -> None:
+        while self._incomplete:
+            # Whoever waits for an answer goes first.
+            await asyncio.sleep(_COMPLETE_AFTER_S)
+            if self._loads:
+                continue
+            key = next(iter(self._incomplete))
+            del self._incomplete[key]
+            with suppress(TileCacheError):
+                await self._load_part(key.zoom, {key: cells_of(key)})
 
     async def _load_blocks(
         self, zoom: int, wanted: Mapping[BlockKey, CellRectangle]

@@ -17,6 +17,7 @@ from tilecache.v1.tile_metadata_store_pb2 import (
     FRESHNESS_LABEL_STALE_WARN,
     TILE_SELECTION_BEST_PER_CELL,
     FreshnessLabel,
+    GetServerInfoRequest,
     QueryTilesRequest,
     QueryTilesResponse,
     Region,
@@ -41,6 +42,7 @@ from tests.tiles import (
     tile_uuid,
     timestamp,
 )
+from tests.waiting import eventually
 from tilecache_daemon.client import CallError, TileCacheClient
 from tilecache_daemon.mercator import cell_bounds, cell_centre, cell_edge_meters
 
@@ -302,6 +304,22 @@ def test_a_region_of_the_most_cells_is_answered(client: TileCacheClient, block: 
     bulk_insert(client, [tile(block.key())])
     region = cell_region(block.x, block.x + 2047, block.y, block.y + 2047)
     assert (block.x, block.y) in cells(query(client, 18, region))
+
+
+def test_a_part_of_a_block_that_is_asked_for_again_brings_all_of_it_into_memory(
+    daemon: DaemonProcess,
+) -> None:
+    x, y = 32 * 4_000, 32 * 3_000
+    bulk_insert(daemon.client, [tile(tile_key(18, x, y)), tile(tile_key(18, x + 31, y + 31))])
+
+    def tiles_in_memory() -> int:
+        info = daemon.client.store.GetServerInfo(GetServerInfoRequest(), timeout=5)
+        return int(info.cache.tiles)
+
+    assert cells(query(daemon.client, 18, cell_region(x, x, y, y))) == [(x, y)]
+    assert tiles_in_memory() == 0
+    assert cells(query(daemon.client, 18, cell_region(x, x, y, y))) == [(x, y)]
+    eventually(lambda: tiles_in_memory() == 2)
 
 
 @pytest.mark.parametrize(
