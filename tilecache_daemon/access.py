@@ -3,12 +3,19 @@
 A write for each read would wear out the disk; so an access is written within
 `interval_s`, and not at all if one of the same tile was written less than
 `recent_s` ago. A crash loses at most that much.
+
+Many are written in turns, and neighbours in different ones: a row's new version then
+takes the room in its page that an older version of another row has left. Elsewhere it
+would make the table grow, and be logged in full. Their order is fixed before the first
+turn.
 """
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from itertools import islice
+from math import ceil
+from operator import attrgetter
 from typing import Final
 
 import structlog
@@ -17,8 +24,10 @@ from tilecache_daemon.cache import TileCache
 from tilecache_daemon.clock import Clock
 from tilecache_daemon.errors import TileCacheError
 from tilecache_daemon.store import Store
+from tilecache_daemon.store.tiles import Access
 
 BATCH_ACCESSES: Final = 5_000
+TURN_ACCESSES: Final = 500
 MAX_PENDING: Final = 1_000_000
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
@@ -36,6 +45,7 @@ class AccessLog:
         self._interval_s = interval_s
         self._recent = timedelta(seconds=recent_s)
         self._pending: dict[str, datetime] = {}
+        self._turns: list[list[Access]] = []
         self._flushing = asyncio.Lock()
 
     @property
@@ -46,7 +56,7 @@ class AccessLog:
     @property
     def pending_count(self) -> int:
         """Accesses that are not yet written."""
-        return len(self._pending)
+        return len(self._pending) + sum(map(len, self._turns))
 
     def record(self, tile_uuids: Iterable[str]) -> None:
         """Notes that tiles were used now. Beyond MAX_PENDING the oldest notes are dropped."""
@@ -60,22 +70,44 @@ class AccessLog:
     async def flush(self) -> None:
         """Writes what is noted; what cannot be written now stays noted."""
         async with self._flushing:
-            held: dict[str, datetime] = {}
+            held: list[Access] = []
             try:
-                while self._pending:
-                    batch = dict(islice(self._pending.items(), BATCH_ACCESSES))
-                    async with self._store.transaction(own_accesses=True) as queries:
-                        written, passed_over = await queries.tiles.write_accesses(
-                            batch, self._recent
-                        )
-                    await self._cache.note_accesses(written)
-                    for tile_uuid, accessed_at in batch.items():
-                        if self._pending.get(tile_uuid) == accessed_at:
-                            del self._pending[tile_uuid]
-                            if tile_uuid in passed_over:
-                                held[tile_uuid] = accessed_at
+                while self._turns or self._pending:
+                    if not self._turns:
+                        await self._number()
+                    while self._turns:
+                        held += await self._write(self._turns[0])
+                        del self._turns[0]
             finally:
-                self._pending = held | self._pending
+                self._note_again(held)
+
+    async def _number(self) -> None:
+        """Takes the oldest notes, and fixes their order before the first is written."""
+        batch = dict(islice(self._pending.items(), BATCH_ACCESSES))
+        async with self._store.connection() as queries:
+            due = await queries.tiles.number_accesses(batch, self._recent)
+        turns = ceil(len(due) / TURN_ACCESSES)
+        self._turns = [[use for use in due if use.id % turns == turn] for turn in range(turns)]
+        for tile_uuid, accessed_at in batch.items():
+            if self._pending.get(tile_uuid) == accessed_at:
+                del self._pending[tile_uuid]
+
+    async def _write(self, turn: Sequence[Access]) -> list[Access]:
+        """Gives those that it had to pass over."""
+        async with self._store.transaction(own_accesses=True) as queries:
+            written = await queries.tiles.write_accesses(turn)
+        await self._cache.note_accesses(
+            {access.tile_uuid: access.accessed_at for access in turn if access.id in written}
+        )
+        return [access for access in turn if access.id not in written]
+
+    def _note_again(self, held: Iterable[Access]) -> None:
+        """Before all that was used since."""
+        in_order = sorted(held, key=attrgetter("access_order"))
+        earlier = {access.tile_uuid: access.accessed_at for access in in_order}
+        for tile_uuid in self._pending:
+            earlier.pop(tile_uuid, None)
+        self._pending = earlier | self._pending
 
     async def run(self) -> None:
         """Flushes for ever, until cancelled."""

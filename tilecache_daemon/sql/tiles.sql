@@ -69,32 +69,33 @@ SET latitude = %(latitude)s,
 WHERE t.tile_uuid = %(tile_uuid)s::uuid
 RETURNING {tile_columns};
 
--- write_accesses --
--- Accesses in the order in which they were made; says which were written, and
--- which not because another writer holds the tile. Those of tiles whose written
--- access is recent are left.
-WITH access AS (
-    SELECT a.tile_uuid, a.accessed_at, a.position
+-- number_accesses --
+-- Accesses in the order in which they were made, each with its place in the order of
+-- use. Those of tiles whose written access is recent are left.
+SELECT due.id, due.tile_uuid::text, due.accessed_at, nextval('tile_access_order_seq')
+FROM (
+    SELECT t.id, access.tile_uuid, access.accessed_at
     FROM unnest(%(tile_uuids)s::uuid[], %(accessed_at)s::timestamptz[])
-             WITH ORDINALITY AS a (tile_uuid, accessed_at, position)
-), due AS (
-    SELECT t.id, access.*
-    FROM tiles t
-    JOIN access USING (tile_uuid)
+             WITH ORDINALITY AS access (tile_uuid, accessed_at, position)
+    JOIN tiles t USING (tile_uuid)
     WHERE t.accessed_at IS NULL
        OR t.accessed_at <= access.accessed_at - %(recent)s::interval
-), held AS (
-    SELECT t.id FROM tiles t JOIN due USING (id) FOR UPDATE OF t SKIP LOCKED
-), numbered AS (
-    SELECT id, accessed_at, nextval('tile_access_order_seq') AS access_order
-    FROM (SELECT due.* FROM due JOIN held USING (id) ORDER BY position) AS in_order
-), written AS (
-    UPDATE tiles t
-    SET accessed_at = numbered.accessed_at, access_order = numbered.access_order
-    FROM numbered
-    WHERE t.id = numbered.id
-    RETURNING t.id
+    ORDER BY access.position
+) AS due;
+
+-- write_accesses --
+-- Accesses with their places; says which were written. Tiles that another writer holds
+-- are passed over, and those that were used later than this.
+WITH held AS (
+    SELECT t.id, access.accessed_at, access.access_order
+    FROM tiles t
+    JOIN unnest(%(ids)s::bigint[], %(accessed_at)s::timestamptz[], %(orders)s::bigint[])
+             AS access (id, accessed_at, access_order) USING (id)
+    WHERE t.access_order < access.access_order
+    FOR UPDATE OF t SKIP LOCKED
 )
-SELECT due.tile_uuid::text, due.accessed_at, written.id IS NOT NULL
-FROM due
-LEFT JOIN written USING (id);
+UPDATE tiles t
+SET accessed_at = held.accessed_at, access_order = held.access_order
+FROM held
+WHERE t.id = held.id
+RETURNING t.id;

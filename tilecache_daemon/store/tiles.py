@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from psycopg import errors
 
@@ -12,6 +12,15 @@ from tilecache_daemon.store.binary_copy import HEADER, TRAILER, LabelledTile, pa
 from tilecache_daemon.store.statements import SQL, Statements
 
 _SETTLING_LOCK: Final = 0x7469_6C65_7365  # "tilese": any number that nothing else locks
+
+
+class Access(NamedTuple):
+    """A use of a tile, and its place in the order of use."""
+
+    id: int
+    tile_uuid: str
+    accessed_at: datetime
+    access_order: int
 
 
 class TileQueries(Statements):
@@ -85,19 +94,27 @@ class TileQueries(Statements):
         given = {"captured_at": tile.captured_at, "freshness_label": label}
         await self._execute("replace_tile", tile._asdict() | given)
 
-    async def write_accesses(
+    async def number_accesses(
         self, accesses: Mapping[str, datetime], recent: timedelta
-    ) -> tuple[dict[str, datetime], set[str]]:
-        """Writes accesses, the earliest first; one within `recent` of a written one is
-        left. Gives those written, and the ids that another writer holds at the moment."""
+    ) -> list[Access]:
+        """Gives accesses, the earliest first, their places in the order of use. One within
+        `recent` of a written one is left."""
         parameters = {
             "tile_uuids": list(accesses),
             "accessed_at": list(accesses.values()),
             "recent": recent,
         }
-        rows = await self._rows("write_accesses", parameters)
-        written = {tile_uuid: moment for tile_uuid, moment, done in rows if done}
-        return written, {tile_uuid for tile_uuid, _, done in rows if not done}
+        return [Access(*row) for row in await self._rows("number_accesses", parameters)]
+
+    async def write_accesses(self, accesses: Sequence[Access]) -> set[int]:
+        """Gives the ids of the rows that it has written to: those that no other writer
+        holds at the moment, and that were not used later."""
+        parameters = {
+            "ids": [access.id for access in accesses],
+            "accessed_at": [access.accessed_at for access in accesses],
+            "orders": [access.access_order for access in accesses],
+        }
+        return {row[0] for row in await self._rows("write_accesses", parameters)}
 
 
 def _region(zoom: int, cells: Sequence[CellRectangle]) -> dict[str, Any]:

@@ -1,0 +1,134 @@
+"""Many uses at once are written in turns: nobody can tell it but by the size of the table."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from tilecache.v1.tile_metadata_store_pb2 import TileRef, TouchTilesRequest
+
+from tests.daemon_process import DaemonProcess
+from tests.tiles import Block, bulk_insert, tile, tile_uuid
+from tests.waiting import eventually
+
+SEVERAL_TURNS = 900
+NEVER_S = 3_600
+
+
+@pytest.fixture
+def daemon(database: str, short_directory: Path) -> Iterator[DaemonProcess]:
+    """It writes accesses at once."""
+    with DaemonProcess(short_directory, dsn=database, access_flush_interval_s=0.05) as process:
+        yield process
+
+
+@pytest.fixture
+def sql(database: str) -> Iterator[psycopg.Connection[Any]]:
+    with psycopg.connect(database, autocommit=True) as connection:
+        yield connection
+
+
+@pytest.fixture
+def stored(daemon: DaemonProcess, block: Block) -> list[str]:
+    """Ids of tiles, more than are written in one turn."""
+    return store(daemon, block, SEVERAL_TURNS)
+
+
+def store(daemon: DaemonProcess, block: Block, count: int) -> list[str]:
+    keys = list(block.keys(100, count // 100))
+    bulk_insert(daemon.client, [tile(key) for key in keys])
+    return [tile_uuid(key) for key in keys]
+
+
+def use(daemon: DaemonProcess, tile_uuids: Sequence[str]) -> None:
+    """Uses tiles in one call, the first one first."""
+    refs = [TileRef(tile_uuid=text) for text in tile_uuids]
+    daemon.client.store.TouchTiles(TouchTilesRequest(tiles=refs), timeout=60)
+
+
+def refuse_a_second_write(sql: psycopg.Connection[Any]) -> None:
+    """Once uses are written no other can be, as if the disk were full."""
+    sql.execute(
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+        " IF EXISTS (SELECT FROM tiles WHERE accessed_at IS NOT NULL) THEN"
+        " RAISE EXCEPTION 'no room' USING ERRCODE = 'disk_full'; END IF; RETURN NULL; END $$"
+    )
+    sql.execute(
+        "CREATE TRIGGER refused BEFORE UPDATE ON tiles FOR EACH STATEMENT EXECUTE FUNCTION refuse()"
+    )
+
+
+def count_written(sql: psycopg.Connection[Any]) -> int:
+    ((count,),) = sql.execute("SELECT count(accessed_at) FROM tiles")
+    return int(count)
+
+
+def count_pages(sql: psycopg.Connection[Any]) -> int:
+    ((count,),) = sql.execute("SELECT pg_relation_size('tiles') / 8192")
+    return int(count)
+
+
+def by_last_use(sql: psycopg.Connection[Any]) -> list[str]:
+    rows = sql.execute("SELECT tile_uuid::text FROM tiles ORDER BY access_order")
+    return [text for (text,) in rows]
+
+
+def test_a_write_that_fails_half_way_is_finished_in_the_order_of_use(
+    daemon: DaemonProcess, sql: psycopg.Connection[Any], stored: list[str]
+) -> None:
+    refuse_a_second_write(sql)
+    use(daemon, stored)
+    eventually(lambda: "accesses_not_written" in daemon.log)
+    assert 0 < count_written(sql) < SEVERAL_TURNS
+    sql.execute("DROP TRIGGER refused ON tiles")
+    eventually(lambda: count_written(sql) == SEVERAL_TURNS)
+    assert by_last_use(sql) == stored
+
+
+def test_tiles_that_another_writer_held_are_written_in_the_order_of_their_use(
+    daemon: DaemonProcess, sql: psycopg.Connection[Any], stored: list[str]
+) -> None:
+    held = stored[600:700]
+    with sql.transaction():
+        sql.execute("SELECT FROM tiles WHERE tile_uuid = ANY(%s::uuid[]) FOR UPDATE", [held])
+        use(daemon, stored)
+        eventually(lambda: count_written(sql) == SEVERAL_TURNS - len(held))
+    eventually(lambda: count_written(sql) == SEVERAL_TURNS)
+    assert by_last_use(sql) == stored[:600] + stored[700:] + held
+
+
+def test_a_later_use_that_another_writer_has_written_stays(
+    daemon: DaemonProcess, sql: psycopg.Connection[Any], stored: list[str]
+) -> None:
+    refuse_a_second_write(sql)
+    use(daemon, stored)
+    eventually(lambda: "accesses_not_written" in daemon.log)
+    with sql.transaction():
+        sql.execute("DROP TRIGGER refused ON tiles")
+        (later,) = sql.execute(
+            "UPDATE tiles SET accessed_at = now(), access_order = nextval('tile_access_order_seq')"
+            " WHERE id = (SELECT min(id) FROM tiles WHERE accessed_at IS NULL)"
+            " RETURNING tile_uuid::text, accessed_at, access_order"
+        )
+    eventually(lambda: count_written(sql) == SEVERAL_TURNS)
+    assert (
+        sql.execute(
+            "SELECT tile_uuid::text, accessed_at, access_order FROM tiles"
+            " ORDER BY access_order DESC LIMIT 1"
+        ).fetchone()
+        == later
+    )
+
+
+def test_a_table_whose_tiles_are_all_used_hardly_grows(
+    database: str, short_directory: Path, sql: psycopg.Connection[Any], block: Block
+) -> None:
+    with DaemonProcess(short_directory, dsn=database, access_flush_interval_s=NEVER_S) as daemon:
+        stored = store(daemon, block, 5_000)
+        before = count_pages(sql)
+        for start in range(0, len(stored), 1_000):
+            use(daemon, stored[start : start + 1_000])
+        assert daemon.stop() == 0
+    assert count_written(sql) == len(stored)
+    assert count_pages(sql) < 1.3 * before
