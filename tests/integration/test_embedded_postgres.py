@@ -133,6 +133,11 @@ def test_a_commit_does_not_return_before_it_is_on_disk(open_directory: Path) -> 
         server.stop()
 
 
+def test_the_pages_in_its_log_are_compressed(new_server: NewServer) -> None:
+    ((setting,),) = execute(new_server().start(), "SHOW wal_compression")
+    assert setting != "off"
+
+
 def test_it_keeps_its_data_over_stop_and_start(new_server: NewServer) -> None:
     server = new_server()
     execute(server.start(), "CREATE TABLE kept AS SELECT 7 AS number")
