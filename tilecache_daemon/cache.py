@@ -6,18 +6,17 @@ given all the same, and said to be `degraded`.
 """
 
 import asyncio
-from collections import OrderedDict, deque
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from functools import partial
-from itertools import chain, count
+from itertools import chain
 from typing import Final, NamedTuple, Protocol
 
 from tilecache_daemon.blocks import (
     Block,
     BlockKey,
-    LooseTiles,
     Slice,
     block_of,
     blocks_in,
@@ -26,14 +25,13 @@ from tilecache_daemon.blocks import (
 )
 from tilecache_daemon.changes import ChangeListener
 from tilecache_daemon.errors import DatabaseUnavailableError, TileCacheError
+from tilecache_daemon.held import HeldTiles
 from tilecache_daemon.mercator import CellRectangle
 from tilecache_daemon.models import TileColumns, TileFilter
 from tilecache_daemon.store import Store
 
 TILES_A_TURN: Final = 512
 """Tiles that are packed before others get their turn: less than a millisecond."""
-_PLACE_BITS: Final = 24
-_PLACE_MASK: Final = (1 << _PLACE_BITS) - 1
 _FEW_TILES: Final = 1_000
 _MANY_TILES: Final = 6_000
 _LOADS_AT_ONCE: Final = 2
@@ -78,7 +76,7 @@ class CacheStatus(NamedTuple):
 
 
 class TileCache:
-    """Blocks and loose tiles, least recently used out first."""
+    """Answers from what is held, and loads what is not."""
 
     def __init__(
         self, store: Store, changes: ChangeListener, packer: Packer, max_bytes: int
@@ -86,36 +84,31 @@ class TileCache:
         self._store = store
         self._changes = changes
         self._packer = packer
-        self._max_bytes = max_bytes
-        self._held: OrderedDict[BlockKey, Block | LooseTiles] = OrderedDict()
-        self._numbered: dict[int, Block | LooseTiles] = {}
-        self._numbers = count()
-        self._by_id: dict[int, int] = {}
-        """Of the hash of an id: its holder's number, and its place in the last bits. A
-        reference and a place of their own would take twice the memory."""
-        self._used_bytes = 0
-        self._tile_count = 0
+        self._held = HeldTiles(max_bytes)
         self._hits = self._misses = 0
         self._asked_in_part: dict[BlockKey, bool] = {}
         self._incomplete: dict[BlockKey, bool] = {}
         self._completer: asyncio.Task[None] | None = None
         self._loads: set[_Load] = set()
         self._places = asyncio.Semaphore(_LOADS_AT_ONCE)
-        self._forgotten: deque[Block | LooseTiles] = deque()
-        self._not_indexed: deque[Block] = deque()
-        self._tidier: asyncio.Task[None] | None = None
         changes.subscribe(self)
 
     @property
     def status(self) -> CacheStatus:
         return CacheStatus(
-            self._tile_count, self._used_bytes, self._max_bytes, self._hits, self._misses
+            self._held.tile_count,
+            self._held.used_bytes,
+            self._held.max_bytes,
+            self._hits,
+            self._misses,
         )
 
     async def find(self, tile_uuids: Sequence[str]) -> Found:
         """Tiles by id. Raises DatabaseUnavailableError if one that is not held is asked
         for while PostgreSQL is away."""
-        held = self._find_held(tile_uuids, only_believed=True)
+        held: list[bytes | None] = [None] * len(tile_uuids)
+        if self._changes.hearing:
+            held = self._held.find(tile_uuids, doubted=False)
         wanted = [
             tile_uuid
             for tile_uuid, element in zip(tile_uuids, held, strict=True)
@@ -127,7 +120,7 @@ class TileCache:
         try:
             loaded = await self._load_tiles(wanted)
         except DatabaseUnavailableError:
-            recalled = self._find_held(tile_uuids, only_believed=False)
+            recalled = self._held.find(tile_uuids, doubted=True)
             if None in recalled:
                 raise
             return Found(recalled, degraded=True)
@@ -160,62 +153,31 @@ class TileCache:
 
     async def note_accesses(self, written: Mapping[str, datetime]) -> None:
         """Gives held tiles the access times that this daemon has just written."""
-        await self._index_blocks()
-        changes: dict[int, dict[int, Callable[[bytes], bytes]]] = {}
-        for tile_uuid, accessed_at in written.items():
-            location = self._by_id.get(hash(tile_uuid))
-            if location is not None:
-                change = partial(self._packer.with_access, accessed_at=accessed_at)
-                of_holder = changes.setdefault(location >> _PLACE_BITS, {})
-                of_holder[location & _PLACE_MASK] = change
-        for number, of_holder in changes.items():
-            if holder := self._numbered.get(number):
-                size_before = holder.byte_count
-                holder.rewrite(of_holder)
-                self._used_bytes += holder.byte_count - size_before
-            await asyncio.sleep(0)
+        await self._held.rewrite(
+            {
+                tile_uuid: partial(self._packer.with_access, accessed_at=accessed_at)
+                for tile_uuid, accessed_at in written.items()
+            }
+        )
 
     def blocks_changed(self, blocks: Iterable[BlockKey], *, own: bool) -> None:
         """As `changes.Subscriber` has it. Own accesses follow by `note_accesses`."""
-        for key in blocks:
-            for load in self._loads:
-                load.outdated.add(key)
-            if not own and key in self._held:
-                self._held[key].doubted = True
+        keys = list(blocks)
+        for load in self._loads:
+            load.outdated.update(keys)
+        if not own:
+            self._held.doubt(keys)
 
     def all_changed(self) -> None:
         """As `changes.Subscriber` has it."""
         for load in self._loads:
             load.all_outdated = True
-        for holder in self._held.values():
-            holder.doubted = True
+        self._held.doubt_all()
 
     def hearing_changed(self, *, hearing: bool) -> None:
         """What was held while nothing was heard may be stale by now."""
         if hearing:
             self.all_changed()
-
-    def _find_held(self, tile_uuids: Sequence[str], *, only_believed: bool) -> list[bytes | None]:
-        if only_believed and not self._changes.hearing:
-            return [None] * len(tile_uuids)
-        numbered, used = self._numbered, set()
-        elements: list[bytes | None] = []
-        # Step by step for all, not id by id: most of the time is waited for memory.
-        locations = list(map(self._by_id.get, map(hash, tile_uuids)))
-        for location in locations:
-            holder = None if location is None else numbered.get(location >> _PLACE_BITS)
-            if location is None or holder is None or (only_believed and holder.doubted):
-                elements.append(None)
-                continue
-            elements.append(holder.element(location & _PLACE_MASK))
-            used.add(holder)
-        for holder in used:
-            self._held.move_to_end(holder.key)
-        # Two ids may have one hash; a tile's own id comes early in its element.
-        return [
-            element if element and tile_uuid in element else None
-            for element, tile_uuid in zip(elements, map(str.encode, tile_uuids), strict=True)
-        ]
 
     async def _load_tiles(self, tile_uuids: Sequence[str]) -> dict[str, bytes]:
         load = self._begin_load()
@@ -226,7 +188,7 @@ class TileCache:
             for tile, element in zip(tiles.values(), elements, strict=True):
                 key = block_of(tile.zoom, tile.x, tile.y)
                 if self._may_keep(load, key):
-                    self._keep_loose(key, hash(tile.tile_uuid), element)
+                    self._held.keep_loose(key, hash(tile.tile_uuid), element)
         finally:
             self._loads.discard(load)
         return dict(zip(tiles, elements, strict=True))
@@ -287,8 +249,7 @@ class TileCache:
                     yield block, False
         except DatabaseUnavailableError:
             for key in (*chain.from_iterable(part.cells for part in parts), *dict(left)):
-                held = self._held.get(key)
-                if not isinstance(held, Block):
+                if not (held := self._held.block(key, doubted=True)):
                     raise
                 yield held, True
         finally:
@@ -308,7 +269,7 @@ class TileCache:
                     for key, cells in missing.items():
                         blocks[key] = block = await self._pack(key, fetched.pop((key.x, key.y)))
                         if cells == cells_of(key) and self._may_keep(load, key):
-                            self._keep(block)
+                            self._held.keep(block)
                 finally:
                     self._loads.discard(load)
         return list(blocks.values())
@@ -323,11 +284,7 @@ class TileCache:
         return block
 
     def _believed_block(self, key: BlockKey) -> Block | None:
-        block = self._held.get(key)
-        if isinstance(block, Block) and self._changes.hearing and not block.doubted:
-            self._held.move_to_end(key)
-            return block
-        return None
+        return self._held.block(key, doubted=False) if self._changes.hearing else None
 
     def _begin_load(self) -> "_Load":
         load = _Load()
@@ -340,72 +297,8 @@ class TileCache:
             self._changes.hearing
             and not load.all_outdated
             and key not in load.outdated
-            and self._max_bytes > 0
+            and self._held.max_bytes > 0
         )
-
-    def _keep(self, block: Block) -> None:
-        self._forget(block.key)
-        self._hold(block)
-        self._grow(block.byte_count, block.tile_count)
-        self._not_indexed.append(block)
-        self._tidy_soon()
-
-    def _keep_loose(self, key: BlockKey, id_hash: int, element: bytes) -> None:
-        holder = self._held.get(key)
-        if holder is None or holder.doubted:
-            self._forget(key)
-            holder = LooseTiles(key)
-            self._hold(holder)
-        if isinstance(holder, LooseTiles):
-            bytes_before, tiles_before = holder.byte_count, holder.tile_count
-            place = holder.add(id_hash, element)
-            self._by_id[id_hash] = holder.number << _PLACE_BITS | place
-            self._grow(holder.byte_count - bytes_before, holder.tile_count - tiles_before)
-
-    def _hold(self, holder: Block | LooseTiles) -> None:
-        holder.number = next(self._numbers)
-        self._numbered[holder.number] = holder
-        self._held[holder.key] = holder
-
-    def _grow(self, byte_count: int, tile_count: int) -> None:
-        self._used_bytes += byte_count
-        self._tile_count += tile_count
-        while self._used_bytes > self._max_bytes and self._held:
-            self._forget(next(iter(self._held)))
-
-    def _forget(self, key: BlockKey) -> None:
-        """Takes a block out of reach at once; its ids are swept out in turns."""
-        holder = self._held.pop(key, None)
-        if holder is None:
-            return
-        del self._numbered[holder.number]
-        self._used_bytes -= holder.byte_count
-        self._tile_count -= holder.tile_count
-        self._forgotten.append(holder)
-        self._tidy_soon()
-
-    def _tidy_soon(self) -> None:
-        if self._tidier is None or self._tidier.done():
-            self._tidier = asyncio.create_task(self._tidy())
-
-    async def _tidy(self) -> None:
-        """Brings the index by id up to date, a block a turn."""
-        while self._not_indexed or self._forgotten:
-            await self._index_blocks()
-            if self._forgotten:
-                holder = self._forgotten.popleft()
-                for id_hash in holder.id_hashes:
-                    if self._by_id.get(id_hash, -1) >> _PLACE_BITS == holder.number:
-                        del self._by_id[id_hash]
-            await asyncio.sleep(0)
-
-    async def _index_blocks(self) -> None:
-        while self._not_indexed:
-            block = self._not_indexed.popleft()
-            if block.number in self._numbered:
-                first = block.number << _PLACE_BITS
-                self._by_id.update(zip(block.id_hashes, count(first), strict=False))
-            await asyncio.sleep(0)
 
     def _count(self, *, hits: int, misses: int) -> None:
         self._hits += hits
