@@ -1,49 +1,47 @@
-"""What the daemon counts: calls as they end, and its state when it is asked for.
+"""What the daemon counts of its calls, and its state when it is asked for.
 
 The names of the calls' metrics are those that go-grpc-prometheus made common.
 """
 
 from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from itertools import accumulate
+from typing import Final, NamedTuple
 
-import grpc
-from google.protobuf.descriptor import MethodDescriptor
 from prometheus_client import (
     CollectorRegistry,
-    Counter,
     Histogram,
     ProcessCollector,
     disable_created_metrics,
     generate_latest,
 )
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+)
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 
 from tilecache_daemon.access import AccessLog
 from tilecache_daemon.cache import TileCache
 from tilecache_daemon.clock import Clock
 from tilecache_daemon.database import Database
+from tilecache_daemon.rpc.call_counts import LATENCY_BOUNDS_S, CallCounts
 from tilecache_daemon.rpc.calls import Calls
-from tilecache_daemon.rpc.observers import Begin, End
 from tilecache_daemon.schema import MigrationResult
 from tilecache_daemon.service.information import ServerInfo
 from tilecache_daemon.service.storage import Usage
 
-if TYPE_CHECKING:
-    Context = grpc.aio.ServicerContext[Any, Any]
-
-LATENCY_BUCKETS_S: Final = (
-    *(0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05),
-    *(0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60),
-)
 _HOUR_S: Final = 3_600
 _DAY_S: Final = 24 * _HOUR_S
 AGE_BUCKETS_S: Final = (
     *(60, 600, _HOUR_S, 6 * _HOUR_S),
     *(days * _DAY_S for days in (1, 2, 7, 14, 30, 60, 90, 180, 365, 730)),
 )
+_LATENCY_BOUNDS: Final = (*map(floatToGoString, LATENCY_BOUNDS_S), "+Inf")
 _RPC: Final = ("grpc_type", "grpc_service", "grpc_method")
 _TYPES: Final = {
     (False, False): "unary",
@@ -69,27 +67,11 @@ class Sources(NamedTuple):
 class Metrics:
     """All metrics of one daemon."""
 
-    def __init__(self, monotonic: Callable[[], float]) -> None:
+    def __init__(self, call_counts: CallCounts) -> None:
         # When each series was made is of no use here, and would double the answer.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
-        self._monotonic = monotonic
-        self._started = Counter(
-            "grpc_server_started", "Calls that began.", _RPC, registry=self.registry
-        )
-        self._handled = Counter(
-            "grpc_server_handled",
-            "Calls that ended, by their status.",
-            (*_RPC, "grpc_code"),
-            registry=self.registry,
-        )
-        self._latency = Histogram(
-            "grpc_server_handling_seconds",
-            "How long calls took, in seconds.",
-            _RPC,
-            buckets=LATENCY_BUCKETS_S,
-            registry=self.registry,
-        )
+        self.registry.register(_CallCollector(call_counts))
         self._eviction_age = Histogram(
             "tilecache_eviction_age_seconds",
             "Time since an evicted tile was last used, or stored if it never was.",
@@ -98,26 +80,6 @@ class Metrics:
         )
         self._usage: Usage | None = None
         ProcessCollector(registry=self.registry)
-
-    def watch(self, method: MethodDescriptor) -> Begin:
-        """As `CallObserver` has it."""
-        kind = _TYPES[method.client_streaming, method.server_streaming]
-        labels = (kind, method.containing_service.full_name, method.name)
-        started, latency = self._started.labels(*labels), self._latency.labels(*labels)
-        handled = {code: self._handled.labels(*labels, code.name) for code in grpc.StatusCode}
-        monotonic = self._monotonic
-
-        def begin(_: "Context") -> End:
-            started.inc()
-            began_at = monotonic()
-
-            def end(code: grpc.StatusCode) -> None:
-                latency.observe(monotonic() - began_at)
-                handled[code].inc()
-
-            return end
-
-        return begin
 
     def note_evicted(self, ages: Iterable[timedelta]) -> None:
         """Tiles were evicted, so long after they were last of use."""
@@ -137,11 +99,44 @@ class Metrics:
         self.registry.register(_StateCollector(sources, lambda: self._usage))
 
 
+class _CallCollector(Collector):
+    """Reads what is counted of the calls."""
+
+    def __init__(self, call_counts: CallCounts) -> None:
+        self._call_counts = call_counts
+
+    def describe(self) -> Iterator[Metric]:
+        return iter(())
+
+    def collect(self) -> Iterator[Metric]:
+        started = CounterMetricFamily("grpc_server_started", "Calls that began.", labels=_RPC)
+        handled = CounterMetricFamily(
+            "grpc_server_handled",
+            "Calls that ended, by their status.",
+            labels=(*_RPC, "grpc_code"),
+        )
+        latency = HistogramMetricFamily(
+            "grpc_server_handling_seconds", "How long calls took, in seconds.", labels=_RPC
+        )
+        for counts in self._call_counts.methods:
+            method = counts.method
+            kind = _TYPES[method.client_streaming, method.server_streaming]
+            rpc = (kind, method.containing_service.full_name, method.name)
+            started.add_metric(rpc, counts.started)
+            handled.add_metric((*rpc, "OK"), counts.succeeded)
+            for code, count in counts.failed.items():
+                handled.add_metric((*rpc, code.name), count)
+            buckets = list(zip(_LATENCY_BOUNDS, accumulate(counts.within), strict=True))
+            latency.add_metric(rpc, buckets, counts.seconds)
+        yield from (started, handled, latency)
+
+
 class _StateCollector(Collector):
     """Reads what is known anyway. Touches neither the database nor the event loop."""
 
     def __init__(self, sources: Sources, usage: Callable[[], Usage | None]) -> None:
         self._sources = sources
+        self._started_at = sources.clock.monotonic()
         self._usage = usage
 
     def describe(self) -> Iterator[Metric]:
@@ -163,6 +158,8 @@ class _StateCollector(Collector):
             "namespace_uuid": info.namespace_uuid,
         }
         yield InfoMetricFamily("tilecache", "Versions, and the namespace of all ids.", about)
+        uptime_s = self._sources.clock.monotonic() - self._started_at
+        yield _gauge("uptime_seconds", "How long it has been up, by a clock of no date.", uptime_s)
         applied = len(migration.revisions_applied)
         yield _gauge("migrations_applied", "Schema revisions that this start applied.", applied)
         yield _gauge(

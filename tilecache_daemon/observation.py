@@ -9,6 +9,7 @@ from tilecache_daemon.clock import Clock
 from tilecache_daemon.config import Config, ConfigError
 from tilecache_daemon.metrics import Metrics, Sources
 from tilecache_daemon.metrics_listener import MetricsListener
+from tilecache_daemon.rpc.call_counts import CallCounts
 from tilecache_daemon.rpc.observers import CallLog, CallObserver
 from tilecache_daemon.service.eviction import EvictionService
 from tilecache_daemon.service.storage import StorageService
@@ -25,7 +26,8 @@ class Observation:
     def __init__(self, config: Config, clock: Clock) -> None:
         """Raises ConfigError if traces are asked for and OpenTelemetry is not installed."""
         self._config = config
-        self._metrics = Metrics(clock.monotonic)
+        self._call_counts = CallCounts(clock.monotonic)
+        self._metrics = Metrics(self._call_counts)
         self._tracing = _start_tracing(config.otlp_endpoint)
         self._call_log = CallLog(clock.monotonic) if config.log_level == "debug" else None
         self._stops: list[Callable[[], None]] = [self._tracing.stop] if self._tracing else []
@@ -40,7 +42,7 @@ class Observation:
         return self._metrics.expose()
 
     def start(self, sources: Sources, storage: StorageService, eviction: EvictionService) -> None:
-        """Counts all from now on, and serves it if asked to; raises ListenError if it cannot."""
+        """Tells all from now on, and serves it if asked to; raises ListenError if it cannot."""
         storage.on_usage(self._metrics.note_usage)
         eviction.on_evicted(self._metrics.note_evicted)
         self._metrics.read_from(sources)
@@ -61,7 +63,7 @@ class Observation:
             self._stops.pop()()
 
     def _present(self) -> Iterator[CallObserver]:
-        for observer in (self._metrics, self._tracing, self._call_log):
+        for observer in (self._call_counts, self._tracing, self._call_log):
             if observer:
                 yield observer
 

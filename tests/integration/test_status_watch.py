@@ -14,9 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+from google.protobuf.message_factory import GetMessageClass
+from tilecache.v1 import tile_cache_admin_pb2, tile_metadata_store_pb2
 from tilecache.v1.tile_metadata_store_pb2 import GetTileRequest
 
-from tests.admin import evict
+from tests.admin import evict, touch
+from tests.clocked_daemon import ClockedDaemon
 from tests.daemon_process import (
     EXIT_TIMEOUT_S,
     TILECACHE,
@@ -26,10 +29,13 @@ from tests.daemon_process import (
 )
 from tests.tiles import NOW, TIMEOUT_S, Block, by_key, insert, store_row, tile
 from tests.waiting import eventually
-from tilecache_daemon.client import CallError
+from tilecache_daemon.client import CallError, TileCacheClient
 from tilecache_daemon.models import Limits
+from tilecache_daemon.schema import REVISIONS
 
 EXIT_USAGE = 2
+NEVER_S = 3_600
+WEEK_S = 7 * 86_400
 
 
 class Watcher:
@@ -104,6 +110,16 @@ def test_the_usage_is_shown_beside_the_ceiling(database: str, short_directory: P
     assert json.loads(told.stdout)["usage"]["total"]["used_bytes"] == "5000"
 
 
+def read_activity(daemon: DaemonProcess) -> dict[str, Any]:
+    shown = run_tilecache("status", "--json", "--socket", daemon.socket_path)
+    activity: dict[str, Any] = json.loads(shown.stdout)["activity"]
+    return activity
+
+
+def show(daemon: DaemonProcess) -> str:
+    return run_tilecache("status", "--socket", daemon.socket_path).stdout
+
+
 def test_the_screen_tells_what_the_metrics_tell(daemon: DaemonProcess, block: Block) -> None:
     insert(daemon.client, tile(block.key()))
     for offset in range(3):
@@ -111,37 +127,116 @@ def test_the_screen_tells_what_the_metrics_tell(daemon: DaemonProcess, block: Bl
             request = GetTileRequest(tile=by_key(block.key(offset)))
             daemon.client.store.GetTile(request, timeout=TIMEOUT_S)
 
-    def told() -> dict[str, Any]:
-        shown = run_tilecache("status", "--json", "--socket", daemon.socket_path)
-        activity: dict[str, Any] = json.loads(shown.stdout)["activity"]
-        return activity
-
-    calls = {call["method"]: call for call in told()["calls"]}
+    told = read_activity(daemon)
+    calls = {call["method"]: call for call in told["calls"]}
     assert (calls["GetTile"]["ended"], calls["GetTile"]["failed"]) == (3, 2)
+    assert calls["GetTile"]["failed_by_code"] == {"NOT_FOUND": 2}
     assert (calls["InsertTile"]["ended"], calls["InsertTile"]["failed"]) == (1, 0)
     assert "QueryTiles" not in calls
     assert 0 < calls["GetTile"]["p50_s"] <= calls["GetTile"]["p99_s"]
-    assert told()["pool_connections_max"] >= told()["pool_connections"] > 0
-    assert told()["calls_max"] == Limits().max_concurrent_calls
-    shown = run_tilecache("status", "--socket", daemon.socket_path).stdout
-    assert re.search(r"GetTile +3 +2 +[\d.]+ m?s", shown)
-    for row in ("calls now", "connections", "to write", "migrated", "evicted"):
-        assert row in shown
+    assert told["pool_connections_max"] >= told["pool_connections"] > 0
+    assert told["calls_under_way"] == 1
+    assert told["calls_max"] == Limits().max_concurrent_calls
+    shown = show(daemon)
+    assert re.search(r"GetTile +3 +up to [\d.]+ m?s +up to [\d.]+ m?s +2 NOT_FOUND", shown)
+    assert f"1 of {Limits().max_concurrent_calls}" in shown
+
+
+def test_the_screen_tells_what_waits_to_be_written(
+    database: str, short_directory: Path, block: Block
+) -> None:
+    with DaemonProcess(short_directory, dsn=database, access_flush_interval_s=NEVER_S) as daemon:
+        insert(daemon.client, tile(block.key()))
+        touch(daemon.client, block.key())
+        assert read_activity(daemon)["accesses_pending"] == 1
+        assert re.search(r"to write +accesses: 1\b", show(daemon))
+
+
+def test_the_screen_tells_of_the_migration_of_this_start(
+    empty_database: str, short_directory: Path
+) -> None:
+    with DaemonProcess(short_directory, dsn=empty_database) as daemon:
+        assert read_activity(daemon)["migrations_applied"] == len(REVISIONS)
+        assert read_activity(daemon)["migration_seconds"] > 0
+        assert f"revisions applied by this start: {len(REVISIONS)}," in show(daemon)
 
 
 def test_the_screen_tells_the_age_of_what_was_evicted(short_directory: Path, database: str) -> None:
     with psycopg.connect(database, autocommit=True) as sql:
-        store_row(sql, Block().key(), disk_bytes=100, accessed_at=NOW - timedelta(days=5))
-    with DaemonProcess(short_directory, dsn=database) as daemon:
+        for offset, age in enumerate((timedelta(hours=1), timedelta(days=5), timedelta(days=20))):
+            store_row(sql, Block().key(offset), disk_bytes=100, accessed_at=NOW - age)
+    with ClockedDaemon(short_directory, NOW, dsn=database) as daemon:
+        assert "0 since the start" in show(daemon)
+        evict(daemon.admin_client, free_bytes=300)
+        told = read_activity(daemon)
+        assert (told["evicted_tiles"], told["eviction_age_p50_s"]) == (3, WEEK_S)
+        assert "3 since the start, half unused for up to 7 days" in show(daemon)
+
+
+def test_an_age_beyond_all_bounds_is_told_as_such(short_directory: Path, database: str) -> None:
+    with psycopg.connect(database, autocommit=True) as sql:
+        ancient = NOW - timedelta(days=2_000)
+        store_row(sql, Block().key(), disk_bytes=100, accessed_at=ancient)
+    with ClockedDaemon(short_directory, NOW, dsn=database) as daemon:
         evict(daemon.admin_client, free_bytes=100)
-        shown = run_tilecache("status", "--socket", daemon.socket_path).stdout
-    assert "1 since the start, half unused for up to" in shown
+        assert read_activity(daemon)["eviction_age_p50_s"] is None
+        assert "half unused for over 730 days" in show(daemon)
 
 
-def test_the_screen_fits_one_of_80_columns(daemon: DaemonProcess) -> None:
-    shown = run_tilecache("status", "--socket", daemon.socket_path).stdout
-    assert len(shown.splitlines()) <= 40
-    assert max(map(len, shown.splitlines())) <= 80
+def test_the_screen_tells_how_long_the_daemon_is_up(short_directory: Path, database: str) -> None:
+    with ClockedDaemon(short_directory, NOW, dsn=database) as daemon:
+        daemon.pass_time(timedelta(days=1, hours=3))
+        assert re.search(r"up for +1 day, 3:00:00", show(daemon))
+
+
+def test_an_outage_hides_only_what_is_stored(
+    daemon: DaemonProcess, database: str, postgres_dsn: str
+) -> None:
+    name = psycopg.conninfo.conninfo_to_dict(database)["dbname"]
+    with psycopg.connect(postgres_dsn, autocommit=True) as server:
+        server.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false')
+        server.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name]
+        )
+    eventually(lambda: not daemon.client.is_serving())
+    shown = show(daemon)
+    assert "not known while the database does not answer" in shown
+    assert "0 in use of 0" in shown
+    assert "GetServerInfo" in shown
+
+
+def test_the_screen_is_one_of_80_columns_and_40_lines_whatever_was_called(
+    daemon: DaemonProcess,
+) -> None:
+    called = call_every_rpc(daemon.admin_client)
+    calls = read_activity(daemon)["calls"]
+    assert called <= {call["method"] for call in calls}
+    lines = show(daemon).splitlines()
+    assert len(lines) <= 40
+    assert max(map(len, lines)) <= 80
+    assert any(re.search(r"\d+ others +\d+ +--json tells each", line) for line in lines)
+
+
+def call_every_rpc(client: TileCacheClient) -> set[str]:
+    """Their names. Each gets a request that says nothing."""
+    called = set()
+    for module, stub in (
+        (tile_metadata_store_pb2, client.store),
+        (tile_cache_admin_pb2, client.admin),
+    ):
+        for service in module.DESCRIPTOR.services_by_name.values():
+            for method in service.methods:
+                request = GetMessageClass(method.input_type)()
+                call = getattr(stub, method.name)
+                with suppress(CallError):
+                    if method.client_streaming:
+                        list(call(iter([request]), timeout=TIMEOUT_S))
+                    elif method.server_streaming:
+                        list(call(request, timeout=TIMEOUT_S))
+                    else:
+                        call(request, timeout=TIMEOUT_S)
+                called.add(method.name)
+    return called
 
 
 def test_without_the_administrators_socket_the_rest_is_shown(daemon: DaemonProcess) -> None:

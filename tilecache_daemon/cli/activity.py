@@ -1,7 +1,7 @@
 """What the daemon counts of itself, read from the text of its metrics."""
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -26,13 +26,21 @@ class Distribution(NamedTuple):
         bound = next(bound for bound, count in self.bounds if count >= wanted)
         return bound if math.isfinite(bound) else None
 
+    def format_percentile(self, percent: float) -> str:
+        """`percentile`, of seconds, for people."""
+        bound = self.percentile(percent)
+        if bound is None:
+            return f"over {_format_seconds(self.bounds[-2][0])}"
+        return f"up to {_format_seconds(bound)}"
+
 
 class CallActivity(NamedTuple):
     """How the calls of an RPC went since the start."""
 
     method: str
     ended: int
-    failed: int
+    failed: dict[str, int]
+    """How many ended with each code but OK, the most frequent first."""
     seconds: Distribution
 
 
@@ -59,19 +67,21 @@ class Activity:
     @property
     def calls(self) -> list[CallActivity]:
         """The RPCs that were called, the most called first."""
-        ended: defaultdict[str, float] = defaultdict(float)
-        failed: defaultdict[str, float] = defaultdict(float)
+        ended: Counter[str] = Counter()
+        failed: defaultdict[str, Counter[str]] = defaultdict(Counter)
         buckets: defaultdict[str, list[Sample]] = defaultdict(list)
         for sample in self._named("grpc_server_handled_total"):
-            method = sample.labels["grpc_method"]
-            ended[method] += sample.value
-            if sample.labels["grpc_code"] != "OK":
-                failed[method] += sample.value
+            method, code, count = _method(sample), sample.labels["grpc_code"], int(sample.value)
+            ended[method] += count
+            if count and code != "OK":
+                failed[method][code] += count
         for sample in self._named("grpc_server_handling_seconds_bucket"):
-            buckets[sample.labels["grpc_method"]].append(sample)
+            buckets[_method(sample)].append(sample)
         return [
-            CallActivity(method, int(count), int(failed[method]), _distribution(buckets[method]))
-            for method, count in sorted(ended.items(), key=lambda item: -item[1])
+            CallActivity(
+                method, count, dict(failed[method].most_common()), _distribution(buckets[method])
+            )
+            for method, count in ended.most_common()
             if count
         ]
 
@@ -79,14 +89,15 @@ class Activity:
         return [sample for sample in self.samples if sample.name == name]
 
 
-def format_seconds(seconds: float | None) -> str:
-    """A time for people; None is one that is not known to have an end."""
-    if seconds is None:
-        return "longer"
+def _format_seconds(seconds: float) -> str:
     for unit, unit_s in (("days", 86_400), ("h", 3_600), ("min", 60), ("s", 1)):
         if seconds >= unit_s:
             return f"{seconds / unit_s:g} {unit}"
     return f"{seconds * 1_000:g} ms"
+
+
+def _method(sample: Sample) -> str:
+    return sample.labels["grpc_method"]
 
 
 def _distribution(buckets: Iterable[Sample]) -> Distribution:

@@ -3,7 +3,8 @@
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,7 +24,7 @@ from tilecache.v1.tile_metadata_store_pb2 import (
     GetServerInfoResponse,
 )
 
-from tilecache_daemon.cli.activity import Activity, format_seconds
+from tilecache_daemon.cli.activity import Activity, CallActivity
 from tilecache_daemon.cli.output import (
     ExitCode,
     connect,
@@ -38,7 +39,9 @@ from tilecache_daemon.paths import ADMIN_SOCKET_NAME
 
 CALL_TIMEOUT_S = 5
 PERCENTILES = (50, 99)
-ACTIVITY_VALUES = (
+MAX_CALL_ROWS = 12
+NAME_WIDTH = len("tiles directory")
+ACTIVITY_COUNTS = (
     "calls_under_way",
     "calls_max",
     "pool_connections",
@@ -47,8 +50,8 @@ ACTIVITY_VALUES = (
     "pool_waiting",
     "accesses_pending",
     "migrations_applied",
-    "migration_seconds",
 )
+ACTIVITY_TIMES = ("migration_seconds", "uptime_seconds")
 
 
 class Reading(NamedTuple):
@@ -62,8 +65,9 @@ class Reading(NamedTuple):
 class ToldAdministrators(NamedTuple):
     """What is told on the administrator's socket only."""
 
-    usage: GetStorageUsageResponse
     activity: Activity
+    usage: GetStorageUsageResponse | None
+    """None while PostgreSQL does not answer."""
 
 
 @click.command("status")
@@ -140,19 +144,29 @@ def _ask_as_administrator(admin_socket_path: Path) -> ToldAdministrators | None:
         return None
     with TileCacheClient(admin_socket_path) as admin:
         try:
-            usage = admin.admin.GetStorageUsage(GetStorageUsageRequest(), timeout=CALL_TIMEOUT_S)
             metrics = admin.admin.GetMetrics(GetMetricsRequest(), timeout=CALL_TIMEOUT_S)
         except CallError:
             return None
-    return ToldAdministrators(usage, Activity.read(metrics.text))
+        return ToldAdministrators(Activity.read(metrics.text), _read_usage(admin))
+
+
+def _read_usage(admin: TileCacheClient) -> GetStorageUsageResponse | None:
+    try:
+        usage: GetStorageUsageResponse = admin.admin.GetStorageUsage(
+            GetStorageUsageRequest(), timeout=CALL_TIMEOUT_S
+        )
+    except CallError:
+        return None
+    return usage
 
 
 def _to_dict(reading: Reading) -> dict[str, object]:
     told = {"ready": reading.ready, **message_to_dict(reading.info)}
     if reading.told_administrators:
-        usage, activity = reading.told_administrators
-        told["usage"] = message_to_dict(usage, zeros=True)
+        activity, usage = reading.told_administrators
         told["activity"] = _activity_to_dict(activity)
+        if usage:
+            told["usage"] = message_to_dict(usage, zeros=True)
     return told
 
 
@@ -163,42 +177,55 @@ def _activity_to_dict(activity: Activity) -> dict[str, object]:
             {
                 "method": call.method,
                 "ended": call.ended,
-                "failed": call.failed,
+                "failed": sum(call.failed.values()),
+                "failed_by_code": call.failed,
                 **{f"p{percent}_s": call.seconds.percentile(percent) for percent in PERCENTILES},
             }
             for call in activity.calls
         ],
-        **{name: activity.value(f"tilecache_{name}") for name in ACTIVITY_VALUES},
+        **{name: int(activity.value(f"tilecache_{name}")) for name in ACTIVITY_COUNTS},
+        **{name: activity.value(f"tilecache_{name}") for name in ACTIVITY_TIMES},
         "evicted_tiles": evicted.total,
         **({"eviction_age_p50_s": evicted.percentile(50)} if evicted.total else {}),
     }
 
 
 def _screen(socket_path: Path, reading: Reading) -> RenderableType:
+    state, told = reading.info, reading.told_administrators
+    parts: list[RenderableType] = [_rows((*_state(socket_path, reading), *_stored(told)))]
+    if told:
+        parts += [_rows(_busy(told.activity)), "", _calls(told.activity.calls), ""]
+    return Group(*parts, _rows(_about(state)))
+
+
+def _rows(rows: Iterable[tuple[str, str]]) -> Table:
     table = Table(show_header=False, box=None)
-    for name, value in (
-        ("daemon", f"{'ready' if reading.ready else 'NOT ready'}, {socket_path}"),
-        *_state(reading.info),
-        *_stored(reading),
-        *_about(reading.info),
-    ):
-        table.add_row(f"[bold]{name}[/bold]", value)
-    told = reading.told_administrators
-    return Group(table, "", _calls(told.activity)) if told else table
-
-
-def _calls(activity: Activity) -> Table:
-    table = Table(box=None)
-    table.add_column("calls since the start")
-    for column in ("ended", "failed", "half within", "99% within"):
-        table.add_column(column, justify="right")
-    for call in activity.calls:
-        within = (format_seconds(call.seconds.percentile(percent)) for percent in PERCENTILES)
-        table.add_row(call.method, f"{call.ended:,}", f"{call.failed:,}", *within)
+    table.add_column(style="bold", min_width=NAME_WIDTH)
+    table.add_column()
+    for name, value in rows:
+        table.add_row(name, Text(value))
     return table
 
 
-def _state(info: GetServerInfoResponse) -> Iterator[tuple[str, str]]:
+def _calls(calls: list[CallActivity]) -> Table:
+    table = Table(box=None)
+    table.add_column("calls since the start")
+    for column in ("ended", "half took", "99% took"):
+        table.add_column(column, justify="right")
+    table.add_column("failed", no_wrap=True)
+    for call in calls[:MAX_CALL_ROWS]:
+        took = (call.seconds.format_percentile(percent) for percent in PERCENTILES)
+        failed = ", ".join(f"{count:,} {code}" for code, count in call.failed.items())
+        table.add_row(call.method, f"{call.ended:,}", *took, failed)
+    if others := calls[MAX_CALL_ROWS:]:
+        count = sum(call.ended for call in others)
+        table.add_row(f"{len(others)} others", f"{count:,}", "", "", "--json tells each")
+    return table
+
+
+def _state(socket_path: Path, reading: Reading) -> Iterator[tuple[str, str]]:
+    info = reading.info
+    yield "daemon", f"{'ready' if reading.ready else 'NOT ready'}, {socket_path}"
     yield "database", "answers" if info.database_available else "does NOT answer"
     clock = f"trusted, {info.clock.time.ToJsonString()}"
     yield "clock", clock if info.clock.trusted else f"NOT trusted: {info.clock.reason}"
@@ -214,46 +241,43 @@ def _cache(cache: CacheStatus) -> str:
     return f"{held} of {format_size(cache.max_bytes)}{rate}"
 
 
-def _stored(reading: Reading) -> Iterator[tuple[str, str]]:
-    if not reading.told_administrators:
+def _stored(told: ToldAdministrators | None) -> Iterator[tuple[str, str]]:
+    if not told:
         yield "stored", "told on the administrator's socket only"
-        return
-    usage, activity = reading.told_administrators
-    total, ceiling = usage.total, usage.max_used_bytes
-    share = (
-        f"{total.used_bytes / ceiling:.0%} of {format_size(ceiling)}" if ceiling else "no ceiling"
-    )
-    yield "stored", f"{format_tiles(total.tile_count, total.used_bytes)}, {share}"
-    pending, removal = usage.pending_upload, usage.pending_removal
-    yield "to upload", format_tiles(pending.tile_count, pending.used_bytes)
-    yield "to remove", format_tiles(removal.tile_count, removal.used_bytes)
-    yield from _busy(activity)
+    elif not told.usage:
+        yield "stored", "not known while the database does not answer"
+    else:
+        total, ceiling = told.usage.total, told.usage.max_used_bytes
+        share = (
+            f"{total.used_bytes / ceiling:.0%} of {format_size(ceiling)}"
+            if ceiling
+            else "no ceiling"
+        )
+        yield "stored", f"{format_tiles(total.tile_count, total.used_bytes)}, {share}"
+        pending, removal = told.usage.pending_upload, told.usage.pending_removal
+        yield "to upload", format_tiles(pending.tile_count, pending.used_bytes)
+        yield "to remove", format_tiles(removal.tile_count, removal.used_bytes)
 
 
 def _busy(activity: Activity) -> Iterator[tuple[str, str]]:
-    value = activity.value
+    def count(name: str) -> str:
+        return f"{activity.value(f'tilecache_{name}'):,.0f}"
+
     evicted = activity.distribution("tilecache_eviction_age_seconds")
-    if evicted.total:
-        unused = format_seconds(evicted.percentile(50))
-        yield "evicted", f"{evicted.total:,} since the start, half unused for up to {unused}"
-    else:
-        yield "evicted", "none since the start"
-    yield (
-        "calls now",
-        f"{value('tilecache_calls_under_way'):.0f} of {value('tilecache_calls_max'):.0f}",
-    )
+    ages = f", half unused for {evicted.format_percentile(50)}" if evicted.total else ""
+    yield "evicted", f"{evicted.total:,} since the start{ages}"
+    yield "calls now", f"{count('calls_under_way')} of {count('calls_max')}"
     yield (
         "connections",
-        f"{value('tilecache_pool_connections_in_use'):.0f} in use of "
-        f"{value('tilecache_pool_connections'):.0f}, "
-        f"{value('tilecache_pool_connections_max'):.0f} at most; "
-        f"{value('tilecache_pool_waiting'):.0f} calls wait for one",
+        f"{count('pool_connections_in_use')} in use of {count('pool_connections')}, "
+        f"{count('pool_connections_max')} at most; waiting calls: {count('pool_waiting')}",
     )
-    yield "to write", f"{value('tilecache_accesses_pending'):,.0f} accesses"
+    yield "to write", f"accesses: {count('accesses_pending')}"
+    yield "up for", str(timedelta(seconds=round(activity.value("tilecache_uptime_seconds"))))
     yield (
         "migrated",
-        f"{value('tilecache_migrations_applied'):.0f} revisions by this start, "
-        f"in {value('tilecache_migration_seconds'):.3f} s",
+        f"revisions applied by this start: {count('migrations_applied')}, "
+        f"in {activity.value('tilecache_migration_seconds'):.3f} s",
     )
 
 

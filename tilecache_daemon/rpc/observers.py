@@ -1,4 +1,4 @@
-"""Who watches calls from outside: metrics, traces, and the log at its debug level."""
+"""Who watches calls from outside: counts, traces, and the log at its debug level."""
 
 from asyncio import CancelledError
 from collections.abc import Awaitable, Callable, Sequence
@@ -50,19 +50,24 @@ class CallLog:
 def observed(
     call: Callable[..., Awaitable[Any]], begins: Sequence[Begin]
 ) -> Callable[..., Awaitable[Any]]:
-    """A handler that tells of each call's beginning and end."""
+    """A handler that tells of each call's beginning and end, if there is anybody to tell."""
+    for begin in begins:
+        call = _observed_by(begin, call)
+    return call
 
+
+def _observed_by(
+    begin: Begin, call: Callable[..., Awaitable[Any]]
+) -> Callable[..., Awaitable[Any]]:
     async def observed_call(request: Any, context: "Context") -> Any:
-        ends = [begin(context) for begin in begins]
-        code = grpc.StatusCode.OK
+        end = begin(context)
         try:
-            return await call(request, context)
+            answer = await call(request, context)
         except BaseException as error:
-            code = _code(error, context)
+            end(_code(error, context))
             raise
-        finally:
-            for end in ends:
-                end(code)
+        end(grpc.StatusCode.OK)
+        return answer
 
     return observed_call
 
