@@ -1,4 +1,9 @@
-"""What observing costs where nobody observes, and what it changes where somebody does."""
+"""Who is told of a call's beginning and end."""
+
+from collections.abc import Callable
+
+import grpc
+import pytest
 
 from tilecache_daemon.rpc.observers import observed
 
@@ -7,5 +12,41 @@ async def call(request: bytes, _: object) -> bytes:
     return request
 
 
+def telling(name: str, told: list[str]) -> Callable[[object], Callable[[grpc.StatusCode], None]]:
+    def begin(_: object) -> Callable[[grpc.StatusCode], None]:
+        told.append(f"{name} begins")
+        return lambda code: told.append(f"{name} ends with {code.name}")
+
+    return begin
+
+
 def test_a_call_that_nobody_observes_is_left_as_it_is() -> None:
     assert observed(call, []) is call
+
+
+async def test_each_observer_is_told_once_of_the_beginning_and_the_end() -> None:
+    told: list[str] = []
+    watched = observed(call, [telling("first", told), telling("second", told)])
+
+    assert await watched(b"answer", None) == b"answer"
+
+    assert sorted(told) == [
+        *("first begins", "first ends with OK"),
+        *("second begins", "second ends with OK"),
+    ]
+
+
+async def test_an_error_is_told_and_goes_on_to_the_caller() -> None:
+    told: list[str] = []
+
+    class Context:
+        def code(self) -> grpc.StatusCode:
+            return grpc.StatusCode.NOT_FOUND
+
+    async def fail(_: bytes, __: object) -> bytes:
+        raise LookupError
+
+    with pytest.raises(LookupError):
+        await observed(fail, [telling("it", told)])(b"", Context())
+
+    assert told == ["it begins", "it ends with NOT_FOUND"]
