@@ -67,6 +67,10 @@ def handled(seen: Scrape, method: str, code: str) -> float:
     return seen.value("grpc_server_handled_total", grpc_method=method, grpc_code=code)
 
 
+def started(seen: Scrape, method: str) -> float:
+    return seen.value("grpc_server_started_total", grpc_method=method)
+
+
 def get(client: TileCacheClient, key: Any) -> None:
     client.store.GetTile(GetTileRequest(tile=by_key(key)), timeout=TIMEOUT_S)
 
@@ -93,6 +97,7 @@ def test_each_call_is_counted_by_how_it_ended(
     # A refusal is counted when it has been sent.
     expected = {("GetTile", "OK"): 1, ("GetTile", "NOT_FOUND"): 3, ("InsertTile", "OK"): 1}
     assert eventually(lambda: counted() == expected)
+    assert started(scrape(metrics), "GetTile") - started(before, "GetTile") == 4
 
 
 def test_each_calls_time_is_in_the_histogram(
