@@ -212,10 +212,9 @@ class TileCache:
 
     async def _complete_blocks(self) -> None:
         while self._incomplete:
-            # Whoever waits for an answer goes first.
-            await asyncio.sleep(_COMPLETE_AFTER_S)
+            # Whoever waits for an answer goes first, but not for ever.
             if self._loads:
-                continue
+                await asyncio.sleep(_COMPLETE_AFTER_S)
             key = next(iter(self._incomplete))
             del self._incomplete[key]
             with suppress(TileCacheError):
