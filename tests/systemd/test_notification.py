@@ -3,17 +3,22 @@
 import asyncio
 import contextlib
 import socket
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tilecache.v1.tile_metadata_store_pb2 import BulkInsertTilesRequest
 
 from tests.daemon_process import DaemonProcess
+from tests.tiles import Block, tile
 from tests.waiting import eventually
 from tilecache_daemon import systemd
-from tilecache_daemon.client import TileCacheClient
+from tilecache_daemon.client import CallError, TileCacheClient
 
 PATIENCE_S = 30
+LONG_DRAIN_S = 2 * systemd._REPORT_INTERVAL_S
 
 
 class Manager:
@@ -31,7 +36,9 @@ class Manager:
     def receive_until(self, assignment: str) -> list[str]:
         """All assignments up to the given one."""
         received: list[str] = []
+        deadline = time.monotonic() + PATIENCE_S
         while assignment not in received:
+            assert time.monotonic() < deadline, f"there is no {assignment} among {received}"
             received += self.receive()
         return received
 
@@ -74,14 +81,34 @@ def test_a_start_says_what_it_waits_for_and_is_ready_when_it_serves(
 def test_it_feeds_the_watchdog_until_it_is_told_to_stop(
     manager: Manager, short_directory: Path, database: str
 ) -> None:
-    with DaemonProcess(short_directory, dsn=database) as daemon:
+    with DaemonProcess(short_directory, dsn=database, drain_timeout_s=LONG_DRAIN_S) as daemon:
         for _ in range(3):
             assert "STATUS=serving" in manager.receive_until("WATCHDOG=1")
 
-        assert daemon.stop() == 0
+        with call_under_way(daemon.admin_client):
+            assert daemon.stop() == 0
 
     assert manager.receive_until("STOPPING=1")
     assert "WATCHDOG=1" not in manager.pending()
+
+
+@contextlib.contextmanager
+def call_under_way(client: TileCacheClient) -> Iterator[None]:
+    """A stop waits for it; on the administrator's socket, so that the other goes on meanwhile."""
+    ended = threading.Event()
+
+    def batches() -> Iterator[BulkInsertTilesRequest]:
+        yield BulkInsertTilesRequest(tiles=[tile(Block().key())])
+        ended.wait()
+
+    answers = client.store.BulkInsertTiles(batches())
+    next(answers)
+    try:
+        yield
+    finally:
+        ended.set()
+        with contextlib.suppress(CallError):
+            next(answers, None)
 
 
 async def test_a_server_that_does_not_answer_does_not_feed_the_watchdog(
@@ -98,7 +125,8 @@ async def test_a_server_that_does_not_answer_does_not_feed_the_watchdog(
 
         async with systemd.serving(mute, lambda: "serving"):
             await asyncio.to_thread(
-                eventually, lambda: "The daemon does not answer itself" in caplog.text
+                eventually,
+                lambda: "The daemon does not answer itself: Deadline Exceeded" in caplog.text,
             )
 
     told = manager.pending()

@@ -3,6 +3,7 @@
 import signal
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from tilecache.v1.tile_metadata_store_pb2 import (
@@ -19,6 +20,12 @@ from tilecache_daemon.schema import HEAD_REVISION
 
 WATCHDOG_S = 5
 SHORT_WATCHDOG = f"[Service]\nWatchdogSec={WATCHDOG_S}\n"
+HANGING_DAEMON = Path(__file__).with_name("hanging_daemon.py")
+HANGING = f"""\
+{SHORT_WATCHDOG}\
+ExecStart=
+ExecStart=/opt/tilecache/bin/python /opt/{HANGING_DAEMON.name}
+"""
 RARE_WRITES = "[Service]\nEnvironment=TILECACHE_ACCESS_FLUSH_INTERVAL_S=3600\n"
 START_TIMEOUT_S = 10
 NO_DATABASE = f"""\
@@ -97,17 +104,39 @@ def test_a_killed_daemon_is_restarted_with_its_data_and_leaves_no_process(
 
 def test_a_hung_daemon_is_restarted_by_the_watchdog(service: Service) -> None:
     with service.drop_in(SHORT_WATCHDOG):
-        before, old = service.restart_count, service.processes
+        before, old, told = service.restart_count, service.processes, journal(service)
 
         send(signal.SIGSTOP, {service.daemon})
         service.await_restart(before)
 
-        assert "watchdog" in journal(service)
+        assert "watchdog timeout" in journal(service, told)
         assert not old & service.processes
 
 
-def journal(service: Service) -> str:
-    return service.machine.run("journalctl", "--no-pager", "--unit=tilecache-daemon").lower()
+def test_a_daemon_whose_event_loop_alone_hangs_is_restarted_by_the_watchdog(
+    service: Service,
+) -> None:
+    block = Block()
+    service.machine.write(f"/opt/{HANGING_DAEMON.name}", HANGING_DAEMON.read_text())
+    with service.drop_in(HANGING):
+        with service.client() as client:
+            insert(client, tile(block.key()))
+        before, old, told = service.restart_count, service.processes, journal(service)
+
+        send(signal.SIGUSR1, {service.daemon})
+        service.await_restart(before)
+
+        assert "the event loop hangs, threads go on" in journal(service, told)
+        assert "watchdog timeout" in journal(service, told)
+        assert not old & service.processes
+        with service.client() as client:
+            assert get(client, block).tile.key == block.key()
+
+
+def journal(service: Service, told: str = "") -> str:
+    """What the unit's journal says, after what it had told before."""
+    journal = service.machine.run("journalctl", "--no-pager", "--unit=tilecache-daemon")
+    return journal.lower()[len(told) :]
 
 
 def test_a_database_that_hangs_does_not_restart_the_daemon(service: Service) -> None:
@@ -165,6 +194,7 @@ def test_a_stop_is_clean_and_writes_out_the_accesses(service: Service) -> None:
 def test_a_wrong_setting_stops_it_for_good_and_is_named(service: Service) -> None:
     before = service.restart_count
     service.control("stop")
+    told = journal(service)
     service.machine.run("cp", "/etc/tilecache/tilecache.toml", "/tmp/")
     service.machine.write("/etc/tilecache/tilecache.toml", 'pool_max_size = "many"\n')
     try:
@@ -173,7 +203,7 @@ def test_a_wrong_setting_stops_it_for_good_and_is_named(service: Service) -> Non
         assert failed.returncode != 0
         assert service.show("ActiveState") == "failed"
         assert service.restart_count == before
-        assert "pool_max_size" in journal(service)
+        assert "pool_max_size" in journal(service, told)
     finally:
         service.machine.run("cp", "/tmp/tilecache.toml", "/etc/tilecache/")
 
@@ -188,13 +218,14 @@ def test_it_brings_an_older_schema_up_to_date_with_the_data_in_it(
         *("--dsn", OWN_POSTGRES, "0002_c6_tile_identity_and_lru"),
     )
 
+    told = journal(service)
     service.control("restart")
 
     with service.client() as client:
         info = client.store.GetServerInfo(GetServerInfoRequest(), timeout=30)
         assert info.schema_revision == HEAD_REVISION
         assert get(client, block).tile.key == block.key()
-    assert '"from_revision": "0002_c6_tile_identity_and_lru"' in journal(service)
+    assert '"from_revision": "0002_c6_tile_identity_and_lru"' in journal(service, told)
 
 
 def test_only_the_group_may_call_and_only_root_may_administer(service: Service) -> None:

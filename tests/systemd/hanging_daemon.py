@@ -1,0 +1,27 @@
+"""The daemon, whose event loop hangs when SIGUSR1 comes, while its threads go on.
+
+To be run in the daemon's place in its unit.
+"""
+
+import signal
+import threading
+
+from tilecache_daemon.cli import main
+
+hung = threading.Event()
+
+
+def hang(*_: object) -> None:
+    """Signals are handled in the main thread, which is the event loop's."""
+    hung.set()
+    threading.Event().wait()
+
+
+def tell() -> None:
+    hung.wait()
+    print("the event loop hangs, threads go on", flush=True)
+
+
+signal.signal(signal.SIGUSR1, hang)
+threading.Thread(target=tell, daemon=True).start()
+main(["serve"])
