@@ -15,6 +15,7 @@ import grpc
 import psycopg
 import pytest
 from google.protobuf.struct_pb2 import Struct
+from tilecache.v1.tile_cache_admin_pb2 import GetMetricsRequest
 from tilecache.v1.tile_metadata_store_pb2 import (
     BulkInsertTilesRequest,
     DescribeCoverageRequest,
@@ -148,6 +149,8 @@ def test_writers_that_take_all_their_places_leave_some_to_reads(
         eventually(lambda: sum(writer.done() for writer in writers) == CALLS - WRITERS)
         read = stub.LookupTiles(LookupTilesRequest(tiles=[by_key(block.key())]))
         assert read.results[0].HasField("tile")
+        # Who wants to know what is going on is answered, too.
+        small_daemon.admin_client.admin.GetMetrics(GetMetricsRequest(), timeout=10)
         # From the table, too: nobody has read these cells before.
         assert list(stub.QueryTiles(QueryTilesRequest(zoom=ZOOM, region=block.region)))
     assert Counter(map(outcome, writers)) == {

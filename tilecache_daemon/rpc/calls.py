@@ -47,9 +47,11 @@ READS: Final = frozenset(
         "QueryTiles",
         "DescribeCoverage",
         "TouchTiles",
+        "GetMetrics",
     }
 )
-"""What an aircraft cannot do without: a quarter of all calls at once is kept for it."""
+"""What an aircraft cannot do without, and how to see why it has to: a quarter of all calls
+at once is kept for it."""
 
 
 class Degraded(bytes):
