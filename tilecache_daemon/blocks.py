@@ -7,18 +7,17 @@ its elements in the order of its cells, so that a run of cells is one slice.
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from datetime import datetime, timedelta
 from itertools import accumulate, pairwise
 from operator import neg
 from typing import Final, NamedTuple, TypeVar
 
 from tilecache_daemon.mercator import CellRectangle
 from tilecache_daemon.models import (
-    POSTGRES_EPOCH,
     FreshnessLabel,
     TileColumns,
     TileFilter,
     TileSelection,
+    micros_of,
 )
 
 BLOCK_BITS: Final = 5
@@ -31,7 +30,6 @@ TILE_OVERHEAD_BYTES: Final = 150
 LOOSE_OVERHEAD_BYTES: Final = 260
 BLOCK_OVERHEAD_BYTES: Final = 1_500
 
-_MICROSECOND: Final = timedelta(microseconds=1)
 _MASK: Final = BLOCK_CELLS - 1
 _RANKS: Final = {label.value: rank for rank, label in enumerate(FreshnessLabel)}
 
@@ -216,7 +214,7 @@ class Block:
             and (wanted.flight_id is None or flight_id == wanted.flight_id)
         }
         ranks = {_RANKS[label] for label in wanted.labels}
-        after = None if wanted.captured_after is None else _micros(wanted.captured_after)
+        after = None if wanted.captured_after is None else micros_of(wanted.captured_after)
         if len(makers) == len(self._makers) and after is None and ranks.issuperset(self._ranks):
             return None
         return lambda place: (
@@ -277,7 +275,3 @@ def _at(places: Sequence[int], column: Sequence[Item]) -> list[Item]:
 
 def _cell(x: int, y: int) -> int:
     return (y & _MASK) << BLOCK_BITS | x & _MASK
-
-
-def _micros(moment: datetime) -> int:
-    return (moment - POSTGRES_EPOCH) // _MICROSECOND

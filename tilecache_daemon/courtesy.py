@@ -25,8 +25,9 @@ class Courtesy:
         self._read_at = self._monotonic()
 
     async def in_turns(self, items: Sequence[Item], size: int) -> AsyncIterator[Sequence[Item]]:
-        """So many items at a time, after others had their turn."""
+        """So many items at a time, with a turn for others in between."""
         for start in range(0, len(items), size):
-            is_busy = self._monotonic() - self._read_at < BUSY_S
-            await asyncio.sleep(PAUSE_S if is_busy else 0)
+            if start:
+                is_busy = self._monotonic() - self._read_at < BUSY_S
+                await asyncio.sleep(PAUSE_S if is_busy else 0)
             yield items[start : start + size]

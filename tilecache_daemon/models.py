@@ -6,7 +6,20 @@ from datetime import datetime, timedelta, timezone
 from enum import Enum
 from typing import Any, Final, NamedTuple
 
-POSTGRES_EPOCH: Final = datetime(2000, 1, 1, tzinfo=timezone.utc)
+_POSTGRES_EPOCH: Final = datetime(2000, 1, 1, tzinfo=timezone.utc)
+_MICROSECOND: Final = timedelta(microseconds=1)
+UNIX_SECONDS_AT_2000: Final = int(_POSTGRES_EPOCH.timestamp())
+"""What a `google.protobuf.Timestamp` counts until PostgreSQL begins to."""
+
+
+def micros_of(moment: datetime) -> int:
+    """Microseconds since 2000, which is how PostgreSQL sends and takes a time."""
+    return (moment - _POSTGRES_EPOCH) // _MICROSECOND
+
+
+def moment_of(micros: int) -> datetime:
+    """The other way round; raises OverflowError outside the years 1 to 9999."""
+    return _POSTGRES_EPOCH + micros * _MICROSECOND
 
 
 class FreshnessLabel(str, Enum):
@@ -61,7 +74,7 @@ class NewTile(NamedTuple):
 
     @property
     def captured_at(self) -> datetime:
-        return POSTGRES_EPOCH + timedelta(microseconds=self.captured_us)
+        return moment_of(self.captured_us)
 
 
 class Tile(NamedTuple):
@@ -92,17 +105,15 @@ class Tile(NamedTuple):
 
     @property
     def captured_at(self) -> datetime:
-        return POSTGRES_EPOCH + timedelta(microseconds=self.captured_us)
+        return moment_of(self.captured_us)
 
     @property
     def created_at(self) -> datetime:
-        return POSTGRES_EPOCH + timedelta(microseconds=self.created_us)
+        return moment_of(self.created_us)
 
     @property
     def accessed_at(self) -> datetime | None:
-        if self.accessed_us is None:
-            return None
-        return POSTGRES_EPOCH + timedelta(microseconds=self.accessed_us)
+        return None if self.accessed_us is None else moment_of(self.accessed_us)
 
 
 class TileColumns(NamedTuple):

@@ -47,8 +47,10 @@ def use(daemon: DaemonProcess, tile_uuids: Sequence[str]) -> None:
     daemon.client.store.TouchTiles(TouchTilesRequest(tiles=refs), timeout=60)
 
 
-def refuse_a_second_write(sql: psycopg.Connection[Any]) -> None:
-    """Once uses are written no other can be, as if the disk were full."""
+def write_the_first_turn(
+    daemon: DaemonProcess, sql: psycopg.Connection[Any], tile_uuids: Sequence[str]
+) -> None:
+    """Uses tiles; once some uses are written no other can be, as if the disk were full."""
     sql.execute(
         "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
         " IF EXISTS (SELECT FROM tiles WHERE accessed_at IS NOT NULL) THEN"
@@ -57,6 +59,8 @@ def refuse_a_second_write(sql: psycopg.Connection[Any]) -> None:
     sql.execute(
         "CREATE TRIGGER refused BEFORE UPDATE ON tiles FOR EACH STATEMENT EXECUTE FUNCTION refuse()"
     )
+    use(daemon, tile_uuids)
+    eventually(lambda: "accesses_not_written" in daemon.log)
 
 
 def count_written(sql: psycopg.Connection[Any]) -> int:
@@ -77,9 +81,7 @@ def by_last_use(sql: psycopg.Connection[Any]) -> list[str]:
 def test_a_write_that_fails_half_way_is_finished_in_the_order_of_use(
     daemon: DaemonProcess, sql: psycopg.Connection[Any], stored: list[str]
 ) -> None:
-    refuse_a_second_write(sql)
-    use(daemon, stored)
-    eventually(lambda: "accesses_not_written" in daemon.log)
+    write_the_first_turn(daemon, sql, stored)
     assert 0 < count_written(sql) < SEVERAL_TURNS
     sql.execute("DROP TRIGGER refused ON tiles")
     eventually(lambda: count_written(sql) == SEVERAL_TURNS)
@@ -101,9 +103,7 @@ def test_tiles_that_another_writer_held_are_written_in_the_order_of_their_use(
 def test_a_later_use_that_another_writer_has_written_stays(
     daemon: DaemonProcess, sql: psycopg.Connection[Any], stored: list[str]
 ) -> None:
-    refuse_a_second_write(sql)
-    use(daemon, stored)
-    eventually(lambda: "accesses_not_written" in daemon.log)
+    write_the_first_turn(daemon, sql, stored)
     with sql.transaction():
         sql.execute("DROP TRIGGER refused ON tiles")
         (later,) = sql.execute(

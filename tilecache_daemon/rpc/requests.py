@@ -6,7 +6,7 @@ Each function raises InvalidRequestError with every bad field that it finds.
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timezone
 from typing import Final, TypeVar
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -40,25 +40,23 @@ from tilecache_daemon.mercator import (
     cells_in_circle,
 )
 from tilecache_daemon.models import (
-    POSTGRES_EPOCH,
+    UNIX_SECONDS_AT_2000,
     USABLE_LABELS,
     FreshnessLabel,
     OnConflict,
     TileFilter,
     TileKey,
     TileSelection,
+    micros_of,
+    moment_of,
 )
 
 _HEX: Final = "[0-9a-f]"
 _UUID: Final = re.compile("-".join(f"{_HEX}{{{digits}}}" for digits in (8, 4, 4, 4, 12)))
 MAX_PAGE_SIZE: Final = 1_000
 SHA256: Final = re.compile(r"[0-9a-f]{64}")
-_MICROSECOND: Final = timedelta(microseconds=1)
-_SECONDS_UNTIL_2000: Final = int(POSTGRES_EPOCH.timestamp())
-_FIRST_MICROS: Final = (datetime(1, 1, 1, tzinfo=timezone.utc) - POSTGRES_EPOCH) // _MICROSECOND
-_LAST_MICROS: Final = (
-    datetime(9999, 12, 31, 23, 59, 59, 999_999, timezone.utc) - POSTGRES_EPOCH
-) // _MICROSECOND
+_FIRST_MICROS: Final = micros_of(datetime(1, 1, 1, tzinfo=timezone.utc))
+_LAST_MICROS: Final = micros_of(datetime(9999, 12, 31, 23, 59, 59, 999_999, timezone.utc))
 _LABELS: Final[dict[int, str]] = {
     FreshnessLabelMessage.Value(f"FRESHNESS_LABEL_{label.name}"): label.value
     for label in FreshnessLabel
@@ -167,7 +165,7 @@ def micros(field: str, message: Timestamp) -> int:
     nanos = message.nanos
     if not 0 <= nanos < 1_000_000_000:
         raise invalid(field, "has nanos outside 0..999999999")
-    after_2000 = (message.seconds - _SECONDS_UNTIL_2000) * 1_000_000 + nanos // 1_000
+    after_2000 = (message.seconds - UNIX_SECONDS_AT_2000) * 1_000_000 + nanos // 1_000
     if not _FIRST_MICROS <= after_2000 <= _LAST_MICROS:
         raise invalid(field, "lies outside the years 1 to 9999")
     return after_2000
@@ -175,7 +173,7 @@ def micros(field: str, message: Timestamp) -> int:
 
 def moment(field: str, message: Timestamp) -> datetime:
     """A moment to the microsecond."""
-    return POSTGRES_EPOCH + micros(field, message) * _MICROSECOND
+    return moment_of(micros(field, message))
 
 
 def on_conflict(number: int) -> OnConflict:

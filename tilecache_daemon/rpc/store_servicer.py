@@ -106,12 +106,10 @@ class StoreServicer:
         (message,) = wire.tile_messages([tile])
         return pb.InsertTileResponse(tile=message, outcome=_OUTCOMES[outcome])
 
-    async def bulk_insert_tiles(
+    def bulk_insert_tiles(
         self, batches: AsyncIterator[pb.BulkInsertTilesRequest]
     ) -> AsyncIterator[pb.BulkInsertTilesResponse]:
-        stream = BulkInsert(self._insertion, self._courtesy, self._limits)
-        async for acknowledgement in stream.run(batches):
-            yield acknowledgement
+        return BulkInsert(self._insertion, self._courtesy, self._limits).run(batches)
 
     async def get_tile(self, request: pb.GetTileRequest) -> bytes:
         element, degraded = await self._reading.get(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from datetime import datetime, timedelta, timezone
+from datetime import datetime
 from itertools import repeat
 from typing import Final, TypeVar, overload
 
@@ -19,7 +19,13 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from tilecache.v1 import tile_identity_pb2, tile_metadata_store_pb2
 
 from tilecache_daemon.identity import SOURCE_NUMBERS
-from tilecache_daemon.models import POSTGRES_EPOCH, FreshnessLabel, Tile, TileColumns
+from tilecache_daemon.models import (
+    UNIX_SECONDS_AT_2000,
+    FreshnessLabel,
+    Tile,
+    TileColumns,
+    micros_of,
+)
 
 LABEL_NUMBERS: Final = {
     label.value: tile_metadata_store_pb2.FreshnessLabel.Value(f"FRESHNESS_LABEL_{label.name}")
@@ -28,9 +34,6 @@ LABEL_NUMBERS: Final = {
 
 Value = TypeVar("Value")
 
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=timezone.utc)
-_MICROSECOND: Final = timedelta(microseconds=1)
-_POSTGRES_EPOCH_US: Final = (POSTGRES_EPOCH - _EPOCH) // _MICROSECOND
 _DOUBLE: Final = struct.Struct("<Bd").pack
 _join: Final = b"".join
 _NO_RESULT: Final = b"\x0a\x00"
@@ -139,7 +142,7 @@ def _pack_disk_bytes(number: int | None) -> bytes:
 def _pack_time(tag: int, micros: int | None) -> bytes:
     if micros is None:
         return b""
-    packed = _timestamp(_POSTGRES_EPOCH_US + micros).SerializeToString()
+    packed = _timestamp(micros).SerializeToString()
     return b"%c%c%b" % (tag, len(packed), packed)
 
 
@@ -179,12 +182,12 @@ def timestamp(moment: datetime) -> Timestamp: ...
 def timestamp(moment: None) -> None: ...
 def timestamp(moment: datetime | None) -> Timestamp | None:
     """A moment as a message."""
-    return None if moment is None else _timestamp((moment - _EPOCH) // _MICROSECOND)
+    return None if moment is None else _timestamp(micros_of(moment))
 
 
 def _timestamp(micros: int) -> Timestamp:
     seconds, rest = divmod(micros, 1_000_000)
-    return Timestamp(seconds=seconds, nanos=rest * 1_000)
+    return Timestamp(seconds=UNIX_SECONDS_AT_2000 + seconds, nanos=rest * 1_000)
 
 
 class _Varints(dict[int, bytes]):

@@ -21,12 +21,12 @@ from tilecache_daemon.errors import (
 )
 from tilecache_daemon.freshness import FreshnessPolicy
 from tilecache_daemon.models import (
-    POSTGRES_EPOCH,
     FreshnessLabel,
     InsertOutcome,
     NewTile,
     OnConflict,
     Tile,
+    micros_of,
 )
 from tilecache_daemon.service.freshness import FreshnessService
 from tilecache_daemon.service.storage import Ceiling, Room
@@ -39,7 +39,6 @@ capture from the future would never expire."""
 
 _ATTEMPTS: Final = 5
 _TILES_A_TURN: Final = 256
-_MICROSECOND: Final = timedelta(microseconds=1)
 
 Answer = InsertOutcome | TileCacheError
 Written = TypeVar("Written")
@@ -136,7 +135,7 @@ class InsertionService:
     async def _label(self, batch: "_Batch", policy: FreshnessPolicy) -> None:
         latest_us = math.inf
         if self._clock.trusted:
-            latest_us = (self._clock.now() + MAX_FUTURE - POSTGRES_EPOCH) // _MICROSECOND
+            latest_us = micros_of(self._clock.now() + MAX_FUTURE)
         async for some in self._courtesy.in_turns(batch.tiles, _TILES_A_TURN):
             for position, tile in some:
                 if tile.captured_us > latest_us:

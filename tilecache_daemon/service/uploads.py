@@ -4,13 +4,13 @@ import base64
 import binascii
 import struct
 from collections.abc import Sequence
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timezone
 from typing import Final
 
 from tilecache_daemon.clock import Clock
 from tilecache_daemon.errors import FieldViolation, InvalidRequestError
 from tilecache_daemon.identity import ONBOARD_INGEST
-from tilecache_daemon.models import POSTGRES_EPOCH, MarkOutcome, Tile
+from tilecache_daemon.models import MarkOutcome, Tile, moment_of
 from tilecache_daemon.store import Store
 from tilecache_daemon.store.uploads import PendingUpload, UploadState
 
@@ -72,7 +72,7 @@ def decode_page_token(token: str) -> tuple[datetime, int]:
     """Raises InvalidRequestError for what was never a token."""
     try:
         micros, row_id = _TOKEN.unpack(base64.b64decode(token, altchars=b"-_", validate=True))
-        return POSTGRES_EPOCH + timedelta(microseconds=micros), row_id
+        return moment_of(micros), row_id
     except (binascii.Error, struct.error, OverflowError, ValueError):
         raise InvalidRequestError(
             FieldViolation("page_token", "is not a token of an earlier answer")

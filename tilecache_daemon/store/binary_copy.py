@@ -6,17 +6,16 @@ and what many rows have in common is kept.
 
 import struct
 from collections.abc import Iterable
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import lru_cache
 from typing import Final, NamedTuple
 
-from tilecache_daemon.models import POSTGRES_EPOCH, NewTile
+from tilecache_daemon.models import NewTile, micros_of
 
 HEADER: Final = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 TRAILER: Final = b"\xff\xff"
 
 _COLUMNS: Final = 18
-_MICROSECOND: Final = timedelta(microseconds=1)
 _NULL: Final = b"\xff\xff\xff\xff"
 _JSONB_VERSION: Final = b"\x01"
 _SIZE: Final = struct.Struct(">i").pack
@@ -33,7 +32,7 @@ class LabelledTile(NamedTuple):
 
 def pack_rows(tiles: Iterable[LabelledTile], created_at: datetime) -> bytes:
     """Rows of the columns that the statement `copy_tiles` names, in its order."""
-    created_us = (created_at - POSTGRES_EPOCH) // _MICROSECOND
+    created_us = micros_of(created_at)
     pieces: list[bytes] = []
     for tile, label in tiles:
         pieces += (

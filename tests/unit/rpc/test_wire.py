@@ -1,7 +1,7 @@
 """Tiles as messages, and messages joined from bytes."""
 
 import json
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timezone
 
 import pytest
 from hypothesis import given
@@ -15,12 +15,10 @@ from tilecache.v1.tile_metadata_store_pb2 import (
 )
 
 from tilecache_daemon.identity import SOURCE_NUMBERS
-from tilecache_daemon.models import POSTGRES_EPOCH, FreshnessLabel, Tile, TileColumns
+from tilecache_daemon.models import FreshnessLabel, Tile, TileColumns, micros_of
 from tilecache_daemon.rpc import wire
 
-micros = st.datetimes(timezones=st.just(timezone.utc)).map(
-    lambda moment: (moment - POSTGRES_EPOCH) // timedelta(microseconds=1)
-)
+micros = st.datetimes(timezones=st.just(timezone.utc)).map(micros_of)
 uuids = st.uuids().map(str)
 tiles = st.builds(
     Tile,
@@ -52,7 +50,7 @@ def read_micros(message: TileMetadata, field: str) -> int | None:
     if not message.HasField(field):
         return None
     moment: datetime = getattr(message, field).ToDatetime(timezone.utc)
-    return (moment - POSTGRES_EPOCH) // timedelta(microseconds=1)
+    return micros_of(moment)
 
 
 @given(tiles)
