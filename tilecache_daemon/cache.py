@@ -37,6 +37,7 @@ _MANY_TILES: Final = 6_000
 _LOADS_AT_ONCE: Final = 2
 _FIRST_BLOCKS: Final = 4
 _COMPLETE_AFTER_S: Final = 0.02
+_COMPLETE_PATIENCE: Final = 10
 _MOST_BLOCKS: Final = 64
 _MOST_ASKED_IN_PART: Final = 4_096
 
@@ -213,8 +214,9 @@ class TileCache:
     async def _complete_blocks(self) -> None:
         while self._incomplete:
             # Whoever waits for an answer goes first, but not for ever.
-            if self._loads:
-                await asyncio.sleep(_COMPLETE_AFTER_S)
+            for _ in range(_COMPLETE_PATIENCE):
+                if self._loads:
+                    await asyncio.sleep(_COMPLETE_AFTER_S)
             key = next(iter(self._incomplete))
             del self._incomplete[key]
             with suppress(TileCacheError):

@@ -25,9 +25,10 @@ class Courtesy:
         self._read_at = self._monotonic()
 
     async def in_turns(self, items: Sequence[Item], size: int) -> AsyncIterator[Sequence[Item]]:
-        """So many items at a time, with a turn for others in between."""
+        """So many items at a time, each after others had their turn. What is done in one
+        piece rests for nobody."""
         for start in range(0, len(items), size):
-            if start:
+            if len(items) > size:
                 is_busy = self._monotonic() - self._read_at < BUSY_S
                 await asyncio.sleep(PAUSE_S if is_busy else 0)
             yield items[start : start + size]
