@@ -148,6 +148,14 @@ class Block:
         """What the block takes in memory, about."""
         return len(self._blob) + self.tile_count * TILE_OVERHEAD_BYTES + BLOCK_OVERHEAD_BYTES
 
+    def doubt(self) -> None:
+        """It may be out of date from now on."""
+        self.doubted = True
+
+    def doubts(self, place: int) -> bool:
+        """Whether the tile at a place may be out of date."""
+        return self.doubted
+
     def element(self, place: int) -> bytes:
         """The element of the tile at a place."""
         return self._blob[self._offsets[place] : self._offsets[place + 1]]
@@ -227,15 +235,20 @@ class Block:
 class LooseTiles:
     """Tiles of a block that were read by id; the block may have others."""
 
-    __slots__ = ("_elements", "_places", "byte_count", "doubted", "key", "number")
+    __slots__ = ("_doubted", "_elements", "_places", "byte_count", "key", "number")
 
     def __init__(self, key: BlockKey) -> None:
         self.key = key
         self.number = 0
-        self.doubted = False
         self.byte_count = BLOCK_OVERHEAD_BYTES
         self._elements: list[bytes] = []
         self._places: dict[int, int] = {}
+        self._doubted: set[int] = set()
+
+    @property
+    def doubted(self) -> bool:
+        """Whether some of them may be out of date."""
+        return bool(self._doubted)
 
     @property
     def id_hashes(self) -> Iterable[int]:
@@ -248,12 +261,21 @@ class LooseTiles:
     def add(self, id_hash: int, element: bytes) -> int:
         """Holds a tile; gives its place."""
         place = self._places.setdefault(id_hash, len(self._elements))
+        self._doubted.discard(place)
         if place == len(self._elements):
             self._elements.append(element)
             self.byte_count += len(element) + LOOSE_OVERHEAD_BYTES
         else:
             self._replace(place, element)
         return place
+
+    def doubt(self) -> None:
+        """As `Block.doubt`; what is added later is believed again."""
+        self._doubted.update(self._places.values())
+
+    def doubts(self, place: int) -> bool:
+        """As `Block.doubts`."""
+        return place in self._doubted
 
     def element(self, place: int) -> bytes:
         """As `Block.element`."""

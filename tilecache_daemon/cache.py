@@ -186,20 +186,28 @@ class TileCache:
             async with self._store.connection() as queries:
                 tiles = await queries.tiles.find_tiles(tile_uuids)
             elements = self._packer.pack_tiles(TileColumns.of(tiles.values()))
-            for tile, element in zip(tiles.values(), elements, strict=True):
-                key = block_of(tile.zoom, tile.x, tile.y)
+            keys = [block_of(tile.zoom, tile.x, tile.y) for tile in tiles.values()]
+            for key, tile_uuid, element in zip(keys, tiles, elements, strict=True):
                 if self._may_keep(load, key):
-                    self._held.keep_loose(key, hash(tile.tile_uuid), element)
+                    self._held.keep_loose(key, hash(tile_uuid), element)
+            for key in set(keys):
+                if self._held.block(key, doubted=True):
+                    self._note_asked_in_part(key)
         finally:
             self._loads.discard(load)
         return dict(zip(tiles, elements, strict=True))
 
     def _cells_to_read(self, key: BlockKey, asked: Sequence[CellRectangle]) -> CellRectangle:
-        """Those asked for: no answer waits for the rest of a block. Who asks again has it
-        loaded in whole, afterwards."""
+        """Those asked for: no answer waits for the rest of a block."""
         part = bounds_of(asked)
-        if part == cells_of(key):
-            return part
+        if part != cells_of(key):
+            self._note_asked_in_part(key)
+        return part
+
+    def _note_asked_in_part(self, key: BlockKey) -> None:
+        """Who asks again for a part of a block has it loaded in whole, afterwards."""
+        if not (self._changes.hearing and self._held.max_bytes):
+            return
         if self._asked_in_part.pop(key, False):
             self._incomplete[key] = True
             if self._completer is None or self._completer.done():
@@ -209,7 +217,6 @@ class TileCache:
         for keys in (self._asked_in_part, self._incomplete):
             if len(keys) > _MOST_ASKED_IN_PART:
                 del keys[next(iter(keys))]
-        return part
 
     async def _complete_blocks(self) -> None:
         while self._incomplete:

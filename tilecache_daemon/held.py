@@ -38,18 +38,22 @@ class HeldTiles:
         return block
 
     def find(self, tile_uuids: Sequence[str], *, doubted: bool) -> list[bytes | None]:
-        """Elements in the order asked, None for a miss; those of doubted holders only if
-        they are asked for, too."""
+        """Elements in the order asked, None for a miss; those that are doubted only if that
+        is asked for, too."""
         numbered, used = self._numbered, set()
         elements: list[bytes | None] = []
         # Step by step for all, not id by id: most of the time is waited for memory.
         locations = list(map(self._by_id.get, map(hash, tile_uuids)))
         for location in locations:
             holder = None if location is None else numbered.get(location >> _PLACE_BITS)
-            if location is None or holder is None or (holder.doubted and not doubted):
+            if location is None or holder is None:
                 elements.append(None)
                 continue
-            elements.append(holder.element(location & _PLACE_MASK))
+            place = location & _PLACE_MASK
+            if holder.doubted and not doubted and holder.doubts(place):
+                elements.append(None)
+                continue
+            elements.append(holder.element(place))
             used.add(holder)
         for holder in used:
             self._held.move_to_end(holder.key)
@@ -79,12 +83,12 @@ class HeldTiles:
         """These blocks may be out of date."""
         for key in keys:
             if key in self._held:
-                self._held[key].doubted = True
+                self._held[key].doubt()
 
     def doubt_all(self) -> None:
         """Everything may be out of date."""
         for holder in self._held.values():
-            holder.doubted = True
+            holder.doubt()
 
     def keep(self, block: Block) -> None:
         """Holds a block; it takes the place of what was held of it."""
@@ -95,10 +99,10 @@ class HeldTiles:
         self._tidy_soon()
 
     def keep_loose(self, key: BlockKey, id_hash: int, element: bytes) -> None:
-        """Holds a tile of a block, unless all of that is held."""
+        """Holds a tile of a block, unless all of that is held. Also if the block is doubted:
+        it is the better answer while PostgreSQL is away."""
         holder = self._held.get(key)
-        if holder is None or holder.doubted:
-            self._forget(key)
+        if holder is None:
             holder = LooseTiles(key)
             self._hold(holder)
         if isinstance(holder, LooseTiles):

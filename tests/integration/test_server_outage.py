@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import grpc
 import psycopg
@@ -15,12 +16,14 @@ from tilecache.v1.tile_metadata_store_pb2 import (
     GetServerInfoRequest,
     GetTileRequest,
     InsertTileRequest,
+    LookupTilesRequest,
+    QueryTilesRequest,
     TouchTilesRequest,
 )
 
 from tests.conftest import UNSAFE_BUT_FAST
 from tests.daemon_process import DaemonProcess, run_tilecache
-from tests.tiles import Block, by_key, insert, tile
+from tests.tiles import Block, by_key, cell_region, insert, tile, tile_key
 from tests.waiting import eventually
 from tilecache_daemon.client import CallError, TileCacheClient
 from tilecache_daemon.embedded_postgres import EmbeddedPostgres
@@ -102,6 +105,51 @@ def test_uses_that_were_recorded_in_an_outage_are_written_after_it(
     eventually(client.is_serving)
     request = GetTileRequest(tile=ref)
     eventually(lambda: client.store.GetTile(request, timeout=10).tile.HasField("accessed_at"))
+
+
+def test_memory_outlives_outages_that_follow_each_other_closely(
+    postgres: EmbeddedPostgres, own_daemon: DaemonProcess
+) -> None:
+    """What is read between them does not take the place of what was held before them."""
+    client, zoom = own_daemon.client, 13
+    in_block = [tile_key(zoom, x, 0) for x in range(3)]
+    loose = [tile_key(zoom, x, 32) for x in range(3)]
+    for key in in_block + loose:
+        insert(client, tile(key))
+    region = QueryTilesRequest(zoom=zoom, region=cell_region(0, 31, 0, 31))
+    assert len(read(client, region)) == len(in_block)
+    look_up(client, loose)
+    for outage in range(2):
+        postgres.stop()
+        eventually(lambda: not client.is_serving())
+        assert len(read(client, region)) == len(in_block)
+        look_up(client, in_block + loose)
+        postgres.start()
+        eventually(client.is_serving)
+        eventually(lambda key=loose[outage]: is_answered_from_memory(client, key))
+        look_up(client, in_block[:1])
+
+
+def read(client: TileCacheClient, request: QueryTilesRequest) -> list[Any]:
+    answers = client.store.QueryTiles(request, timeout=10)
+    return [tile for answer in answers for tile in answer.tiles]
+
+
+def look_up(client: TileCacheClient, keys: list[Any]) -> None:
+    """Finds them all."""
+    request = LookupTilesRequest(tiles=map(by_key, keys))
+    answer = client.store.LookupTiles(request, timeout=10)
+    assert all(result.HasField("tile") for result in answer.results)
+
+
+def is_answered_from_memory(client: TileCacheClient, key: Any) -> bool:
+    hits = memory_hits(client)
+    look_up(client, [key])
+    return memory_hits(client) > hits
+
+
+def memory_hits(client: TileCacheClient) -> int:
+    return int(client.store.GetServerInfo(GetServerInfoRequest(), timeout=10).cache.hits)
 
 
 @contextmanager
