@@ -102,7 +102,7 @@ class Block:
     __slots__ = (
         *("key", "number", "doubted", "id_hashes"),
         *("_blob", "_offsets", "_cells", "_ranks", "_captured", "_maker_of", "_makers"),
-        "_one_a_cell",
+        *("_one_a_cell", "_ranks_there"),
     )
 
     def __init__(self, key: BlockKey, tiles: TileColumns, elements: Sequence[bytes]) -> None:
@@ -134,6 +134,7 @@ class Block:
         self._offsets = array("I", accumulate(map(len, elements), initial=0))
         self._cells = array("H", _at(order, cells))
         self._ranks = bytes(_at(order, ranks))
+        self._ranks_there = frozenset(ranks)
         self._captured = array("q", _at(order, tiles.captured_us))
         self._maker_of = array("H", map(numbers.__getitem__, _at(order, makers)))
         self.id_hashes = array("q", map(hash, _at(order, tiles.tile_uuid)))
@@ -196,8 +197,10 @@ class Block:
     def _slices(self, start: int, end: int) -> Iterator[Slice]:
         blob, offsets = memoryview(self._blob), self._offsets
         while start < end:
-            reach = bisect_right(offsets, offsets[start] + PIECE_BYTES, start, end + 1) - 1
-            stop = max(reach, start + 1)
+            stop = end
+            if offsets[end] - offsets[start] > PIECE_BYTES:
+                reach = bisect_right(offsets, offsets[start] + PIECE_BYTES, start, end + 1) - 1
+                stop = max(reach, start + 1)
             yield Slice(blob[offsets[start] : offsets[stop]], stop - start)
             start = stop
 
@@ -223,7 +226,7 @@ class Block:
         }
         ranks = {_RANKS[label] for label in wanted.labels}
         after = None if wanted.captured_after is None else micros_of(wanted.captured_after)
-        if len(makers) == len(self._makers) and after is None and ranks.issuperset(self._ranks):
+        if len(makers) == len(self._makers) and after is None and ranks >= self._ranks_there:
             return None
         return lambda place: (
             self._ranks[place] in ranks

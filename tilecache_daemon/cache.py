@@ -104,6 +104,14 @@ class TileCache:
             self._misses,
         )
 
+    def find_held(self, tile_uuid: str) -> tuple[bytes, bool] | None:
+        """One tile's element and whether it is degraded; None if `find` has to look."""
+        element = self._held.tile(tile_uuid) if self._changes.hearing else None
+        if element is None:
+            return None
+        self._hits += 1
+        return element, not self._store.available
+
     async def find(self, tile_uuids: Sequence[str]) -> Found:
         """Tiles by id. Raises DatabaseUnavailableError if one that is not held is asked
         for while PostgreSQL is away."""

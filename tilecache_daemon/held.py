@@ -37,6 +37,19 @@ class HeldTiles:
         self._held.move_to_end(key)
         return block
 
+    def tile(self, tile_uuid: str) -> bytes | None:
+        """The element of one tile, unless it is doubted; as `find` gives it, for less."""
+        location = self._by_id.get(hash(tile_uuid))
+        holder = None if location is None else self._numbered.get(location >> _PLACE_BITS)
+        if location is None or holder is None:
+            return None
+        place = location & _PLACE_MASK
+        if holder.doubted and holder.doubts(place):
+            return None
+        self._held.move_to_end(holder.key)
+        element = holder.element(place)
+        return element if tile_uuid.encode() in element else None
+
     def find(self, tile_uuids: Sequence[str], *, doubted: bool) -> list[bytes | None]:
         """Elements in the order asked, None for a miss; those that are doubted only if that
         is asked for, too."""

@@ -47,12 +47,13 @@ _NO_FLIGHT_TEXT: Final = str(NO_FLIGHT_UUID)
 _KNOWN_SOURCES: Final = frozenset(SOURCE_TEXTS.values())
 
 
-def _positional(template: str, *names: str) -> Callable[..., str]:
-    """A template whose placeholders are filled in the order of their names: that takes
-    half the time of filling them by name."""
-    for position, name in enumerate(names):
-        template = template.replace(f"{{{name}}}", f"{{{position}}}")
-    return template.format
+def _positional(template: str, *names: str) -> Callable[[tuple[object, ...]], str]:
+    """A template whose placeholders, which stand in the order of these names, are filled
+    from a tuple: that takes a third of the time of filling them by name."""
+    template = template.replace("%", "%%")
+    for name in names:
+        template = template.replace(f"{{{name}}}", "%s")
+    return template.__mod__
 
 
 _name_location = _positional(_SCHEME.location_name_template, "zoom", "x", "y")
@@ -102,7 +103,7 @@ def tile_ids_text(zoom: int, x: int, y: int, source: str, flight_id: str | None)
     """`tile_uuid` and `location_hash` of a tile, whose name begins with its cell's."""
     digest = _hash_location(zoom, x, y)
     location_hash = _uuid5_text(digest)
-    digest.update(_name_maker(source, flight_id or _NO_FLIGHT_TEXT).encode())
+    digest.update(_name_maker((source, flight_id or _NO_FLIGHT_TEXT)).encode())
     return _uuid5_text(digest), location_hash
 
 
@@ -164,7 +165,7 @@ def prove_identity() -> None:
 
 def _hash_location(zoom: int, x: int, y: int) -> "Hash":
     digest = _namespace_sha1.copy()
-    digest.update(_name_location(zoom, x, y).encode())
+    digest.update(_name_location((zoom, x, y)).encode())
     return digest
 
 

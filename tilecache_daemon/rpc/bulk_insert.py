@@ -82,10 +82,10 @@ class BulkInsert:
     async def _read(self, message: pb.BulkInsertTilesRequest) -> _Batch:
         requests.check_count("tiles", len(message.tiles), self._limits.max_batch_tiles)
         batch = _Batch(requests.on_conflict(message.on_conflict), {}, {})
-        async for some in self._courtesy.in_turns(range(len(message.tiles)), _TILES_A_TURN):
-            for index in some:
+        async for some in self._courtesy.in_turns(list(enumerate(message.tiles)), _TILES_A_TURN):
+            for index, tile in some:
                 try:
-                    batch.tiles[index] = new_tile(message.tiles[index])
+                    batch.tiles[index] = new_tile(tile)
                 except InvalidRequestError as error:
                     batch.refused[index] = error
         return batch

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import aclosing, contextmanager
+from contextlib import AbstractContextManager, aclosing, contextmanager
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import grpc
@@ -81,16 +81,15 @@ class Calls:
         """A stream whose client neither takes nor sends anything for `stall_timeout_s`
         is ended, and its place given to others."""
         self._limits = limits
-        self._courtesy = courtesy
         self._observers = observers
         self._stall_timeout_s = stall_timeout_s
-        self._under_way = 0
-        self._work_under_way = 0
+        self._admission = _Admission(limits.max_concurrent_calls, courtesy)
+        self._admission_of_work = _AdmissionOfWork(self._admission)
 
     @property
     def under_way(self) -> int:
         """How many calls are being answered."""
-        return self._under_way
+        return self._admission.under_way
 
     def handlers(self, service: ServiceDescriptor, servicer: object) -> dict[str, Handler]:
         """A handler for each method of the service, by name."""
@@ -100,25 +99,25 @@ class Calls:
         behaviour = getattr(servicer, _snake_case(method.name))
         request_type = GetMessageClass(method.input_type)
         begins = [observer.watch(method) for observer in self._observers]
-        is_work = method.name not in READS
+        admission = self._admission if method.name in READS else self._admission_of_work
         if method.client_streaming:
-            call: Any = self._duplex(behaviour, request_type, is_work)
+            call: Any = self._duplex(behaviour, request_type, admission)
             return _wrap(grpc.stream_stream_rpc_method_handler, observed(call, begins))
         if method.server_streaming:
-            call = self._stream(behaviour, request_type, is_work)
+            call = self._stream(behaviour, request_type, admission)
             return _wrap(grpc.unary_stream_rpc_method_handler, observed(call, begins))
-        call = self._unary(behaviour, request_type, is_work)
+        call = self._unary(behaviour, request_type, admission)
         return _wrap(grpc.unary_unary_rpc_method_handler, observed(call, begins))
 
     def _unary(
         self,
         behaviour: Callable[[Any], Awaitable[Answer]],
         request_type: type[Message],
-        is_work: bool,
+        admission: AbstractContextManager[None],
     ) -> Callable[[bytes, Context], Awaitable[Answer]]:
         async def call(data: bytes, context: Context) -> Answer:
             try:
-                with self._admitted(is_work):
+                with admission:
                     answer = await behaviour(self._decode(data, request_type))
                     _mark(answer, context)
                     return answer
@@ -131,11 +130,11 @@ class Calls:
         self,
         behaviour: Callable[[Any], AsyncIterator[Answer]],
         request_type: type[Message],
-        is_work: bool,
+        admission: AbstractContextManager[None],
     ) -> Callable[[bytes, Context], Awaitable[None]]:
         async def call(data: bytes, context: Context) -> None:
             try:
-                with self._admitted(is_work):
+                with admission:
                     await self._send(behaviour(self._decode(data, request_type)), context)
             except Exception as error:
                 await abort(context, error)
@@ -146,7 +145,7 @@ class Calls:
         self,
         behaviour: Callable[[AsyncIterator[Any]], AsyncIterator[Answer]],
         request_type: type[Message],
-        is_work: bool,
+        admission: AbstractContextManager[None],
     ) -> Callable[[AsyncIterator[bytes], Context], Awaitable[None]]:
         async def call(_: AsyncIterator[bytes], context: Context) -> None:
             async def requests() -> AsyncIterator[Message]:
@@ -154,7 +153,7 @@ class Calls:
                     yield self._decode(data, request_type)
 
             try:
-                with self._admitted(is_work):
+                with admission:
                     await self._send(behaviour(requests()), context)
             except Exception as error:
                 await abort(context, error)
@@ -198,24 +197,6 @@ class Calls:
         finally:
             timer.cancel()
 
-    @contextmanager
-    def _admitted(self, is_work: bool) -> Iterator[None]:
-        most = self._limits.max_concurrent_calls
-        most_work = max(most * 3 // 4, 1)
-        if self._under_way >= most:
-            raise OverloadedError(f"{most} calls are under way, as many as are taken on at once")
-        if is_work and self._work_under_way >= most_work:
-            raise OverloadedError(f"{most_work} writers are under way; the rest is for reads")
-        if not is_work:
-            self._courtesy.note_read()
-        self._under_way += 1
-        self._work_under_way += is_work
-        try:
-            yield
-        finally:
-            self._under_way -= 1
-            self._work_under_way -= is_work
-
     def _decode(self, data: bytes, request_type: type[Message]) -> Message:
         most = self._limits.max_message_bytes
         if len(data) > most:
@@ -229,6 +210,50 @@ class Calls:
             raise InvalidRequestError(
                 FieldViolation("request", f"is not the bytes of a {name}")
             ) from None
+
+
+class _Admission:
+    """The places of all calls: a read has one within. Not made anew for each call, which
+    takes longer than to answer some."""
+
+    def __init__(self, most: int, courtesy: Courtesy) -> None:
+        self.most = most
+        self.under_way = 0
+        self._courtesy = courtesy
+
+    def __enter__(self) -> None:
+        self.take()
+        self._courtesy.note_read()
+
+    def __exit__(self, *_: object) -> None:
+        self.under_way -= 1
+
+    def take(self) -> None:
+        """Raises OverloadedError if none is free."""
+        if self.under_way >= self.most:
+            raise OverloadedError(
+                f"{self.most} calls are under way, as many as are taken on at once"
+            )
+        self.under_way += 1
+
+
+class _AdmissionOfWork:
+    """The places among them that writers may have."""
+
+    def __init__(self, all_calls: _Admission) -> None:
+        self._all_calls = all_calls
+        self._most = max(all_calls.most * 3 // 4, 1)
+        self._under_way = 0
+
+    def __enter__(self) -> None:
+        if self._under_way >= self._most:
+            raise OverloadedError(f"{self._most} writers are under way; the rest is for reads")
+        self._all_calls.take()
+        self._under_way += 1
+
+    def __exit__(self, *_: object) -> None:
+        self._all_calls.under_way -= 1
+        self._under_way -= 1
 
 
 def _wrap(make: Callable[..., Handler], call: object) -> Handler:

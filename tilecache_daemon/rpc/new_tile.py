@@ -36,28 +36,25 @@ def new_tile(message: TileMetadata) -> NewTile:
     """A tile to be stored, with everything derived that may be."""
     wrong: list[FieldViolation] = []
     key = _key(message, wrong)
-    _check_file(message, wrong)
+    file_path, content_sha256 = message.file_path, message.content_sha256
+    _check_file(file_path, content_sha256, wrong)
+    disk_bytes = _disk_bytes(message, wrong)
     captured_us = _captured_us(message, wrong)
     pixels = _pixels(message, wrong)
-    quality = _quality(message, wrong)
+    quality = _quality(message, wrong) if message.HasField("quality_metadata") else None
     if key is None or captured_us is None:
         raise InvalidRequestError(*wrong)
     tile_uuid, location_hash = tile_ids_text(*key)
-    tile = NewTile(
-        _derived(message.tile_uuid, "tile_uuid", tile_uuid, wrong),
-        _derived(message.location_hash, "location_hash", location_hash, wrong),
-        *key,
-        *_place(message, key, wrong),
-        pixels,
-        message.file_path,
-        message.content_sha256,
-        message.disk_bytes,
-        captured_us,
-        quality,
-    )
+    _check_derived(message, tile_uuid, location_hash, wrong)
+    place = _place(message, key, wrong)
     if wrong:
         raise InvalidRequestError(*wrong)
-    return tile
+    return NewTile._make(
+        (
+            *(tile_uuid, location_hash, *key, *place, pixels),
+            *(file_path, content_sha256, disk_bytes, captured_us, quality),
+        )
+    )
 
 
 def _key(message: TileMetadata, wrong: list[FieldViolation]) -> TileKey | None:
@@ -79,22 +76,25 @@ def _captured_us(message: TileMetadata, wrong: list[FieldViolation]) -> int | No
         return None
 
 
-def _check_file(message: TileMetadata, wrong: list[FieldViolation]) -> None:
-    if not _PATH.fullmatch(message.file_path) or len(message.file_path) > _SURELY_SHORT:
-        problem = _path_problem(message.file_path)
+def _check_file(file_path: str, content_sha256: str, wrong: list[FieldViolation]) -> None:
+    if not _PATH.fullmatch(file_path) or len(file_path) > _SURELY_SHORT:
+        problem = _path_problem(file_path)
         if problem:
             wrong.append(FieldViolation("file_path", problem))
-    if not SHA256.fullmatch(message.content_sha256):
+    if not SHA256.fullmatch(content_sha256):
         wrong.append(FieldViolation("content_sha256", "is not 64 lower-case hexadecimal digits"))
-    if not message.HasField("disk_bytes"):
+
+
+def _disk_bytes(message: TileMetadata, wrong: list[FieldViolation]) -> int:
+    disk_bytes = message.disk_bytes
+    if disk_bytes < 0:
+        wrong.append(FieldViolation("disk_bytes", f"is {disk_bytes}, a negative size"))
+    elif disk_bytes == 0 and not message.HasField("disk_bytes"):
         wrong.append(FieldViolation("disk_bytes", "is required"))
-    elif message.disk_bytes < 0:
-        wrong.append(FieldViolation("disk_bytes", f"is {message.disk_bytes}, a negative size"))
+    return disk_bytes
 
 
 def _quality(message: TileMetadata, wrong: list[FieldViolation]) -> str | None:
-    if not message.HasField("quality_metadata"):
-        return None
     try:
         return quality_json(message.quality_metadata)
     except InvalidRequestError as error:
@@ -102,10 +102,15 @@ def _quality(message: TileMetadata, wrong: list[FieldViolation]) -> str | None:
         return None
 
 
-def _derived(given: str, field: str, derived: str, wrong: list[FieldViolation]) -> str:
-    if given and given != derived:
-        wrong.append(FieldViolation(field, f"is {given!r}, but the key gives {derived}"))
-    return derived
+def _check_derived(
+    message: TileMetadata, tile_uuid: str, location_hash: str, wrong: list[FieldViolation]
+) -> None:
+    for field, given, derived in (
+        ("tile_uuid", message.tile_uuid, tile_uuid),
+        ("location_hash", message.location_hash, location_hash),
+    ):
+        if given and given != derived:
+            wrong.append(FieldViolation(field, f"is {given!r}, but the key gives {derived}"))
 
 
 def _place(

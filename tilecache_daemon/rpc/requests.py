@@ -53,6 +53,8 @@ from tilecache_daemon.models import (
 
 _HEX: Final = "[0-9a-f]"
 _UUID: Final = re.compile("-".join(f"{_HEX}{{{digits}}}" for digits in (8, 4, 4, 4, 12)))
+_UUID_CHARACTERS: Final = 36
+_UUID_DASHES: Final = (8, 13, 18, 23)
 MAX_PAGE_SIZE: Final = 1_000
 SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _FIRST_MICROS: Final = micros_of(datetime(1, 1, 1, tzinfo=timezone.utc))
@@ -142,13 +144,28 @@ def tile_refs(field: str, refs: Sequence[TileRef], most: int) -> list[str]:
     """The ids that references name."""
     check_count(field, len(refs), most)
     tile_uuids = [ref.tile_uuid for ref in refs]
-    if all(map(_UUID.fullmatch, tile_uuids)):
+    if _are_uuids(tile_uuids):
         return tile_uuids
     return [tile_ref(f"{field}[{index}]", ref) for index, ref in enumerate(refs)]
 
 
+def _are_uuids(texts: Sequence[str]) -> bool:
+    """Whether each is a UUID in canonical text. Looked at together: a pattern for each
+    takes ten times as long, and more than finding the tile."""
+    count, lines = len(texts), "\n".join(texts).encode()
+    size = _UUID_CHARACTERS + 1
+    return (
+        len(lines) == count * size - 1
+        and lines.translate(None, b"0123456789abcdef") == (b"----\n" * count)[:-1]
+        and lines[_UUID_CHARACTERS::size] == b"\n" * (count - 1)
+        and all(lines[dash::size] == b"-" * count for dash in _UUID_DASHES)
+    )
+
+
 def tile_ref(field: str, ref: TileRef) -> str:
     """The id that a reference names."""
+    if _UUID.fullmatch(ref.tile_uuid):
+        return ref.tile_uuid
     match ref.WhichOneof("ref"):
         case "tile_uuid":
             return uuid_text(f"{field}.tile_uuid", ref.tile_uuid)

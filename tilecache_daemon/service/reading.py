@@ -22,6 +22,10 @@ class ReadingService:
     async def get(self, tile_uuid: str, *, record_access: bool) -> tuple[bytes, bool]:
         """One tile's element, and whether it is degraded; raises TileNotFoundError if
         there is no such tile."""
+        if held := self._cache.find_held(tile_uuid):
+            if record_access:
+                self._accesses.record([tile_uuid])
+            return held
         (element,), degraded = await self.lookup([tile_uuid], record_access=record_access)
         if element is None:
             raise TileNotFoundError(f"there is no tile {tile_uuid}", tile_uuid=tile_uuid)

@@ -35,21 +35,23 @@ def pack_rows(tiles: Iterable[LabelledTile], created_at: datetime) -> bytes:
     created_us = micros_of(created_at)
     pieces: list[bytes] = []
     for tile, label in tiles:
+        # Taken apart at once: names cost less than fields.
+        tile_uuid, location_hash, zoom, x, y, source, flight_id = tile[:7]
+        latitude, longitude, edge, pixels = tile[7:11]
+        file_path, sha256, disk_bytes, captured_us, quality = tile[11:]
         pieces += (
             _FIXED(
                 _COLUMNS,
-                *(16, bytes.fromhex(tile.tile_uuid.replace("-", ""))),
-                *(16, bytes.fromhex(tile.location_hash.replace("-", ""))),
-                *(4, tile.zoom, 4, tile.x, 4, tile.y, 4, tile.tile_size_pixels),
-                *(8, tile.latitude, 8, tile.longitude, 8, tile.tile_size_meters),
-                *(64, tile.content_sha256.encode()),
-                *(8, tile.disk_bytes, 8, tile.captured_us, 8, created_us),
+                *(16, bytes.fromhex(tile_uuid.replace("-", ""))),
+                *(16, bytes.fromhex(location_hash.replace("-", ""))),
+                *(4, zoom, 4, x, 4, y, 4, pixels),
+                *(8, latitude, 8, longitude, 8, edge),
+                *(64, sha256.encode()),
+                *(8, disk_bytes, 8, captured_us, 8, created_us),
             ),
-            _sized(tile.file_path.encode()),
-            _NULL
-            if tile.quality_metadata is None
-            else _sized(_JSONB_VERSION + tile.quality_metadata.encode()),
-            _pack_kind(tile.source, tile.flight_id, label),
+            _sized(file_path.encode()),
+            _NULL if quality is None else _sized(_JSONB_VERSION + quality.encode()),
+            _pack_kind(source, flight_id, label),
         )
     return b"".join(pieces)
 

@@ -114,6 +114,27 @@ def test_references_are_named_by_their_position() -> None:
     assert fields_at_fault(requests.tile_refs, "tiles", refs, 10) == ["tiles[1].key.x"]
 
 
+@pytest.mark.parametrize(
+    ("texts", "position"),
+    [
+        ([FLIGHT, FLIGHT.upper(), FLIGHT], 1),
+        ([FLIGHT[:-1], FLIGHT + "0"], 0),
+        ([FLIGHT, "", f"{FLIGHT}\n{FLIGHT}"], 1),
+        ([f"{FLIGHT}\n{FLIGHT[:-1]}", ""], 0),
+        ([FLIGHT, FLIGHT.replace("-", "", 1) + "-"], 1),
+        ([FLIGHT, FLIGHT[:-1] + "\N{ARABIC-INDIC DIGIT ONE}"], 1),
+        ([FLIGHT, FLIGHT[:-1] + "\n"], 1),
+    ],
+)
+def test_ids_are_looked_at_one_by_one_though_they_are_checked_together(
+    texts: list[str], position: int
+) -> None:
+    refs = [TileRef(tile_uuid=text) for text in texts]
+    assert fields_at_fault(requests.tile_refs, "tiles", refs, 10) == [
+        f"tiles[{position}].tile_uuid"
+    ]
+
+
 def test_no_items_and_too_many_are_refused() -> None:
     assert fields_at_fault(requests.check_count, "tiles", 0, 3) == ["tiles"]
     with pytest.raises(LimitExceededError, match="tiles: has 4 items, 3 at most"):
