@@ -8,33 +8,36 @@ from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate, pairwise
-from operator import neg
-from typing import Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple
+from uuid import UUID
 
+import numpy as np
+from numpy.typing import NDArray
+
+from tilecache_daemon.id_index import Numbers, numbers_of
+from tilecache_daemon.identity import SOURCE_TEXTS
 from tilecache_daemon.mercator import CellRectangle
 from tilecache_daemon.models import (
     FreshnessLabel,
-    TileColumns,
     TileFilter,
     TileSelection,
     micros_of,
 )
+from tilecache_daemon.tile_columns import NO_FLIGHT, TileColumns
 
 BLOCK_BITS: Final = 5
 BLOCK_CELLS: Final = 1 << BLOCK_BITS
 PIECE_BYTES: Final = 128 * 1024
 """Slices are cut to this, so that a message can be filled but not burst by one."""
 
-TILE_OVERHEAD_BYTES: Final = 150
+TILE_OVERHEAD_BYTES: Final = 90
 """What a tile takes beside its bytes: its place in the arrays and in the index by id."""
 LOOSE_OVERHEAD_BYTES: Final = 260
 BLOCK_OVERHEAD_BYTES: Final = 1_500
 
 _MASK: Final = BLOCK_CELLS - 1
+_AXIS_BITS: Final = 24
 _RANKS: Final = {label.value: rank for rank, label in enumerate(FreshnessLabel)}
-
-
-Item = TypeVar("Item")
 
 
 class BlockKey(NamedTuple):
@@ -96,49 +99,60 @@ def cells_of(key: BlockKey) -> CellRectangle:
     return CellRectangle(x, x | _MASK, y, y | _MASK)
 
 
+def in_order(tiles: TileColumns) -> TileColumns:
+    """Tiles of a zoom, block by block, in the order of a block's cells; within a cell the
+    best label first, then the newest capture."""
+    cells = _block_numbers(tiles) << 2 * BLOCK_BITS | _cells(tiles)
+    order = np.argsort(cells, kind="stable")
+    if bool((np.diff(cells[order]) == 0).any()):
+        uuids = tiles.rows["tile_uuid"].view(">u8")
+        captured = -tiles.rows["captured_us"]
+        order = np.lexsort((uuids[:, 1], uuids[:, 0], captured, tiles.label_place, cells))
+    return tiles.take(order)
+
+
+def cut_blocks(
+    keys: Iterable[BlockKey], tiles: TileColumns, data: bytes, ends: NDArray[Any]
+) -> "Iterator[Block]":
+    """The blocks of these keys from tiles `in_order`, packed one after the other, and where
+    each ends."""
+    numbers = _block_numbers(tiles)
+    for key in keys:
+        number = key.y << _AXIS_BITS | key.x
+        first, last = np.searchsorted(numbers, (number, number + 1)).tolist()
+        start = int(ends[first - 1]) if first else 0
+        stop = int(ends[last - 1]) if last else 0
+        part = slice(first, last)
+        yield Block(key, tiles.take(part), data[start:stop], ends[part] - start)
+
+
 class Block:
     """The tiles of a block. Immutable but for their uses; made from all of its rows."""
 
     __slots__ = (
-        *("key", "number", "doubted", "id_hashes"),
-        *("_blob", "_offsets", "_cells", "_ranks", "_captured", "_maker_of", "_makers"),
+        *("key", "number", "doubted", "ids", "data"),
+        *("_offsets", "_cells", "_ranks", "_captured", "_maker_of", "_makers"),
         *("_one_a_cell", "_ranks_there"),
     )
 
-    def __init__(self, key: BlockKey, tiles: TileColumns, elements: Sequence[bytes]) -> None:
-        """`elements` are the tiles packed; both in the same order, whichever it is."""
+    def __init__(self, key: BlockKey, tiles: TileColumns, data: bytes, ends: NDArray[Any]) -> None:
+        """Tiles `in_order`, packed one after the other, and where each ends."""
         self.key = key
         self.number = 0
-        """Which of the cache's blocks it is."""
+        """Which of the cache's holders it is."""
         self.doubted = False
         """Whether it may be out of date."""
-        cells = [
-            (y & _MASK) << BLOCK_BITS | x & _MASK for x, y in zip(tiles.x, tiles.y, strict=True)
-        ]
-        ranks = list(map(_RANKS.__getitem__, tiles.freshness_label))
-        self._one_a_cell = len(set(cells)) == len(cells)
-        places = range(len(cells))
-        if self._one_a_cell:
-            order = sorted(places, key=cells.__getitem__)
-        else:
-            # Within a cell the best label first, then the newest capture.
-            merits = list(
-                zip(cells, ranks, map(neg, tiles.captured_us), tiles.tile_uuid, strict=True)
-            )
-            order = sorted(places, key=merits.__getitem__)
-        makers = list(zip(tiles.source, tiles.flight_id, strict=True))
-        self._makers = list(dict.fromkeys(makers))
-        numbers = {maker: number for number, maker in enumerate(self._makers)}
-        elements = _at(order, elements)
-        self._blob = b"".join(elements)
-        self._offsets = array("I", accumulate(map(len, elements), initial=0))
-        self._cells = array("H", _at(order, cells))
-        self._ranks = bytes(_at(order, ranks))
-        self._ranks_there = frozenset(ranks)
-        self._captured = array("q", _at(order, tiles.captured_us))
-        self._maker_of = array("H", map(numbers.__getitem__, _at(order, makers)))
-        self.id_hashes = array("q", map(hash, _at(order, tiles.tile_uuid)))
-        """Of the tiles' ids, in the order of their places."""
+        self.ids: Numbers = numbers_of(tiles.rows["tile_uuid"])
+        """In the order of the tiles' places."""
+        self.data = data
+        self._offsets = _array("I", np.concatenate((np.zeros(1, dtype=ends.dtype), ends)))
+        cells = _cells(tiles)
+        self._one_a_cell = not bool((np.diff(cells) == 0).any())
+        self._cells = _array("H", cells)
+        self._ranks = tiles.label_place.astype(np.uint8).tobytes()
+        self._ranks_there = frozenset(self._ranks)
+        self._captured = _array("q", tiles.rows["captured_us"])
+        self._makers, self._maker_of = _makers(tiles)
 
     @property
     def tile_count(self) -> int:
@@ -147,19 +161,24 @@ class Block:
     @property
     def byte_count(self) -> int:
         """What the block takes in memory, about."""
-        return len(self._blob) + self.tile_count * TILE_OVERHEAD_BYTES + BLOCK_OVERHEAD_BYTES
+        return len(self.data) + self.tile_count * TILE_OVERHEAD_BYTES + BLOCK_OVERHEAD_BYTES
+
+    @property
+    def ends(self) -> NDArray[np.uint32]:
+        """Where each tile ends in `data`."""
+        return np.frombuffer(self._offsets, dtype=np.uint32)[1:]
 
     def doubt(self) -> None:
         """It may be out of date from now on."""
         self.doubted = True
 
-    def doubts(self, place: int) -> bool:
-        """Whether the tile at a place may be out of date."""
+    def doubts(self, start: int) -> bool:
+        """Whether the tile that starts there may be out of date."""
         return self.doubted
 
-    def element(self, place: int) -> bytes:
-        """The element of the tile at a place."""
-        return self._blob[self._offsets[place] : self._offsets[place + 1]]
+    def element(self, start: int, end: int) -> bytes:
+        """The element of the tile from there to there."""
+        return self.data[start:end]
 
     def select(self, cells: Iterable[CellRectangle], wanted: TileFilter) -> Iterator[Slice]:
         """The tiles in some rectangles of the block's cells that pass the filter."""
@@ -172,12 +191,13 @@ class Block:
                 yield from self._picked(start, end, test, best_only=best_only)
 
     def rewrite(self, changes: Mapping[int, Callable[[bytes], bytes]]) -> None:
-        """Gives the tiles at some places other elements; what the filters see may not
-        change."""
-        elements = [self._blob[start:end] for start, end in pairwise(self._offsets)]
-        for place, change in changes.items():
+        """Gives the tiles that start at some places other elements; what the filters see may
+        not change."""
+        elements = [self.data[start:end] for start, end in pairwise(self._offsets)]
+        for start, change in changes.items():
+            place = bisect_left(self._offsets, start)
             elements[place] = change(elements[place])
-        self._blob = b"".join(elements)
+        self.data = b"".join(elements)
         self._offsets = array("I", accumulate(map(len, elements), initial=0))
 
     def _runs(self, cells: Iterable[CellRectangle]) -> Iterator[tuple[int, int]]:
@@ -195,7 +215,7 @@ class Block:
         return start, bisect_right(self._cells, last, start)
 
     def _slices(self, start: int, end: int) -> Iterator[Slice]:
-        blob, offsets = memoryview(self._blob), self._offsets
+        blob, offsets = memoryview(self.data), self._offsets
         while start < end:
             stop = end
             if offsets[end] - offsets[start] > PIECE_BYTES:
@@ -207,7 +227,7 @@ class Block:
     def _picked(
         self, start: int, end: int, test: Callable[[int], bool] | None, *, best_only: bool
     ) -> Iterator[Slice]:
-        blob, offsets, last_cell = memoryview(self._blob), self._offsets, -1
+        blob, offsets, last_cell = memoryview(self.data), self._offsets, -1
         for place in range(start, end):
             if best_only and self._cells[place] == last_cell:
                 continue
@@ -236,7 +256,8 @@ class Block:
 
 
 class LooseTiles:
-    """Tiles of a block that were read by id; the block may have others."""
+    """Tiles of a block that were read by id; the block may have others. A tile starts at its
+    place among them."""
 
     __slots__ = ("_doubted", "_elements", "_places", "byte_count", "key", "number")
 
@@ -245,7 +266,7 @@ class LooseTiles:
         self.number = 0
         self.byte_count = BLOCK_OVERHEAD_BYTES
         self._elements: list[bytes] = []
-        self._places: dict[int, int] = {}
+        self._places: dict[bytes, int] = {}
         self._doubted: set[int] = set()
 
     @property
@@ -254,16 +275,17 @@ class LooseTiles:
         return bool(self._doubted)
 
     @property
-    def id_hashes(self) -> Iterable[int]:
-        return self._places
+    def ids(self) -> Numbers:
+        """As `Block.ids`."""
+        return numbers_of(np.frombuffer(b"".join(self._places), dtype=np.uint8))
 
     @property
     def tile_count(self) -> int:
         return len(self._elements)
 
-    def add(self, id_hash: int, element: bytes) -> int:
+    def add(self, tile_id: bytes, element: bytes) -> int:
         """Holds a tile; gives its place."""
-        place = self._places.setdefault(id_hash, len(self._elements))
+        place = self._places.setdefault(tile_id, len(self._elements))
         self._doubted.discard(place)
         if place == len(self._elements):
             self._elements.append(element)
@@ -276,13 +298,13 @@ class LooseTiles:
         """As `Block.doubt`; what is added later is believed again."""
         self._doubted.update(self._places.values())
 
-    def doubts(self, place: int) -> bool:
+    def doubts(self, start: int) -> bool:
         """As `Block.doubts`."""
-        return place in self._doubted
+        return start in self._doubted
 
-    def element(self, place: int) -> bytes:
+    def element(self, start: int, _: int) -> bytes:
         """As `Block.element`."""
-        return self._elements[place]
+        return self._elements[start]
 
     def rewrite(self, changes: Mapping[int, Callable[[bytes], bytes]]) -> None:
         """As `Block.rewrite`."""
@@ -294,8 +316,43 @@ class LooseTiles:
         self._elements[place] = element
 
 
-def _at(places: Sequence[int], column: Sequence[Item]) -> list[Item]:
-    return list(map(column.__getitem__, places))
+def _array(kind: str, column: NDArray[Any]) -> "array[int]":
+    """Numbers one by one cost less from an array of the standard library."""
+    made: array[int] = array(kind)
+    made.frombytes(column.astype(np.dtype(kind)).tobytes())
+    return made
+
+
+def _block_numbers(tiles: TileColumns) -> NDArray[np.int64]:
+    x, y = (tiles.rows[name].astype(np.int64) >> BLOCK_BITS for name in ("x", "y"))
+    return y << _AXIS_BITS | x
+
+
+def _cells(tiles: TileColumns) -> NDArray[np.int32]:
+    cells: NDArray[np.int32] = (tiles.rows["y"] & _MASK) << BLOCK_BITS | tiles.rows["x"] & _MASK
+    return cells
+
+
+def _makers(tiles: TileColumns) -> "tuple[list[tuple[str, str | None]], array[int]]":
+    """The distinct sources and flights, and the number of each tile's among them."""
+    sources, flights = tiles.source_number, tiles.rows["flight_id"]
+    if not flights.any() and bool((sources == sources[:1]).all()):
+        return [(SOURCE_TEXTS.get(int(source), ""), None) for source in sources[:1]], array(
+            "H", bytes(2 * len(sources))
+        )
+    numbers: dict[tuple[int, bytes], int] = {}
+    maker_of = array(
+        "H",
+        (
+            numbers.setdefault((source, flight.tobytes()), len(numbers))
+            for source, flight in zip(sources.tolist(), flights, strict=True)
+        ),
+    )
+    makers = [
+        (SOURCE_TEXTS.get(source, ""), None if flight == NO_FLIGHT else str(UUID(bytes=flight)))
+        for source, flight in numbers
+    ]
+    return makers, maker_of
 
 
 def _cell(x: int, y: int) -> int:

@@ -20,7 +20,7 @@ from tilecache_daemon.identity import prove_identity
 from tilecache_daemon.metrics import Sources
 from tilecache_daemon.models import Limits
 from tilecache_daemon.observation import Observation
-from tilecache_daemon.rpc import wire
+from tilecache_daemon.rpc import packing
 from tilecache_daemon.rpc.admin_servicer import AdminServicer
 from tilecache_daemon.rpc.calls import Calls
 from tilecache_daemon.rpc.server import ADMIN, STORE, Server, UnixSocket
@@ -43,7 +43,7 @@ from tilecache_daemon.service.purge import PurgeService
 from tilecache_daemon.service.reading import ReadingService
 from tilecache_daemon.service.storage import Ceiling, StorageService
 from tilecache_daemon.service.uploads import UploadService
-from tilecache_daemon.store import Store
+from tilecache_daemon.store import Store, warm_up
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -104,7 +104,7 @@ class Daemon:
         database = self._database = await self._open_database(config)
         changes = ChangeListener(config.dsn or "")
         store = Store(database, changes)
-        cache = TileCache(store, changes, wire, config.cache_max_bytes)
+        cache = TileCache(store, changes, packing, config.cache_max_bytes)
         async with store.connection() as queries:
             if seen := await queries.database.read_latest_time_seen():
                 self._clock.observe(seen)
@@ -232,6 +232,7 @@ class Daemon:
             max_size=config.pool_max_size,
             timeout_s=config.pool_timeout_s,
             statement_timeout_s=config.statement_timeout_s,
+            warm_up=warm_up,
         )
         self._closing.push_async_callback(database.close)
         await database.open()

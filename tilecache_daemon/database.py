@@ -69,8 +69,11 @@ class Database:
         max_size: int,
         timeout_s: float,
         statement_timeout_s: float,
+        warm_up: Callable[[Connection], Awaitable[None]] | None = None,
     ) -> None:
+        """`warm_up` is done on each connection before it is used."""
         self._dsn = dsn
+        self._warm_up = warm_up
         self._sizes = (min_size, max_size)
         self._timeout_s = timeout_s
         self._statement_timeout_s = statement_timeout_s
@@ -165,7 +168,7 @@ class Database:
             max_waiting=max_size * WAITING_PER_CONNECTION,
             timeout=self._timeout_s,
             reconnect_timeout=ANSWER_TIMEOUT_S,
-            configure=_prepare,
+            configure=self._prepare,
             open=False,
         )
         try:
@@ -183,6 +186,19 @@ class Database:
             # Elsewhere the first and the last day of Python's calendar cannot be read.
             " -c timezone=UTC -c idle_in_transaction_session_timeout=60000"
         )
+
+    async def _prepare(self, connection: Connection) -> None:
+        """Acknowledged means committed, also where the server's setting is not to wait.
+
+        A time in a binary result is read as PostgreSQL sends it: microseconds since 2000.
+        """
+        connection.adapters.register_loader("timestamptz", Int8BinaryLoader)
+        await connection.execute(
+            "SELECT set_config(name, 'on', false) FROM pg_settings"
+            " WHERE name = 'synchronous_commit' AND setting = 'off'"
+        )
+        if self._warm_up:
+            await self._warm_up(connection)
 
     async def _drop_pool(self) -> None:
         pool, self._pool = self._pool, None
@@ -266,18 +282,6 @@ class _Turns:
             raise OverloadedError("other writes take too long") from None
         finally:
             self.waiting -= 1
-
-
-async def _prepare(connection: Connection) -> None:
-    """Acknowledged means committed, also where the server's setting is not to wait.
-
-    A time in a binary result is read as PostgreSQL sends it: microseconds since 2000.
-    """
-    connection.adapters.register_loader("timestamptz", Int8BinaryLoader)
-    await connection.execute(
-        "SELECT set_config(name, 'on', false) FROM pg_settings"
-        " WHERE name = 'synchronous_commit' AND setting = 'off'"
-    )
 
 
 @contextlib.contextmanager

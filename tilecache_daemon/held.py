@@ -6,25 +6,30 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import count
 from typing import Final
 
-from tilecache_daemon.blocks import Block, BlockKey, LooseTiles
+import numpy as np
 
-_PLACE_BITS: Final = 24
-_PLACE_MASK: Final = (1 << _PLACE_BITS) - 1
+from tilecache_daemon.blocks import Block, BlockKey, LooseTiles
+from tilecache_daemon.id_index import IdIndex, Spans, numbers_of, parse_ids
+
+_TIDY_AFTER_S: Final = 0.005
+_TIDY_PATIENCE: Final = 40
 
 
 class HeldTiles:
     """Blocks, and loose tiles of others, under a ceiling of bytes."""
 
-    def __init__(self, max_bytes: int) -> None:
+    def __init__(self, max_bytes: int, is_loading: Callable[[], bool]) -> None:
+        """Its own order is brought up to date when nobody waits for what is being loaded."""
         self.max_bytes = max_bytes
+        self._is_loading = is_loading
         self.used_bytes = 0
         self.tile_count = 0
         self._held: OrderedDict[BlockKey, Block | LooseTiles] = OrderedDict()
+        self._numbers = count(1)
         self._numbered: dict[int, Block | LooseTiles] = {}
-        self._numbers = count()
-        self._by_id: dict[int, int] = {}
-        """Of the hash of an id: its holder's number, and its place in the last bits. A
-        reference and a place of their own would take twice the memory."""
+        self._data: dict[int, bytes] = {}
+        """Of the blocks among them."""
+        self._by_id = IdIndex()
         self._forgotten: deque[Block | LooseTiles] = deque()
         self._not_indexed: deque[Block] = deque()
         self._tidier: asyncio.Task[None] | None = None
@@ -39,57 +44,48 @@ class HeldTiles:
 
     def tile(self, tile_uuid: str) -> bytes | None:
         """The element of one tile, unless it is doubted; as `find` gives it, for less."""
-        location = self._by_id.get(hash(tile_uuid))
-        holder = None if location is None else self._numbered.get(location >> _PLACE_BITS)
-        if location is None or holder is None:
-            return None
-        place = location & _PLACE_MASK
-        if holder.doubted and holder.doubts(place):
+        span = self._by_id.find_one(tile_uuid)
+        holder = self._numbered.get(span.holder) if span else None
+        if span is None or holder is None or (holder.doubted and holder.doubts(span.start)):
             return None
         self._held.move_to_end(holder.key)
-        element = holder.element(place)
-        return element if tile_uuid.encode() in element else None
+        return holder.element(span.start, span.end)
 
     def find(self, tile_uuids: Sequence[str], *, doubted: bool) -> list[bytes | None]:
         """Elements in the order asked, None for a miss; those that are doubted only if that
         is asked for, too."""
-        numbered, used = self._numbered, set()
-        elements: list[bytes | None] = []
-        # Step by step for all, not id by id: most of the time is waited for memory.
-        locations = list(map(self._by_id.get, map(hash, tile_uuids)))
-        for location in locations:
-            holder = None if location is None else numbered.get(location >> _PLACE_BITS)
-            if location is None or holder is None:
-                elements.append(None)
-                continue
-            place = location & _PLACE_MASK
-            if holder.doubted and not doubted and holder.doubts(place):
-                elements.append(None)
-                continue
-            elements.append(holder.element(place))
-            used.add(holder)
-        for holder in used:
-            self._held.move_to_end(holder.key)
-        # Two ids may have one hash; a tile's own id comes early in its element.
+        holders, starts, ends = (column.tolist() for column in self._find(tile_uuids))
+        used = self._numbered.keys() & set(holders)
+        for number in used:
+            self._held.move_to_end(self._numbered[number].key)
+        if not doubted and any(self._numbered[number].doubted for number in used):
+            holders = [
+                0 if number in used and self._numbered[number].doubts(start) else number
+                for number, start in zip(holders, starts, strict=True)
+            ]
+        data = self._data.get
         return [
-            element if element and tile_uuid in element else None
-            for element, tile_uuid in zip(elements, map(str.encode, tile_uuids), strict=True)
+            run[start:end] if (run := data(number)) is not None else self._loose(number, start)
+            for number, start, end in zip(holders, starts, ends, strict=True)
         ]
 
     async def rewrite(self, changes: Mapping[str, Callable[[bytes], bytes]]) -> None:
         """Gives tiles, by id, other elements, some at a time. Others are left out."""
         await self._index_blocks()
         of_holders: dict[int, dict[int, Callable[[bytes], bytes]]] = {}
-        for tile_uuid, change in changes.items():
-            location = self._by_id.get(hash(tile_uuid))
-            if location is not None:
-                of_holder = of_holders.setdefault(location >> _PLACE_BITS, {})
-                of_holder[location & _PLACE_MASK] = change
+        found = self._find(list(changes))
+        for number, start, change in zip(
+            found.holders.tolist(), found.starts.tolist(), changes.values(), strict=True
+        ):
+            of_holders.setdefault(number, {})[start] = change
         for number, of_holder in of_holders.items():
             if holder := self._numbered.get(number):
                 size_before = holder.byte_count
                 holder.rewrite(of_holder)
                 self.used_bytes += holder.byte_count - size_before
+                if isinstance(holder, Block):
+                    self._data[number] = holder.data
+                    self._index(holder)
             await asyncio.sleep(0)
 
     def doubt(self, keys: Iterable[BlockKey]) -> None:
@@ -111,23 +107,44 @@ class HeldTiles:
         self._not_indexed.append(block)
         self._tidy_soon()
 
-    def keep_loose(self, key: BlockKey, id_hash: int, element: bytes) -> None:
-        """Holds a tile of a block, unless all of that is held. Also if the block is doubted:
-        it is the better answer while PostgreSQL is away."""
-        holder = self._held.get(key)
-        if holder is None:
-            holder = LooseTiles(key)
-            self._hold(holder)
-        if isinstance(holder, LooseTiles):
-            bytes_before, tiles_before = holder.byte_count, holder.tile_count
-            place = holder.add(id_hash, element)
-            self._by_id[id_hash] = holder.number << _PLACE_BITS | place
-            self._grow(holder.byte_count - bytes_before, holder.tile_count - tiles_before)
+    def keep_loose(self, tiles: Iterable[tuple[BlockKey, bytes, bytes]]) -> None:
+        """Holds tiles, each given by its block, id and element, unless all of a block is held.
+        Also if the block is doubted: it is the better answer while PostgreSQL is away."""
+        ids, numbers, places = [], [], []
+        for key, tile_id, element in tiles:
+            holder = self._held.get(key)
+            if holder is None:
+                holder = LooseTiles(key)
+                self._hold(holder)
+            if isinstance(holder, LooseTiles):
+                bytes_before, tiles_before = holder.byte_count, holder.tile_count
+                ids.append(tile_id)
+                places.append(holder.add(tile_id, element))
+                numbers.append(holder.number)
+                self._grow(holder.byte_count - bytes_before, holder.tile_count - tiles_before)
+        starts = np.array(places, dtype=np.uint64)
+        self._by_id.put(
+            numbers_of(np.frombuffer(b"".join(ids), dtype=np.uint8)),
+            Spans(np.array(numbers, dtype=np.uint64), starts, starts),
+        )
+        self._tidy_soon()
+
+    def _find(self, tile_uuids: Sequence[str]) -> Spans:
+        return self._by_id.find(parse_ids(tile_uuids))
+
+    def _loose(self, number: int, start: int) -> bytes | None:
+        holder = self._numbered.get(number)
+        return holder.element(start, start) if holder else None
+
+    def _index(self, block: Block) -> None:
+        self._by_id.put(block.ids, Spans.following(block.number, block.ends))
 
     def _hold(self, holder: Block | LooseTiles) -> None:
         holder.number = next(self._numbers)
         self._numbered[holder.number] = holder
         self._held[holder.key] = holder
+        if isinstance(holder, Block):
+            self._data[holder.number] = holder.data
 
     def _grow(self, byte_count: int, tile_count: int) -> None:
         self.used_bytes += byte_count
@@ -141,6 +158,7 @@ class HeldTiles:
         if holder is None:
             return
         del self._numbered[holder.number]
+        self._data.pop(holder.number, None)
         self.used_bytes -= holder.byte_count
         self.tile_count -= holder.tile_count
         self._forgotten.append(holder)
@@ -152,19 +170,22 @@ class HeldTiles:
 
     async def _tidy(self) -> None:
         """Brings the index by id up to date, a block a turn."""
-        while self._not_indexed or self._forgotten:
+        for _ in range(_TIDY_PATIENCE):
+            if self._is_loading():
+                await asyncio.sleep(_TIDY_AFTER_S)
+        while self._not_indexed or self._forgotten or self._by_id.growing:
             await self._index_blocks()
             if self._forgotten:
                 holder = self._forgotten.popleft()
-                for id_hash in holder.id_hashes:
-                    if self._by_id.get(id_hash, -1) >> _PLACE_BITS == holder.number:
-                        del self._by_id[id_hash]
+                self._by_id.discard(holder.ids, holder.number)
             await asyncio.sleep(0)
 
     async def _index_blocks(self) -> None:
-        while self._not_indexed:
-            block = self._not_indexed.popleft()
-            if block.number in self._numbered:
-                first = block.number << _PLACE_BITS
-                self._by_id.update(zip(block.id_hashes, count(first), strict=False))
+        while self._not_indexed or self._by_id.growing:
+            if self._by_id.growing:
+                self._by_id.grow()
+            else:
+                block = self._not_indexed.popleft()
+                if block.number in self._numbered:
+                    self._index(block)
             await asyncio.sleep(0)

@@ -1,10 +1,9 @@
 """What the store speaks of. UUIDs are canonical lower-case text."""
 
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from enum import Enum
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 _POSTGRES_EPOCH: Final = datetime(2000, 1, 1, tzinfo=timezone.utc)
 _MICROSECOND: Final = timedelta(microseconds=1)
@@ -114,47 +113,6 @@ class Tile(NamedTuple):
     @property
     def accessed_at(self) -> datetime | None:
         return None if self.accessed_us is None else moment_of(self.accessed_us)
-
-
-class TileColumns(NamedTuple):
-    """Some tiles, a sequence for each field of `Tile`: what is done to all of them at
-    once takes a fraction of the time that it takes one by one."""
-
-    tile_uuid: Sequence[str]
-    location_hash: Sequence[str]
-    zoom: Sequence[int]
-    x: Sequence[int]
-    y: Sequence[int]
-    source: Sequence[str]
-    flight_id: Sequence[str | None]
-    latitude: Sequence[float]
-    longitude: Sequence[float]
-    tile_size_meters: Sequence[float]
-    tile_size_pixels: Sequence[int]
-    file_path: Sequence[str]
-    content_sha256: Sequence[str | None]
-    disk_bytes: Sequence[int | None]
-    captured_us: Sequence[int]
-    created_us: Sequence[int]
-    accessed_us: Sequence[int | None]
-    uploaded_us: Sequence[int | None]
-    freshness_label: Sequence[str]
-    quality_metadata: Sequence[str | None]
-
-    @classmethod
-    def of(cls, tiles: Iterable[Tile]) -> "TileColumns":
-        """The same tiles."""
-        columns: list[Any] = list(zip(*tiles, strict=True))
-        return cls(*columns or [()] * len(cls._fields))
-
-    @property
-    def tile_count(self) -> int:
-        return len(self.tile_uuid)
-
-    def part(self, start: int, stop: int) -> "TileColumns":
-        """Those at some places."""
-        columns: list[Any] = [column[start:stop] for column in self]
-        return TileColumns(*columns)
 
 
 class OnConflict(Enum):

@@ -18,7 +18,7 @@ from tilecache_daemon.errors import (
 from tilecache_daemon.identity import tile_ids_text
 from tilecache_daemon.mercator import CellRectangle
 from tilecache_daemon.models import FreshnessLabel, InsertOutcome, Limits
-from tilecache_daemon.rpc import requests, wire
+from tilecache_daemon.rpc import packing, requests, wire
 from tilecache_daemon.rpc.bulk_insert import BulkInsert
 from tilecache_daemon.rpc.calls import Degraded
 from tilecache_daemon.rpc.new_tile import new_tile
@@ -120,7 +120,7 @@ class StoreServicer:
     async def lookup_tiles(self, request: pb.LookupTilesRequest) -> bytes:
         tile_uuids = requests.tile_refs("tiles", request.tiles, self._limits.max_request_items)
         found = await self._reading.lookup(tile_uuids, record_access=request.record_access)
-        answer = wire.pack_results(found.elements)
+        answer = packing.pack_results(found.elements)
         if len(answer) > MAX_ANSWER_BYTES:
             raise LimitExceededError(
                 FieldViolation("tiles", "name tiles whose answer is too large: ask for fewer")

@@ -2,13 +2,18 @@
 
 A file holds statements, each under a line `-- name --` and a line that says what
 it is for. `{tile_columns}` stands for the columns of `models.Tile`, in
-order, `{tile_column_arrays}` for an array of each, and `{eviction_columns}` for those
-of `models.Eviction`.
+order, `{tile_records}` for what `tile_columns.TileColumns` is read from, and
+`{eviction_columns}` for the columns of `models.Eviction`.
 """
 
 import re
+from collections.abc import Mapping
 from importlib.resources import files
 from typing import Final
+
+from tilecache_daemon.identity import NO_FLIGHT_UUID, SOURCE_NUMBERS
+from tilecache_daemon.models import FreshnessLabel
+from tilecache_daemon.tile_columns import LABEL_SHIFT, NO_SIZE, RECORD, SHA256_SHIFT
 
 TILE_COLUMNS: Final = """
     t.tile_uuid::text, t.location_hash::text, t.zoom, t.x, t.y, t.source, t.flight_id::text,
@@ -18,9 +23,46 @@ TILE_COLUMNS: Final = """
     t.freshness_status, t.tile_quality_metadata::text
 """
 
-TILE_COLUMN_ARRAYS: Final = ", ".join(
-    f"array_agg({column.strip()})" for column in TILE_COLUMNS.split(",")
+
+def _code(column: str, codes: Mapping[str, int]) -> str:
+    cases = " ".join(f"WHEN '{text}' THEN {code}" for text, code in codes.items())
+    return f"CASE {column} {cases} ELSE 0 END"
+
+
+_SOURCE: Final = _code("t.source", SOURCE_NUMBERS)
+_LABEL: Final = _code(
+    "t.freshness_status",
+    {label.value: place << LABEL_SHIFT for place, label in enumerate(FreshnessLabel)},
 )
+_SHA256: Final = f"CASE WHEN t.content_sha256 IS NULL THEN 0 ELSE {1 << SHA256_SHIFT} END"
+
+TILE_RECORD: Final = {
+    "tile_uuid": "uuid_send(t.tile_uuid)",
+    "location_hash": "uuid_send(t.location_hash)",
+    "flight_id": f"uuid_send(coalesce(t.flight_id, '{NO_FLIGHT_UUID}'))",
+    "zoom": "int4send(t.zoom)",
+    "x": "int4send(t.x)",
+    "y": "int4send(t.y)",
+    "kind": f"int4send({_SOURCE} + {_LABEL} + {_SHA256})",
+    "tile_size_pixels": "int4send(t.tile_size_pixels)",
+    "latitude": "float8send(t.latitude)",
+    "longitude": "float8send(t.longitude)",
+    "tile_size_meters": "float8send(t.tile_size_meters)",
+    "disk_bytes": f"int8send(coalesce(t.disk_bytes, {NO_SIZE}))",
+    "captured_us": "timestamptz_send(t.captured_at)",
+    "created_us": "timestamptz_send(t.created_at)",
+    "accessed_us": "timestamptz_send(coalesce(t.accessed_at, '-infinity'))",
+    "uploaded_us": "timestamptz_send(coalesce(t.uploaded_at, '-infinity'))",
+    "file_path_characters": "int4send(length(t.file_path))",
+}
+"""What PostgreSQL's own functions make of a tile's columns, by the field of
+`tile_columns.RECORD`. A value of its own for each column takes twice the time."""
+
+TILE_RECORDS: Final = f"""
+    string_agg({" || ".join(TILE_RECORD[name] for name in RECORD.names or ())}, ''::bytea),
+    string_agg(t.file_path, ''), string_agg(t.content_sha256, ''),
+    string_agg(coalesce(t.tile_quality_metadata::text, ''), E'\n')
+"""
 
 EVICTION_COLUMNS: Final = """
     e.id, e.tile_uuid::text, e.zoom, e.x, e.y, e.source, e.flight_id::text, e.file_path,
@@ -39,7 +81,7 @@ def load_queries(*names: str) -> dict[str, str]:
         text = files(__name__).joinpath(f"{name}.sql").read_text()
         for match in _STATEMENT.finditer(text):
             body = match["body"].replace("{tile_columns}", TILE_COLUMNS)
-            body = body.replace("{tile_column_arrays}", TILE_COLUMN_ARRAYS)
+            body = body.replace("{tile_records}", TILE_RECORDS)
             body = body.replace("{eviction_columns}", EVICTION_COLUMNS)
             queries[match["name"]] = body.strip().rstrip(";")
     return queries

@@ -3,16 +3,20 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import datetime
+from typing import Final
 
 from tilecache_daemon.changes import ChangeListener
 from tilecache_daemon.connections import Connection
 from tilecache_daemon.database import Database
+from tilecache_daemon.mercator import CellRectangle
 from tilecache_daemon.store.evictions import EvictionQueries
 from tilecache_daemon.store.freshness import FreshnessQueries
 from tilecache_daemon.store.statements import Statements
 from tilecache_daemon.store.tiles import TileQueries
 from tilecache_daemon.store.uploads import UploadQueries
 from tilecache_daemon.store.usage import UsageQueries
+
+_PLANNED_ANEW: Final = 6
 
 
 class Store:
@@ -51,6 +55,15 @@ class Store:
             await self._changes.heard(announcement)
         finally:
             self._changes.withdraw(announcement)
+
+
+async def warm_up(connection: Connection) -> None:
+    """Has PostgreSQL plan what an aircraft waits for: on a new connection the first time takes
+    a few milliseconds more, and it plans anew until the sixth."""
+    queries = TileQueries(connection)
+    for _ in range(_PLANNED_ANEW):
+        await queries.read_blocks(0, [CellRectangle(0, 0, 0, 0)])
+        await queries.read_tiles([])
 
 
 class DatabaseQueries(Statements):

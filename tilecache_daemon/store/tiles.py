@@ -7,9 +7,10 @@ from typing import Any, Final, NamedTuple
 from psycopg import errors
 
 from tilecache_daemon.mercator import CellRectangle
-from tilecache_daemon.models import NewTile, Tile, TileColumns
+from tilecache_daemon.models import NewTile, Tile
 from tilecache_daemon.store.binary_copy import HEADER, TRAILER, LabelledTile, pack_rows
 from tilecache_daemon.store.statements import SQL, Statements
+from tilecache_daemon.tile_columns import TileColumns
 
 _SETTLING_LOCK: Final = 0x7469_6C65_7365  # "tilese": any number that nothing else locks
 
@@ -40,17 +41,16 @@ class TileQueries(Statements):
         tiles = await self._tiles("lock_tiles", {"tile_uuids": list(tile_uuids)})
         return {tile.tile_uuid: tile for tile in tiles}
 
-    async def read_blocks(
-        self, zoom: int, cells: Sequence[CellRectangle]
-    ) -> dict[tuple[int, int], TileColumns]:
-        """The tiles in rectangles of which each lies in another block of 32 x 32 cells, by
-        the block's column and row."""
-        parameters = _region(zoom, cells) | {
-            "x": [rectangle.x_from >> 5 for rectangle in cells],
-            "y": [rectangle.y_from >> 5 for rectangle in cells],
-        }
-        rows = await self._binary_rows("read_blocks", parameters)
-        return {(x, y): TileColumns(*(array or () for array in arrays)) for x, y, *arrays in rows}
+    async def read_blocks(self, zoom: int, cells: Sequence[CellRectangle]) -> TileColumns:
+        """The tiles in rectangles of which each lies in another block of 32 x 32 cells, in
+        no promised order."""
+        rows = await self._binary_rows("read_blocks", _region(zoom, cells))
+        return TileColumns.read(rows)
+
+    async def read_tiles(self, tile_uuids: Sequence[str]) -> TileColumns:
+        """The tiles that are there, in no promised order."""
+        rows = await self._binary_rows("read_tiles", {"tile_uuids": list(tile_uuids)})
+        return TileColumns.read(rows)
 
     async def read_cell_labels(
         self, zoom: int, cells: Sequence[CellRectangle]
@@ -118,5 +118,6 @@ class TileQueries(Statements):
 
 
 def _region(zoom: int, cells: Sequence[CellRectangle]) -> dict[str, Any]:
+    # As text: psycopg takes a while to make an array of a list.
     columns = zip(CellRectangle._fields, zip(*cells, strict=True), strict=True)
-    return {"zoom": zoom} | {name: list(column) for name, column in columns}
+    return {"zoom": zoom} | {name: f"{{{','.join(map(str, column))}}}" for name, column in columns}

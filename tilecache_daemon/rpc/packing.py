@@ -1,0 +1,288 @@
+"""Tiles as the bytes of their wire form, many at once.
+
+A repeated field's wire form is the concatenation of its elements'. Every answer that
+carries tiles has them in field 1; so a tile is packed once, as an element of field 1,
+and an answer is a join of such elements.
+
+A message for each tile first takes ten times as long, and most of the time that a region
+takes when it is first asked for. So tiles are packed as a matrix: a row a tile, a column a
+byte. Where a field is shorter in one tile than in others, bytes of its row are left out
+at last. Tags are those of the .proto: a field's number times eight, and its wire type.
+"""
+
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from tilecache.v1 import tile_metadata_store_pb2
+
+from tilecache_daemon.models import UNIX_SECONDS_AT_2000
+from tilecache_daemon.rpc.wire import LABEL_NUMBERS, quality_struct, timestamp
+from tilecache_daemon.tile_columns import (
+    NO_FLIGHT,
+    NO_SIZE,
+    NO_TIME,
+    Bytes,
+    Texts,
+    TileColumns,
+)
+
+Sizes = NDArray[np.int64]
+
+_MOST_MATRIX_BYTES: Final = 16 * 1024 * 1024
+_LABEL_NUMBERS: Final = np.array(list(LABEL_NUMBERS.values()), dtype=np.uint8)
+_HEX: Final = np.frombuffer("".join(f"{byte:02x}" for byte in range(256)).encode(), dtype="u2")
+_DASHES: Final = (8, 13, 18, 23)
+_UUID_RUNS: Final = ((0, 8, 0), (9, 13, 8), (14, 18, 12), (19, 23, 16), (24, 36, 20))
+"""From and to where in the text, and from where in the digits."""
+_MICROS: Final = 1_000_000
+_EVERYWHERE: Final = np.ones(1, dtype=np.bool_)
+_NO_RESULT: Final = b"\x0a\x00"
+
+
+class Packed(NamedTuple):
+    """Elements of field 1, one after the other, and where each ends."""
+
+    data: bytes
+    ends: Sizes
+
+
+def pack_tiles(tiles: TileColumns) -> Packed:
+    """Each tile as an element of field 1."""
+    if tiles.tile_count == 0:
+        return Packed(b"", np.zeros(0, dtype=np.int64))
+    if (halves := _halves(tiles)) is not None:
+        first, second = map(pack_tiles, halves)
+        return Packed(
+            first.data + second.data, np.append(first.ends, second.ends + len(first.data))
+        )
+    rows = tiles.rows
+    key = _Message()
+    key.number(0x08, rows["zoom"])
+    key.number(0x10, rows["x"])
+    key.number(0x18, rows["y"])
+    key.number(0x20, tiles.source_number)
+    key.optional_uuid(b"\x2a\x24", rows["flight_id"])
+    tile = _Message()
+    tile.uuid(b"\x0a\x24", rows["tile_uuid"])
+    tile.message(0x12, key)
+    tile.uuid(b"\x1a\x24", rows["location_hash"])
+    tile.double(0x21, rows["latitude"])
+    tile.double(0x29, rows["longitude"])
+    tile.double(0x31, rows["tile_size_meters"])
+    tile.number(0x38, rows["tile_size_pixels"])
+    tile.text(b"\x42", tiles.file_path, _EVERYWHERE)
+    tile.text(b"\x4a", tiles.content_sha256, tiles.content_sha256.sizes > 0)
+    tile.optional_number(0x50, rows["disk_bytes"], rows["disk_bytes"] != NO_SIZE)
+    tile.time(0x5A, rows["captured_us"])
+    tile.time(0x62, rows["created_us"])
+    tile.time(0x6A, rows["accessed_us"])
+    tile.time(0x72, rows["uploaded_us"])
+    tile.number(0x78, _LABEL_NUMBERS[_shared(tiles.label_place)])
+    quality = tiles.quality_metadata
+    tile.text(b"\x82\x01", _structs(quality), quality.sizes > 0)
+    element = _Message()
+    element.message(0x0A, tile)
+    return element.packed(tiles.tile_count)
+
+
+def pack_results(elements: Iterable[bytes | None]) -> bytes:
+    """The whole of a LookupTilesResponse: a result for each tile, empty for a miss."""
+    pieces: list[bytes] = []
+    for element in elements:
+        if element is None:
+            pieces.append(_NO_RESULT)
+        else:
+            pieces += (_RESULT_HEADS[len(element)], element)
+    return b"".join(pieces)
+
+
+def with_access(element: bytes, accessed_at: datetime) -> bytes:
+    """A packed tile with another time of its last use."""
+    answer = tile_metadata_store_pb2.GetTileResponse.FromString(element)
+    answer.tile.accessed_at.CopyFrom(timestamp(accessed_at))
+    return answer.SerializeToString()
+
+
+class _Message:
+    """The fields of a message for all tiles: matrices of a row a tile, or of one row where
+    all tiles have the same, and how many bytes of a row count; None for all."""
+
+    def __init__(self) -> None:
+        self._parts: list[tuple[Bytes, Sizes | None]] = []
+
+    def number(self, tag: int, column: NDArray[Any]) -> None:
+        """A varint; left out where it is 0."""
+        numbers = _shared(column)
+        self.optional_number(tag, numbers, numbers != 0)
+
+    def optional_number(self, tag: int, column: NDArray[Any], present: NDArray[np.bool_]) -> None:
+        """A varint; left out where it is not present."""
+        numbers = _shared(column)
+        self._add_present(_tagged(bytes((tag,)), *_varints(numbers)), _shared(present))
+
+    def double(self, tag: int, column: NDArray[Any]) -> None:
+        """Eight bytes."""
+        numbers = _shared(column).astype("<f8")
+        self._add(*_tagged(bytes((tag,)), numbers.view(np.uint8).reshape(len(numbers), 8), None))
+
+    def uuid(self, head: bytes, column: Bytes) -> None:
+        """The canonical text of 16 bytes."""
+        self._add(*_tagged(head, _uuid_texts(column), None))
+
+    def optional_uuid(self, head: bytes, column: Bytes) -> None:
+        """As `uuid`; left out where it is all zeros."""
+        if column.any():
+            present = (column != np.frombuffer(NO_FLIGHT, dtype=np.uint8)).any(axis=1)
+            self._add_present(_tagged(head, _uuid_texts(column), None), present)
+
+    def text(self, tag: bytes, texts: Texts, present: NDArray[np.bool_]) -> None:
+        """A text, or what else has a length; left out where it is not present."""
+        if present.any():
+            self._add_present(_tagged(tag, *_varints(_shared(texts.sizes))), present)
+            uneven = bool((texts.sizes != texts.widest).any())
+            self._add(texts.padded(), texts.sizes if uneven else None)
+
+    def time(self, tag: int, column: NDArray[Any]) -> None:
+        """A Timestamp; left out where there is none."""
+        micros = _shared(column)
+        present = micros != NO_TIME
+        if not present.any():
+            return
+        seconds, rest = np.divmod(micros.astype(np.int64), _MICROS)
+        moment = _Message()
+        moment.number(0x08, seconds + UNIX_SECONDS_AT_2000)
+        moment.number(0x10, rest * 1_000)
+        self.message(tag, moment, present)
+
+    def message(
+        self, tag: int, message: "_Message", present: NDArray[np.bool_] = _EVERYWHERE
+    ) -> None:
+        """Another message; left out where it is not present."""
+        for part in (_tagged(bytes((tag,)), *_varints(message.sizes)), *message._parts):
+            self._add_present(part, present)
+
+    @property
+    def sizes(self) -> Sizes:
+        """How many bytes each tile's has; of one row if all are alike."""
+        total = np.zeros(1, dtype=np.int64)
+        for matrix, sizes in self._parts:
+            total = total + (matrix.shape[1] if sizes is None else sizes)
+        return total
+
+    def packed(self, count: int) -> Packed:
+        """All of them, one after the other."""
+        ends = np.cumsum(np.broadcast_to(self.sizes, count))
+        width = sum(matrix.shape[1] for matrix, _ in self._parts)
+        rows = np.empty((count, width), dtype=np.uint8)
+        rows[:] = np.concatenate([matrix[0] for matrix, _ in self._parts])
+        counting: NDArray[np.bool_] | None = None
+        start = 0
+        for matrix, sizes in self._parts:
+            end = start + matrix.shape[1]
+            if len(matrix) > 1:
+                rows[:, start:end] = matrix
+            if sizes is not None:
+                if counting is None:
+                    counting = np.ones((count, width), dtype=np.bool_)
+                counting[:, start:end] = np.arange(end - start) < sizes[:, None]
+            start = end
+        return Packed((rows if counting is None else rows[counting]).tobytes(), ends)
+
+    def _add_present(self, part: tuple[Bytes, Sizes | None], present: NDArray[np.bool_]) -> None:
+        matrix, sizes = part
+        if not present.all():
+            sizes = np.where(present, matrix.shape[1] if sizes is None else sizes, 0)
+        self._add(matrix, sizes)
+
+    def _add(self, matrix: Bytes, sizes: Sizes | None) -> None:
+        if sizes is not None and len(sizes) == 1:
+            matrix, sizes = matrix[:, : int(sizes[0])], None
+        if matrix.shape[1]:
+            self._parts.append((matrix, sizes))
+
+
+def _halves(tiles: TileColumns) -> tuple[TileColumns, TileColumns] | None:
+    """A long text makes each row of the matrix as wide: then fewer at once."""
+    widest = sum(text.widest for text in tiles[1:])
+    if tiles.tile_count == 1 or tiles.tile_count * widest <= _MOST_MATRIX_BYTES:
+        return None
+    middle = tiles.tile_count // 2
+    return tiles.take(slice(middle)), tiles.take(slice(middle, None))
+
+
+def _shared(column: NDArray[Any]) -> NDArray[Any]:
+    """One value where all are the same: it is packed once."""
+    first = column[:1]
+    return first if bool((column == first).all()) else column
+
+
+def _tagged(head: bytes, matrix: Bytes, sizes: Sizes | None) -> tuple[Bytes, Sizes | None]:
+    """The same after a head."""
+    rows = np.empty((len(matrix), len(head) + matrix.shape[1]), dtype=np.uint8)
+    rows[:, : len(head)] = np.frombuffer(head, dtype=np.uint8)
+    rows[:, len(head) :] = matrix
+    return rows, None if sizes is None else sizes + len(head)
+
+
+def _varints(column: NDArray[Any]) -> tuple[Bytes, Sizes | None]:
+    """Seven bits a byte, the last seven first; all but the last byte have the eighth."""
+    numbers = column.astype(np.int64).view(np.uint64)
+    width = _varint_size(int(numbers.max()))
+    rows = np.empty((len(numbers), width), dtype=np.uint8)
+    for place in range(width):
+        rows[:, place] = numbers >> np.uint64(7 * place)
+    if _varint_size(int(numbers.min())) == width:
+        rows[:, :-1] |= np.uint8(0x80)
+        rows[:, -1] &= np.uint8(0x7F)
+        return rows, None
+    sizes = np.ones(len(numbers), dtype=np.int64)
+    for place in range(1, width):
+        sizes += numbers >= np.uint64(1 << 7 * place)
+    rows |= np.uint8(0x80)
+    rows[np.arange(len(rows)), sizes - 1] &= np.uint8(0x7F)
+    return rows, sizes
+
+
+def _varint_size(number: int) -> int:
+    return (max(number, 1).bit_length() + 6) // 7
+
+
+def _uuid_texts(column: Bytes) -> Bytes:
+    digits = _HEX[column].view(np.uint8).reshape(len(column), 32)
+    texts = np.empty((len(column), 36), dtype=np.uint8)
+    texts[:, _DASHES] = ord("-")
+    for start, end, digit in _UUID_RUNS:
+        texts[:, start:end] = digits[:, digit : digit + end - start]
+    return texts
+
+
+def _structs(texts: Texts) -> Texts:
+    """JSON texts as packed `Struct`s."""
+    if not texts.widest:
+        return texts
+    packed: dict[bytes, bytes] = {b"": b""}
+    structs = []
+    for place in range(len(texts.sizes)):
+        text = texts.at(place)
+        if text not in packed:
+            packed[text] = quality_struct(text).SerializeToString()
+        structs.append(packed[text])
+    return Texts.of(structs)
+
+
+class _ResultHeads(dict[int, bytes]):
+    """Field 1 of a LookupTilesResponse up to an element of so many bytes; those that occur
+    often are kept."""
+
+    def __missing__(self, size: int) -> bytes:
+        rows, _ = _varints(np.array([size]))
+        head = b"\x0a" + rows.tobytes()
+        if size < 1 << 15:
+            self[size] = head
+        return head
+
+
+_RESULT_HEADS: Final = _ResultHeads()
