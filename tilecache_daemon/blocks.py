@@ -14,7 +14,6 @@ from uuid import UUID
 import numpy as np
 from numpy.typing import NDArray
 
-from tilecache_daemon.id_index import Numbers, numbers_of
 from tilecache_daemon.identity import SOURCE_TEXTS
 from tilecache_daemon.mercator import CellRectangle
 from tilecache_daemon.models import (
@@ -24,6 +23,7 @@ from tilecache_daemon.models import (
     micros_of,
 )
 from tilecache_daemon.tile_columns import NO_FLIGHT, TileColumns
+from tilecache_daemon.tile_ids import Numbers, numbers_of
 
 BLOCK_BITS: Final = 5
 BLOCK_CELLS: Final = 1 << BLOCK_BITS

@@ -36,6 +36,7 @@ from tilecache_daemon.mercator import CellRectangle
 from tilecache_daemon.models import TileFilter
 from tilecache_daemon.store import Store
 from tilecache_daemon.tile_columns import TileColumns
+from tilecache_daemon.tile_ids import TileIds
 
 TILES_A_TURN: Final = 2_048
 """Tiles that are packed before others get their turn: some two milliseconds."""
@@ -119,34 +120,27 @@ class TileCache:
         self._hits += 1
         return element, not self._store.available
 
-    async def find(self, tile_uuids: Sequence[str]) -> Found:
+    async def find(self, tile_ids: TileIds) -> Found:
         """Tiles by id. Raises DatabaseUnavailableError if one that is not held is asked
         for while PostgreSQL is away."""
-        held: list[bytes | None] = [None] * len(tile_uuids)
+        held: list[bytes | None] = [None] * len(tile_ids)
         if self._changes.hearing:
-            held = self._held.find(tile_uuids, doubted=False)
-        wanted = [
-            tile_uuid
-            for tile_uuid, element in zip(tile_uuids, held, strict=True)
-            if element is None
-        ]
-        self._count(hits=len(held) - len(wanted), misses=len(wanted))
-        if not wanted:
+            held = self._held.find(tile_ids, doubted=False)
+        if None not in held:
+            self._hits += len(held)
             return Found(held, degraded=not self._store.available)
+        wanted = [place for place, element in enumerate(held) if element is None]
+        self._count(hits=len(held) - len(wanted), misses=len(wanted))
         try:
-            loaded = await self._load_tiles(wanted)
+            loaded = await self._load_tiles([tile_ids[place] for place in wanted])
         except DatabaseUnavailableError:
-            recalled = self._held.find(tile_uuids, doubted=True)
+            recalled = self._held.find(tile_ids, doubted=True)
             if None in recalled:
                 raise
             return Found(recalled, degraded=True)
-        return Found(
-            [
-                element or loaded.get(UUID(tile_uuid).bytes)
-                for tile_uuid, element in zip(tile_uuids, held, strict=True)
-            ],
-            degraded=False,
-        )
+        for place in wanted:
+            held[place] = loaded.get(UUID(tile_ids[place]).bytes)
+        return Found(held, degraded=False)
 
     async def read_region(
         self, zoom: int, cells: Iterable[CellRectangle], wanted: TileFilter

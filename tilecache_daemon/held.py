@@ -2,14 +2,15 @@
 
 import asyncio
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from itertools import count
 from typing import Final
 
 import numpy as np
 
 from tilecache_daemon.blocks import Block, BlockKey, LooseTiles
-from tilecache_daemon.id_index import IdIndex, Spans, numbers_of, parse_ids
+from tilecache_daemon.id_index import IdIndex, Spans
+from tilecache_daemon.tile_ids import TileIds, numbers_of
 
 _TIDY_AFTER_S: Final = 0.005
 _TIDY_PATIENCE: Final = 40
@@ -51,10 +52,10 @@ class HeldTiles:
         self._held.move_to_end(holder.key)
         return holder.element(span.start, span.end)
 
-    def find(self, tile_uuids: Sequence[str], *, doubted: bool) -> list[bytes | None]:
+    def find(self, tile_ids: TileIds, *, doubted: bool) -> list[bytes | None]:
         """Elements in the order asked, None for a miss; those that are doubted only if that
         is asked for, too."""
-        holders, starts, ends = (column.tolist() for column in self._find(tile_uuids))
+        holders, starts, ends = (column.tolist() for column in self._by_id.find(tile_ids.numbers))
         used = self._numbered.keys() & set(holders)
         for number in used:
             self._held.move_to_end(self._numbered[number].key)
@@ -73,7 +74,7 @@ class HeldTiles:
         """Gives tiles, by id, other elements, some at a time. Others are left out."""
         await self._index_blocks()
         of_holders: dict[int, dict[int, Callable[[bytes], bytes]]] = {}
-        found = self._find(list(changes))
+        found = self._by_id.find(TileIds.of(list(changes)).numbers)
         for number, start, change in zip(
             found.holders.tolist(), found.starts.tolist(), changes.values(), strict=True
         ):
@@ -128,9 +129,6 @@ class HeldTiles:
             Spans(np.array(numbers, dtype=np.uint64), starts, starts),
         )
         self._tidy_soon()
-
-    def _find(self, tile_uuids: Sequence[str]) -> Spans:
-        return self._by_id.find(parse_ids(tile_uuids))
 
     def _loose(self, number: int, start: int) -> bytes | None:
         holder = self._numbered.get(number)

@@ -9,15 +9,13 @@ others prove it: of two that begin alike only the last is found.
 
 import mmap
 import secrets
-from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tilecache_daemon.tile_columns import Bytes
+from tilecache_daemon.tile_ids import Numbers
 
-Numbers = NDArray[np.uint64]
 Slots = NDArray[np.int64]
 
 NOWHERE: Final = 0
@@ -218,14 +216,3 @@ def _zeros(rows: int, columns: int) -> Numbers:
     and to clear fifty megabytes at once keeps everybody waiting."""
     size = rows * columns * np.dtype(np.uint64).itemsize
     return np.frombuffer(mmap.mmap(-1, size), dtype=np.uint64).reshape(rows, columns)
-
-
-def numbers_of(ids: Bytes) -> Numbers:
-    """Ids of 16 bytes as two numbers each."""
-    return np.ascontiguousarray(ids).view("<u8").reshape(-1, 2)
-
-
-def parse_ids(tile_uuids: Sequence[str]) -> Numbers:
-    """The same of ids as canonical text."""
-    digits = bytes.fromhex("".join(tile_uuids).replace("-", ""))
-    return np.frombuffer(digits, dtype="<u8").reshape(-1, 2)

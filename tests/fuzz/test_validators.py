@@ -36,7 +36,7 @@ VALIDATORS: list[tuple[type[Message], Callable[[Any], object]]] = [
     (pb.TileRef, lambda message: requests.tile_ref("tile", message)),
     (
         pb.LookupTilesRequest,
-        lambda message: requests.tile_refs("tiles", message.tiles, MAX_ITEMS),
+        lambda message: requests.tile_refs(message, MAX_ITEMS),
     ),
     (pb.QueryTilesRequest, read_region),
     (pb.QueryTilesRequest, requests.tile_filter),

@@ -6,7 +6,8 @@ from uuid import UUID
 import numpy as np
 import pytest
 
-from tilecache_daemon.id_index import NOWHERE, IdIndex, Span, Spans, parse_ids
+from tilecache_daemon.id_index import NOWHERE, IdIndex, Span, Spans
+from tilecache_daemon.tile_ids import Numbers, TileIds
 
 CHANCE = random.Random(7)
 
@@ -17,6 +18,10 @@ def some_ids(count: int) -> list[str]:
 
 def spans_of(held: list[Span]) -> Spans:
     return Spans(*(np.array(column, dtype=np.uint64) for column in zip(*held, strict=True)))
+
+
+def parse_ids(ids: list[str]) -> Numbers:
+    return TileIds.of(ids).numbers
 
 
 def found(index: IdIndex, ids: list[str]) -> list[Span | None]:

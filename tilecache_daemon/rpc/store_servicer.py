@@ -118,8 +118,8 @@ class StoreServicer:
         return Degraded(element) if degraded else element
 
     async def lookup_tiles(self, request: pb.LookupTilesRequest) -> bytes:
-        tile_uuids = requests.tile_refs("tiles", request.tiles, self._limits.max_request_items)
-        found = await self._reading.lookup(tile_uuids, record_access=request.record_access)
+        tile_ids = requests.tile_refs(request, self._limits.max_request_items)
+        found = await self._reading.lookup(tile_ids, record_access=request.record_access)
         answer = packing.pack_results(found.elements)
         if len(answer) > MAX_ANSWER_BYTES:
             raise LimitExceededError(
@@ -157,8 +157,8 @@ class StoreServicer:
             yield pb.DescribeCoverageResponse(missing=rest)
 
     async def touch_tiles(self, request: pb.TouchTilesRequest) -> pb.TouchTilesResponse:
-        tile_uuids = requests.tile_refs("tiles", request.tiles, self._limits.max_request_items)
-        return pb.TouchTilesResponse(recorded=await self._reading.touch(tile_uuids))
+        tile_ids = requests.tile_refs(request, self._limits.max_request_items)
+        return pb.TouchTilesResponse(recorded=await self._reading.touch(tile_ids))
 
     async def list_pending_uploads(
         self, request: pb.ListPendingUploadsRequest

@@ -1,6 +1,6 @@
 """Finding tiles."""
 
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable
 
 from tilecache_daemon.access import AccessLog
 from tilecache_daemon.blocks import Slice
@@ -9,6 +9,7 @@ from tilecache_daemon.errors import FieldViolation, LimitExceededError, TileNotF
 from tilecache_daemon.mercator import CellRectangle
 from tilecache_daemon.models import Limits, TileFilter
 from tilecache_daemon.service.regions import bound_cells
+from tilecache_daemon.tile_ids import TileIds
 
 
 class ReadingService:
@@ -26,25 +27,27 @@ class ReadingService:
             if record_access:
                 self._accesses.record([tile_uuid])
             return held
-        (element,), degraded = await self.lookup([tile_uuid], record_access=record_access)
+        (element,), degraded = await self.lookup(
+            TileIds.of([tile_uuid]), record_access=record_access
+        )
         if element is None:
             raise TileNotFoundError(f"there is no tile {tile_uuid}", tile_uuid=tile_uuid)
         return element, degraded
 
-    async def lookup(self, tile_uuids: Sequence[str], *, record_access: bool) -> Found:
+    async def lookup(self, tile_ids: TileIds, *, record_access: bool) -> Found:
         """An element or None for each id, in order."""
-        found = await self._cache.find(tile_uuids)
+        found = await self._cache.find(tile_ids)
         if record_access:
             self._accesses.record(
                 tile_uuid
-                for tile_uuid, element in zip(tile_uuids, found.elements, strict=True)
+                for tile_uuid, element in zip(tile_ids.texts, found.elements, strict=True)
                 if element is not None
             )
         return found
 
-    async def touch(self, tile_uuids: Sequence[str]) -> list[bool]:
+    async def touch(self, tile_ids: TileIds) -> list[bool]:
         """Notes uses; whether each tile is there, in order."""
-        found = await self.lookup(tile_uuids, record_access=True)
+        found = await self.lookup(tile_ids, record_access=True)
         return [element is not None for element in found.elements]
 
     async def query(
