@@ -31,7 +31,7 @@ from tilecache_daemon.blocks import (
 )
 from tilecache_daemon.changes import ChangeListener
 from tilecache_daemon.errors import DatabaseUnavailableError, TileCacheError
-from tilecache_daemon.held import HeldTiles
+from tilecache_daemon.held import Element, HeldTiles
 from tilecache_daemon.mercator import CellRectangle
 from tilecache_daemon.models import TileFilter
 from tilecache_daemon.store import Store
@@ -63,7 +63,7 @@ class Packer(Protocol):
 class Found(NamedTuple):
     """Elements in the order asked, None for a miss; degraded if PostgreSQL is away."""
 
-    elements: list[bytes | None]
+    elements: list[Element | None]
     degraded: bool
 
 
@@ -123,19 +123,18 @@ class TileCache:
     async def find(self, tile_ids: TileIds) -> Found:
         """Tiles by id. Raises DatabaseUnavailableError if one that is not held is asked
         for while PostgreSQL is away."""
-        held: list[bytes | None] = [None] * len(tile_ids)
+        held: list[Element | None] = [None] * len(tile_ids)
+        wanted: Sequence[int] = range(len(tile_ids))
         if self._changes.hearing:
-            held = self._held.find(tile_ids, doubted=False)
-        if None not in held:
-            self._hits += len(held)
-            return Found(held, degraded=not self._store.available)
-        wanted = [place for place, element in enumerate(held) if element is None]
+            held, wanted = self._held.find(tile_ids, doubted=False)
         self._count(hits=len(held) - len(wanted), misses=len(wanted))
+        if not wanted:
+            return Found(held, degraded=not self._store.available)
         try:
             loaded = await self._load_tiles([tile_ids[place] for place in wanted])
         except DatabaseUnavailableError:
-            recalled = self._held.find(tile_ids, doubted=True)
-            if None in recalled:
+            recalled, missing = self._held.find(tile_ids, doubted=True)
+            if missing:
                 raise
             return Found(recalled, degraded=True)
         for place in wanted:

@@ -9,8 +9,11 @@ from typing import Final
 import numpy as np
 
 from tilecache_daemon.blocks import Block, BlockKey, LooseTiles
-from tilecache_daemon.id_index import IdIndex, Spans
+from tilecache_daemon.id_index import NOWHERE, IdIndex, Spans
 from tilecache_daemon.tile_ids import TileIds, numbers_of
+
+Element = bytes | memoryview
+"""A view is not copied until an answer is joined."""
 
 _TIDY_AFTER_S: Final = 0.005
 _TIDY_PATIENCE: Final = 40
@@ -28,7 +31,7 @@ class HeldTiles:
         self._held: OrderedDict[BlockKey, Block | LooseTiles] = OrderedDict()
         self._numbers = count(1)
         self._numbered: dict[int, Block | LooseTiles] = {}
-        self._data: dict[int, bytes] = {}
+        self._data: dict[int, memoryview] = {}
         """Of the blocks among them."""
         self._by_id = IdIndex()
         self._forgotten: deque[Block | LooseTiles] = deque()
@@ -45,18 +48,19 @@ class HeldTiles:
 
     def tile(self, tile_uuid: str) -> bytes | None:
         """The element of one tile, unless it is doubted; as `find` gives it, for less."""
-        span = self._by_id.find_one(tile_uuid)
-        holder = self._numbered.get(span.holder) if span else None
-        if span is None or holder is None or (holder.doubted and holder.doubts(span.start)):
+        number, start, end = self._by_id.find_one(tile_uuid) or (NOWHERE, 0, 0)
+        holder = self._numbered.get(number)
+        if holder is None or (holder.doubted and holder.doubts(start)):
             return None
         self._held.move_to_end(holder.key)
-        return holder.element(span.start, span.end)
+        return holder.element(start, end)
 
-    def find(self, tile_ids: TileIds, *, doubted: bool) -> list[bytes | None]:
-        """Elements in the order asked, None for a miss; those that are doubted only if that
-        is asked for, too."""
+    def find(self, tile_ids: TileIds, *, doubted: bool) -> tuple[list[Element | None], list[int]]:
+        """Elements in the order asked, None for a miss, and the places of misses. Those that
+        are doubted are missed unless they are asked for, too."""
         holders, starts, ends = (column.tolist() for column in self._by_id.find(tile_ids.numbers))
-        used = self._numbered.keys() & set(holders)
+        distinct = set(holders)
+        used = self._numbered.keys() & distinct
         for number in used:
             self._held.move_to_end(self._numbered[number].key)
         if not doubted and any(self._numbered[number].doubted for number in used):
@@ -64,11 +68,15 @@ class HeldTiles:
                 0 if number in used and self._numbered[number].doubts(start) else number
                 for number, start in zip(holders, starts, strict=True)
             ]
+            distinct.add(0)
         data = self._data.get
-        return [
+        elements = [
             run[start:end] if (run := data(number)) is not None else self._loose(number, start)
             for number, start, end in zip(holders, starts, ends, strict=True)
         ]
+        if len(distinct) == len(used):
+            return elements, []
+        return elements, [place for place, element in enumerate(elements) if element is None]
 
     async def rewrite(self, changes: Mapping[str, Callable[[bytes], bytes]]) -> None:
         """Gives tiles, by id, other elements, some at a time. Others are left out."""
@@ -85,7 +93,7 @@ class HeldTiles:
                 holder.rewrite(of_holder)
                 self.used_bytes += holder.byte_count - size_before
                 if isinstance(holder, Block):
-                    self._data[number] = holder.data
+                    self._data[number] = memoryview(holder.data)
                     self._index(holder)
             await asyncio.sleep(0)
 
@@ -130,7 +138,7 @@ class HeldTiles:
         )
         self._tidy_soon()
 
-    def _loose(self, number: int, start: int) -> bytes | None:
+    def _loose(self, number: int, start: int) -> Element | None:
         holder = self._numbered.get(number)
         return holder.element(start, start) if holder else None
 
@@ -142,7 +150,7 @@ class HeldTiles:
         self._numbered[holder.number] = holder
         self._held[holder.key] = holder
         if isinstance(holder, Block):
-            self._data[holder.number] = holder.data
+            self._data[holder.number] = memoryview(holder.data)
 
     def _grow(self, byte_count: int, tile_count: int) -> None:
         self.used_bytes += byte_count

@@ -24,21 +24,15 @@ _ROOM: Final = 8
 _FIRST_BUCKETS: Final = 1 << 7
 _FULL_ENOUGH: Final = 0.6
 _BUCKETS_A_STEP: Final = 128
+_ENTRY_NUMBERS: Final = 3
 _WORD: Final = (1 << 64) - 1
 _HALF: Final = np.uint64(32)
 _HALF_MASK: Final = np.uint64((1 << 32) - 1)
 
 
-class Span(NamedTuple):
-    """From which byte to which of a holder's bytes a tile reaches."""
-
-    holder: int
-    start: int
-    end: int
-
-
 class Spans(NamedTuple):
-    """A `Span` for each of some tiles."""
+    """For each of some tiles its holder, and from which byte to which of the holder's bytes
+    it reaches."""
 
     holders: Numbers
     starts: Numbers
@@ -96,8 +90,8 @@ class IdIndex:
                 column[missing] = older
         return found
 
-    def find_one(self, tile_uuid: str) -> Span | None:
-        """As `find`, in a fraction of the time."""
+    def find_one(self, tile_uuid: str) -> tuple[int, int, int] | None:
+        """Holder, start and end of one id's span, in a fraction of the time of `find`."""
         number = int.from_bytes(bytes.fromhex(tile_uuid.replace("-", "")), "little")
         for table in self._tables:
             if span := table.find_one(number & _WORD, number >> 64):
@@ -114,8 +108,9 @@ class _Table:
         # Ids are made of what clients choose: nobody may be able to choose a bucket.
         self._factor = secrets.randbits(64) | 1
         self._keys = _zeros(buckets, _ROOM)
-        self._entries = _zeros(buckets * _ROOM, 3)
+        self._entries = _zeros(buckets * _ROOM, _ENTRY_NUMBERS)
         """The rest of the id, the holder, and start and end in one number."""
+        self._key_view, self._entry_view = map(_view, (self._keys, self._entries))
         self._overflowed = np.zeros(buckets, dtype=np.bool_)
         """Whether an id of the bucket may be in the next."""
         self._count = 0
@@ -141,14 +136,16 @@ class _Table:
         found = (slots >= 0) & (proofs == ids[:, 1])
         return Spans(np.where(found, holders, NOWHERE), reaches >> _HALF, reaches & _HALF_MASK)
 
-    def find_one(self, key: int, proof: int) -> Span | None:
-        bucket = (key * self._factor & _WORD) >> self._shift
-        while key not in (keys := self._keys[bucket].tolist()):
-            if not self._overflowed[bucket]:
+    def find_one(self, key: int, proof: int) -> tuple[int, int, int] | None:
+        # Views, because a single number costs less from them than from an array.
+        slot = ((key * self._factor & _WORD) >> self._shift) * _ROOM
+        while key not in (keys := self._key_view[slot : slot + _ROOM].tolist()):
+            if not self._overflowed[slot // _ROOM]:
                 return None
-            bucket = (bucket + 1) % self._buckets
-        found, holder, reach = self._entries[bucket * _ROOM + keys.index(key)].tolist()
-        return Span(holder, reach >> 32, reach & 0xFFFF_FFFF) if found == proof else None
+            slot = (slot + _ROOM) % (self._buckets * _ROOM)
+        entry = (slot + keys.index(key)) * _ENTRY_NUMBERS
+        found, holder, reach = self._entry_view[entry : entry + _ENTRY_NUMBERS].tolist()
+        return (holder, reach >> 32, reach & 0xFFFF_FFFF) if found == proof else None
 
     def put(self, ids: Numbers, spans: Spans) -> None:
         """There must be room."""
@@ -209,6 +206,10 @@ class _Table:
         self._keys.ravel()[slots] = 0
         self._entries[slots, 1] = NOWHERE
         self._count -= len(slots)
+
+
+def _view(numbers: Numbers) -> memoryview:
+    return memoryview(numbers.reshape(-1).data)
 
 
 def _zeros(rows: int, columns: int) -> Numbers:

@@ -6,10 +6,11 @@ from uuid import UUID
 import numpy as np
 import pytest
 
-from tilecache_daemon.id_index import NOWHERE, IdIndex, Span, Spans
+from tilecache_daemon.id_index import NOWHERE, IdIndex, Spans
 from tilecache_daemon.tile_ids import Numbers, TileIds
 
 CHANCE = random.Random(7)
+Span = tuple[int, int, int]
 
 
 def some_ids(count: int) -> list[str]:
@@ -26,7 +27,7 @@ def parse_ids(ids: list[str]) -> Numbers:
 
 def found(index: IdIndex, ids: list[str]) -> list[Span | None]:
     return [
-        Span(*span) if span[0] != NOWHERE else None
+        span if span[0] != NOWHERE else None
         for span in zip(*(column.tolist() for column in index.find(parse_ids(ids))), strict=True)
     ]
 
@@ -37,12 +38,12 @@ def test_an_index_gives_what_was_put_last_and_not_discarded(finish_growing: bool
     for holder in range(1, 80):
         known = CHANCE.sample(sorted(held), min(len(held), 50))
         ids = list(dict.fromkeys(known + some_ids(CHANCE.randrange(1, 400))))
-        spans = [Span(holder, 10 * place, 10 * place + 9) for place in range(len(ids))]
+        spans = [(holder, 10 * place, 10 * place + 9) for place in range(len(ids))]
         index.put(parse_ids(ids), spans_of(spans))
         held.update(zip(ids, spans, strict=True))
         if holder % 3 == 0:
             gone = CHANCE.randrange(1, holder)
-            ids = [tile_uuid for tile_uuid, span in held.items() if span.holder == gone]
+            ids = [tile_uuid for tile_uuid, span in held.items() if span[0] == gone]
             # Others of these ids are held by others by now, and stay.
             index.discard(parse_ids(ids + known), gone)
             for tile_uuid in ids:
@@ -60,7 +61,7 @@ def test_an_index_gives_what_was_put_last_and_not_discarded(finish_growing: bool
 
 def test_growing_ends() -> None:
     index, ids = IdIndex(), some_ids(5_000)
-    spans = [Span(1, place, place + 1) for place in range(len(ids))]
+    spans = [(1, place, place + 1) for place in range(len(ids))]
     index.put(parse_ids(ids), spans_of(spans))
     while index.growing:
         index.grow()
@@ -70,9 +71,9 @@ def test_growing_ends() -> None:
 def test_ids_that_begin_alike_are_not_taken_for_each_other() -> None:
     index = IdIndex()
     one, other, third = (f"00000000-0000-5000-8000-00000000000{digit}" for digit in (1, 2, 3))
-    index.put(parse_ids([one]), spans_of([Span(1, 0, 5)]))
-    assert found(index, [one, other]) == [Span(1, 0, 5), None]
-    index.put(parse_ids([other]), spans_of([Span(2, 0, 5)]))
-    assert found(index, [one, other, third]) == [None, Span(2, 0, 5), None]
-    assert index.find_one(other) == Span(2, 0, 5)
+    index.put(parse_ids([one]), spans_of([(1, 0, 5)]))
+    assert found(index, [one, other]) == [(1, 0, 5), None]
+    index.put(parse_ids([other]), spans_of([(2, 0, 5)]))
+    assert found(index, [one, other, third]) == [None, (2, 0, 5), None]
+    assert index.find_one(other) == (2, 0, 5)
     assert index.find_one(third) is None

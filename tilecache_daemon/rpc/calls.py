@@ -222,19 +222,17 @@ class _Admission:
         self._courtesy = courtesy
 
     def __enter__(self) -> None:
-        self.take()
+        if self.under_way >= self.most:
+            raise self.refusal()
+        self.under_way += 1
         self._courtesy.note_read()
 
     def __exit__(self, *_: object) -> None:
         self.under_way -= 1
 
-    def take(self) -> None:
-        """Raises OverloadedError if none is free."""
-        if self.under_way >= self.most:
-            raise OverloadedError(
-                f"{self.most} calls are under way, as many as are taken on at once"
-            )
-        self.under_way += 1
+    def refusal(self) -> OverloadedError:
+        """What is raised if none is free."""
+        return OverloadedError(f"{self.most} calls are under way, as many as are taken on at once")
 
 
 class _AdmissionOfWork:
@@ -248,7 +246,9 @@ class _AdmissionOfWork:
     def __enter__(self) -> None:
         if self._under_way >= self._most:
             raise OverloadedError(f"{self._most} writers are under way; the rest is for reads")
-        self._all_calls.take()
+        if self._all_calls.under_way >= self._all_calls.most:
+            raise self._all_calls.refusal()
+        self._all_calls.under_way += 1
         self._under_way += 1
 
     def __exit__(self, *_: object) -> None:

@@ -88,9 +88,9 @@ def pack_tiles(tiles: TileColumns) -> Packed:
     return element.packed(tiles.tile_count)
 
 
-def pack_results(elements: Iterable[bytes | None]) -> bytes:
+def pack_results(elements: Iterable[bytes | memoryview | None]) -> bytes:
     """The whole of a LookupTilesResponse: a result for each tile, empty for a miss."""
-    pieces: list[bytes] = []
+    pieces: list[bytes | memoryview] = []
     for element in elements:
         if element is None:
             pieces.append(_NO_RESULT)

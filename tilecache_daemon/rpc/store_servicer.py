@@ -112,9 +112,10 @@ class StoreServicer:
         return BulkInsert(self._insertion, self._courtesy, self._limits).run(batches)
 
     async def get_tile(self, request: pb.GetTileRequest) -> bytes:
-        element, degraded = await self._reading.get(
-            requests.tile_ref("tile", request.tile), record_access=request.record_access
-        )
+        tile_uuid, record_access = requests.tile_ref("tile", request.tile), request.record_access
+        element, degraded = self._reading.get_held(
+            tile_uuid, record_access=record_access
+        ) or await self._reading.get(tile_uuid, record_access=record_access)
         return Degraded(element) if degraded else element
 
     async def lookup_tiles(self, request: pb.LookupTilesRequest) -> bytes:

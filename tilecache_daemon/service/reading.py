@@ -20,19 +20,22 @@ class ReadingService:
         self._accesses = accesses
         self._limits = limits
 
+    def get_held(self, tile_uuid: str, *, record_access: bool) -> tuple[bytes, bool] | None:
+        """As `get`, if nobody has to be waited for; None otherwise."""
+        held = self._cache.find_held(tile_uuid)
+        if held and record_access:
+            self._accesses.record([tile_uuid])
+        return held
+
     async def get(self, tile_uuid: str, *, record_access: bool) -> tuple[bytes, bool]:
         """One tile's element, and whether it is degraded; raises TileNotFoundError if
         there is no such tile."""
-        if held := self._cache.find_held(tile_uuid):
-            if record_access:
-                self._accesses.record([tile_uuid])
-            return held
         (element,), degraded = await self.lookup(
             TileIds.of([tile_uuid]), record_access=record_access
         )
         if element is None:
             raise TileNotFoundError(f"there is no tile {tile_uuid}", tile_uuid=tile_uuid)
-        return element, degraded
+        return bytes(element), degraded
 
     async def lookup(self, tile_ids: TileIds, *, record_access: bool) -> Found:
         """An element or None for each id, in order."""
