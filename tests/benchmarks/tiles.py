@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 from typing import NamedTuple
 
-from tilecache.v1.tile_identity_pb2 import TILE_SOURCE_GOOGLEMAPS, TileKey
+from tilecache.v1.tile_identity_pb2 import TILE_SOURCE_GOOGLEMAPS
 from tilecache.v1.tile_metadata_store_pb2 import TileMetadata
 
 from tilecache_daemon.mercator import cell_centre, cell_edge_meters
@@ -44,16 +44,15 @@ def make_records(edge: int, count: int | None = None, zoom: int = ZOOM) -> Itera
         )
 
 
-def make_message(record: Record) -> TileMetadata:
-    """The same as a client sends it."""
-    return TileMetadata(
-        key=TileKey(zoom=record.zoom, x=record.x, y=record.y, source=TILE_SOURCE_GOOGLEMAPS),
-        latitude=record.latitude,
-        longitude=record.longitude,
-        tile_size_meters=record.edge_meters,
-        tile_size_pixels=256,
-        file_path=record.file_path,
-        content_sha256=record.content_sha256,
-        disk_bytes=record.disk_bytes,
-        captured_at=record.captured_at,
-    )
+def fill_message(tile: TileMetadata, record: Record) -> None:
+    """The same as a client sends it. Filled in place of its batch, which takes a third of the
+    time of making each message and its parts first."""
+    key, captured_at = tile.key, tile.captured_at
+    key.zoom, key.x, key.y, key.source = record.zoom, record.x, record.y, TILE_SOURCE_GOOGLEMAPS
+    tile.latitude, tile.longitude = record.latitude, record.longitude
+    tile.tile_size_meters, tile.tile_size_pixels = record.edge_meters, 256
+    tile.file_path = record.file_path
+    tile.content_sha256 = record.content_sha256
+    tile.disk_bytes = record.disk_bytes
+    captured_at.seconds = int(record.captured_at.timestamp())
+    captured_at.nanos = record.captured_at.microsecond * 1_000

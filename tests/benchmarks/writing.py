@@ -17,7 +17,7 @@ from tilecache.v1.tile_metadata_store_pb2 import (
 from tests.benchmarks.measure import Ratio, quotients, seconds, timed
 from tests.benchmarks.peers import PsycopgPeer
 from tests.benchmarks.stage import Stage
-from tests.benchmarks.tiles import ZOOM, Record, X, Y, make_message, make_records
+from tests.benchmarks.tiles import ZOOM, Record, X, Y, fill_message, make_records
 from tests.daemon_process import DaemonProcess
 from tests.waiting import eventually
 from tilecache_daemon.client import TileCacheClient
@@ -33,8 +33,11 @@ def insert_records(client: TileCacheClient, records: Iterator[Record], batch: in
     """Sends records in batches; how many were stored."""
 
     def batches() -> Iterator[BulkInsertTilesRequest]:
-        while tiles := [make_message(record) for record in islice(records, batch)]:
-            yield BulkInsertTilesRequest(tiles=tiles)
+        while some := list(islice(records, batch)):
+            request = BulkInsertTilesRequest()
+            for record in some:
+                fill_message(request.tiles.add(), record)
+            yield request
 
     answers = client.store.BulkInsertTiles(batches(), timeout=TIMEOUT_S)
     return sum(answer.inserted_count for answer in answers)

@@ -186,16 +186,21 @@ def test_the_same_key_twice_is_two_inserts_one_after_the_other(
     assert contents(client, [keep, replace, fail]) == [sha256("1"), sha256("2"), sha256("1")]
 
 
-def test_of_one_key_in_two_batches_the_first_goes_first(client: TileCacheClient) -> None:
+@pytest.mark.parametrize("between", [0, 1])
+def test_of_one_key_in_two_batches_the_first_goes_first(
+    client: TileCacheClient, between: int
+) -> None:
     # A short batch would overtake a long one that stores the key last.
     blocks = [Block() for _ in range(4)]
     last = [block.key(31, 31) for block in blocks]
     batches = []
     for block, contested in zip(blocks, last, strict=True):
         others = [tile(block.key(i, row)) for i in range(31) for row in range(32)]
-        batches += [[*others, tile(contested, "1")], [tile(contested, "2")]]
+        short = [[tile(block.key(31))]] * between
+        batches += [[*others, tile(contested, "1")], *short, [tile(contested, "2")]]
     answers = bulk_insert(client, *batches)
-    assert [counts(answer) for answer in answers] == [{"inserted": 993}, {}] * len(blocks)
+    expected = [{"inserted": 993}, *[{"inserted": 1}] * between, {}]
+    assert [counts(answer) for answer in answers] == expected * len(blocks)
     assert contents(client, last) == [sha256("1")] * len(blocks)
 
 

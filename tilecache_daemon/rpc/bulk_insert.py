@@ -1,8 +1,8 @@
-"""A stream of BulkInsertTiles: batches are read ahead, two are stored at once, and each is
+"""A stream of BulkInsertTiles: batches are read ahead, a few are stored at once, and each is
 answered in its turn."""
 
 import asyncio
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
 from typing import Final, NamedTuple
@@ -18,8 +18,8 @@ from tilecache_daemon.rpc.new_tile import new_tile
 from tilecache_daemon.rpc.status import TABLE
 from tilecache_daemon.service.insertion import Answer, InsertionService
 
-_BATCHES_AT_ONCE: Final = 2
-"""One is committed while PostgreSQL takes in the next."""
+_BATCHES_AT_ONCE: Final = 3
+"""One is committed while PostgreSQL takes in the next, and another is on its way there."""
 _TILES_A_TURN: Final = 64
 
 Acknowledgement = pb.BulkInsertTilesResponse
@@ -66,18 +66,19 @@ class BulkInsert:
                     await tasks.end(unfinished)
 
     async def _store_batches(self, batches: AsyncIterator[pb.BulkInsertTilesRequest]) -> None:
-        index, ids_before = 0, set[str]()
+        index, ids_before = 0, deque[set[str]](maxlen=_BATCHES_AT_ONCE - 1)
         async for message in batches:
             batch = await self._read(message)
             ids = {tile.tile_uuid for tile in batch.tiles.values()}
             await self._places.acquire()
-            if self._unanswered and not ids.isdisjoint(ids_before):
+            if self._unanswered and not all(map(ids.isdisjoint, ids_before)):
                 # Of two tiles with one id the first goes first.
                 await asyncio.wait(self._unanswered)
             task = asyncio.create_task(self._store(index, batch))
             self._unanswered.append(task)
             self._stored.put_nowait(task)
-            index, ids_before = index + 1, ids
+            ids_before.append(ids)
+            index += 1
 
     async def _read(self, message: pb.BulkInsertTilesRequest) -> _Batch:
         requests.check_count("tiles", len(message.tiles), self._limits.max_batch_tiles)

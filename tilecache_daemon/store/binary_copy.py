@@ -5,7 +5,7 @@ and what many rows have in common is kept.
 """
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from functools import lru_cache
 from typing import Final, NamedTuple
@@ -34,16 +34,17 @@ def pack_rows(tiles: Iterable[LabelledTile], created_at: datetime) -> bytes:
     """Rows of the columns that the statement `copy_tiles` names, in its order."""
     created_us = micros_of(created_at)
     pieces: list[bytes] = []
-    for tile, label in tiles:
+    rows = list(tiles)
+    uuids = _uuids(tile.tile_uuid for tile, _ in rows)
+    hashes = _uuids(tile.location_hash for tile, _ in rows)
+    for (tile, label), tile_uuid, location_hash in zip(rows, uuids, hashes, strict=True):
         # Taken apart at once: names cost less than fields.
-        tile_uuid, location_hash, zoom, x, y, source, flight_id = tile[:7]
-        latitude, longitude, edge, pixels = tile[7:11]
+        zoom, x, y, source, flight_id, latitude, longitude, edge, pixels = tile[2:11]
         file_path, sha256, disk_bytes, captured_us, quality = tile[11:]
         pieces += (
             _FIXED(
                 _COLUMNS,
-                *(16, bytes.fromhex(tile_uuid.replace("-", ""))),
-                *(16, bytes.fromhex(location_hash.replace("-", ""))),
+                *(16, tile_uuid, 16, location_hash),
                 *(4, zoom, 4, x, 4, y, 4, pixels),
                 *(8, latitude, 8, longitude, 8, edge),
                 *(64, sha256.encode()),
@@ -54,6 +55,12 @@ def pack_rows(tiles: Iterable[LabelledTile], created_at: datetime) -> bytes:
             _pack_kind(source, flight_id, label),
         )
     return b"".join(pieces)
+
+
+def _uuids(texts: Iterable[str]) -> Iterator[bytes]:
+    """Their sixteen bytes each."""
+    joined = bytes.fromhex("".join(texts).replace("-", ""))
+    return (joined[start : start + 16] for start in range(0, len(joined), 16))
 
 
 @lru_cache(maxsize=256)
