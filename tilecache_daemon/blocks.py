@@ -4,10 +4,9 @@ A tile's row, once packed, is an element of a message's field 1; a block joins
 its elements in the order of its cells, so that a run of cells is one slice.
 """
 
-from array import array
-from bisect import bisect_left, bisect_right
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import accumulate, pairwise
+from itertools import pairwise
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
@@ -37,6 +36,9 @@ BLOCK_OVERHEAD_BYTES: Final = 1_500
 
 _MASK: Final = BLOCK_CELLS - 1
 _AXIS_BITS: Final = 24
+_ZERO: Final = np.zeros(1, dtype=np.int64)
+
+Places = NDArray[np.intp]
 _RANKS: Final = {label.value: rank for rank, label in enumerate(FreshnessLabel)}
 
 
@@ -145,13 +147,12 @@ class Block:
         self.ids: Numbers = numbers_of(tiles.rows["tile_uuid"])
         """In the order of the tiles' places."""
         self.data = data
-        self._offsets = _array("I", np.concatenate((np.zeros(1, dtype=ends.dtype), ends)))
-        cells = _cells(tiles)
-        self._one_a_cell = not bool((np.diff(cells) == 0).any())
-        self._cells = _array("H", cells)
-        self._ranks = tiles.label_place.astype(np.uint8).tobytes()
-        self._ranks_there = frozenset(self._ranks)
-        self._captured = _array("q", tiles.rows["captured_us"])
+        self._offsets = np.concatenate((_ZERO, ends)).astype(np.uint32)
+        self._cells = _cells(tiles).astype(np.uint16)
+        self._one_a_cell = not bool((np.diff(self._cells) == 0).any())
+        self._ranks = tiles.label_place.astype(np.uint8)
+        self._ranks_there = frozenset(self._ranks.tolist())
+        self._captured = tiles.rows["captured_us"].astype(np.int64)
         self._makers, self._maker_of = _makers(tiles)
 
     @property
@@ -166,7 +167,7 @@ class Block:
     @property
     def ends(self) -> NDArray[np.uint32]:
         """Where each tile ends in `data`."""
-        return np.frombuffer(self._offsets, dtype=np.uint32)[1:]
+        return self._offsets[1:]
 
     def doubt(self) -> None:
         """It may be out of date from now on."""
@@ -182,77 +183,90 @@ class Block:
 
     def select(self, cells: Iterable[CellRectangle], wanted: TileFilter) -> Iterator[Slice]:
         """The tiles in some rectangles of the block's cells that pass the filter."""
-        test = self._test(wanted)
+        starts, ends = self._runs(cells)
+        passing = self._passing(wanted)
         best_only = wanted.selection is TileSelection.BEST_PER_CELL and not self._one_a_cell
-        for start, end in self._runs(cells):
-            if test is None and not best_only:
-                yield from self._slices(start, end)
+        if passing is not None or best_only:
+            starts, ends = self._narrowed(starts, ends, passing, best_only=best_only)
+        data, offsets = memoryview(self.data), self._offsets
+        for start, end, first, last in zip(
+            *(offsets[starts].tolist(), offsets[ends].tolist()),
+            *(starts.tolist(), ends.tolist()),
+            strict=True,
+        ):
+            if end - start <= PIECE_BYTES:
+                if last > first:
+                    yield Slice(data[start:end], last - first)
             else:
-                yield from self._picked(start, end, test, best_only=best_only)
+                yield from self._pieces(first, last)
 
     def rewrite(self, changes: Mapping[int, Callable[[bytes], bytes]]) -> None:
         """Gives the tiles that start at some places other elements; what the filters see may
         not change."""
-        elements = [self.data[start:end] for start, end in pairwise(self._offsets)]
-        for start, change in changes.items():
-            place = bisect_left(self._offsets, start)
+        elements = [self.data[start:end] for start, end in pairwise(self._offsets.tolist())]
+        places = np.searchsorted(self._offsets, list(changes)).tolist()
+        for place, change in zip(places, changes.values(), strict=True):
             elements[place] = change(elements[place])
         self.data = b"".join(elements)
-        self._offsets = array("I", accumulate(map(len, elements), initial=0))
+        sizes = np.fromiter(map(len, elements), dtype=np.uint32, count=len(elements))
+        np.cumsum(sizes, out=self._offsets[1:])
 
-    def _runs(self, cells: Iterable[CellRectangle]) -> Iterator[tuple[int, int]]:
+    def _runs(self, cells: Iterable[CellRectangle]) -> tuple[Places, Places]:
         """Where runs of tiles in the given cells start and end."""
+        firsts: list[int] = []
+        widths: list[int] = []
         for x_from, x_to, y_from, y_to in cells:
+            rows, width = range(_cell(x_from, y_from), _cell(x_from, y_to) + 1, BLOCK_CELLS), 1
             if x_to - x_from == _MASK:
                 # Whole rows follow each other.
-                yield self._run(_cell(x_from, y_from), _cell(x_to, y_to))
-                continue
-            for y in range(y_from, y_to + 1):
-                yield self._run(_cell(x_from, y), _cell(x_to, y))
+                rows, width = rows[:1], len(rows)
+            firsts += rows
+            widths += [(width - 1) * BLOCK_CELLS + x_to - x_from + 1] * len(rows)
+        starts = np.array(firsts, dtype=np.uint16)
+        ends = starts + np.array(widths, dtype=np.uint16)
+        return np.searchsorted(self._cells, starts), np.searchsorted(self._cells, ends)
 
-    def _run(self, first: int, last: int) -> tuple[int, int]:
-        start = bisect_left(self._cells, first)
-        return start, bisect_right(self._cells, last, start)
+    def _narrowed(
+        self,
+        starts: Places,
+        ends: Places,
+        passing: NDArray[np.bool_] | None,
+        *,
+        best_only: bool,
+    ) -> tuple[Places, Places]:
+        """The same of those among them that pass."""
+        places = np.concatenate([np.arange(0), *map(np.arange, starts, ends)])
+        if passing is not None:
+            places = places[passing[places]]
+        if best_only:
+            # The best of a cell comes first in it.
+            places = places[np.diff(self._cells[places].astype(np.int64), prepend=-1) != 0]
+        is_first = np.diff(places, prepend=-2) != 1
+        is_last = np.diff(places, append=-1) != 1
+        return places[is_first], places[is_last] + 1
 
-    def _slices(self, start: int, end: int) -> Iterator[Slice]:
-        blob, offsets = memoryview(self.data), self._offsets
+    def _pieces(self, start: int, end: int) -> Iterator[Slice]:
+        data, offsets = memoryview(self.data), self._offsets.tolist()
         while start < end:
-            stop = end
-            if offsets[end] - offsets[start] > PIECE_BYTES:
-                reach = bisect_right(offsets, offsets[start] + PIECE_BYTES, start, end + 1) - 1
-                stop = max(reach, start + 1)
-            yield Slice(blob[offsets[start] : offsets[stop]], stop - start)
+            reach = bisect_right(offsets, offsets[start] + PIECE_BYTES, start, end + 1) - 1
+            stop = max(reach, start + 1)
+            yield Slice(data[offsets[start] : offsets[stop]], stop - start)
             start = stop
 
-    def _picked(
-        self, start: int, end: int, test: Callable[[int], bool] | None, *, best_only: bool
-    ) -> Iterator[Slice]:
-        blob, offsets, last_cell = memoryview(self.data), self._offsets, -1
-        for place in range(start, end):
-            if best_only and self._cells[place] == last_cell:
-                continue
-            if test is None or test(place):
-                # The best of a cell comes first in it.
-                last_cell = self._cells[place]
-                yield Slice(blob[offsets[place] : offsets[place + 1]], 1)
-
-    def _test(self, wanted: TileFilter) -> Callable[[int], bool] | None:
-        """Whether the tile at a place passes; None if all do."""
-        makers = {
+    def _passing(self, wanted: TileFilter) -> NDArray[np.bool_] | None:
+        """Whether each tile passes; None if all do."""
+        makers = [
             number
             for number, (source, flight_id) in enumerate(self._makers)
             if (not wanted.sources or source in wanted.sources)
             and (wanted.flight_id is None or flight_id == wanted.flight_id)
-        }
+        ]
         ranks = {_RANKS[label] for label in wanted.labels}
-        after = None if wanted.captured_after is None else micros_of(wanted.captured_after)
+        after = wanted.captured_after
         if len(makers) == len(self._makers) and after is None and ranks >= self._ranks_there:
             return None
-        return lambda place: (
-            self._ranks[place] in ranks
-            and self._maker_of[place] in makers
-            and (after is None or self._captured[place] > after)
-        )
+        passing = np.isin(self._ranks, list(ranks)) & np.isin(self._maker_of, makers)
+        return passing if after is None else passing & (self._captured > micros_of(after))
 
 
 class LooseTiles:
@@ -316,13 +330,6 @@ class LooseTiles:
         self._elements[place] = element
 
 
-def _array(kind: str, column: NDArray[Any]) -> "array[int]":
-    """Numbers one by one cost less from an array of the standard library."""
-    made: array[int] = array(kind)
-    made.frombytes(column.astype(np.dtype(kind)).tobytes())
-    return made
-
-
 def _block_numbers(tiles: TileColumns) -> NDArray[np.int64]:
     x, y = (tiles.rows[name].astype(np.int64) >> BLOCK_BITS for name in ("x", "y"))
     return y << _AXIS_BITS | x
@@ -333,26 +340,22 @@ def _cells(tiles: TileColumns) -> NDArray[np.int32]:
     return cells
 
 
-def _makers(tiles: TileColumns) -> "tuple[list[tuple[str, str | None]], array[int]]":
+def _makers(tiles: TileColumns) -> tuple[list[tuple[str, str | None]], NDArray[np.uint16]]:
     """The distinct sources and flights, and the number of each tile's among them."""
     sources, flights = tiles.source_number, tiles.rows["flight_id"]
-    if not flights.any() and bool((sources == sources[:1]).all()):
-        return [(SOURCE_TEXTS.get(int(source), ""), None) for source in sources[:1]], array(
-            "H", bytes(2 * len(sources))
-        )
     numbers: dict[tuple[int, bytes], int] = {}
-    maker_of = array(
-        "H",
-        (
-            numbers.setdefault((source, flight.tobytes()), len(numbers))
-            for source, flight in zip(sources.tolist(), flights, strict=True)
-        ),
-    )
-    makers = [
+    if not flights.any() and bool((sources == sources[:1]).all()):
+        numbers = {(int(source), NO_FLIGHT): 0 for source in sources[:1]}
+        maker_of = np.zeros(len(sources), dtype=np.uint16)
+    else:
+        makers = zip(sources.tolist(), map(bytes, flights), strict=True)
+        maker_of = np.array(
+            [numbers.setdefault(maker, len(numbers)) for maker in makers], dtype=np.uint16
+        )
+    return [
         (SOURCE_TEXTS.get(source, ""), None if flight == NO_FLIGHT else str(UUID(bytes=flight)))
         for source, flight in numbers
-    ]
-    return makers, maker_of
+    ], maker_of
 
 
 def _cell(x: int, y: int) -> int:

@@ -42,6 +42,7 @@ TILES_A_TURN: Final = 2_048
 """Tiles that are packed before others get their turn: some two milliseconds."""
 _FEW_TILES: Final = 1_000
 _MANY_TILES: Final = 6_000
+_SMALL_PART_BYTES: Final = 1024 * 1024
 _LOADS_AT_ONCE: Final = 3
 _FIRST_BLOCKS: Final = 4
 _COMPLETE_AFTER_S: Final = 0.02
@@ -259,13 +260,16 @@ class TileCache:
                 parts.append(_Part(cells, blocks))
 
         try:
-            for _ in range(_LOADS_AT_ONCE):
-                load_next()
+            load_next()
+            load_next()
             while parts:
                 blocks = await parts[0].blocks
                 del parts[0]
                 size = _next_size(size, sum(block.tile_count for block in blocks))
-                load_next()
+                # A client that does not read keeps little waiting for it.
+                is_small = sum(len(block.data) for block in blocks) <= _SMALL_PART_BYTES
+                while left and len(parts) < (_LOADS_AT_ONCE if is_small else 1):
+                    load_next()
                 for block in blocks:
                     yield block, False
         except DatabaseUnavailableError:

@@ -12,3 +12,7 @@ SELECT pg_notify('tilecache_changes', %(payload)s);
 -- name_writer --
 -- Changes of this transaction are this writer's own business.
 SELECT set_config('tilecache.writer', %(writer)s, true);
+
+-- limit_lock_wait --
+-- The rest of the transaction waits for no lock longer than a moment.
+SET LOCAL lock_timeout = '20ms';

@@ -1,9 +1,12 @@
 """One method a query: parameters in, rows to models."""
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import datetime
 from typing import Final
+
+import psycopg
+from psycopg import errors
 
 from tilecache_daemon.changes import ChangeListener
 from tilecache_daemon.connections import Connection
@@ -59,11 +62,15 @@ class Store:
 
 async def warm_up(connection: Connection) -> None:
     """Has PostgreSQL plan what an aircraft waits for: on a new connection the first time takes
-    a few milliseconds more, and it plans anew until the sixth."""
-    queries = TileQueries(connection)
-    for _ in range(_PLANNED_ANEW):
-        await queries.read_blocks(0, [CellRectangle(0, 0, 0, 0)])
-        await queries.read_tiles([])
+    a few milliseconds more, and it plans anew until the sixth. Whoever holds the table is
+    not waited for; a table that is not there is found out by those who need it."""
+    queries = Queries(connection)
+    with suppress(errors.LockNotAvailable, errors.QueryCanceled, psycopg.ProgrammingError):
+        async with connection.transaction():
+            await queries.database.limit_lock_wait()
+            for _ in range(_PLANNED_ANEW):
+                await queries.tiles.read_blocks(0, [CellRectangle(0, 0, 0, 0)])
+                await queries.tiles.read_tiles([])
 
 
 class DatabaseQueries(Statements):
@@ -72,6 +79,10 @@ class DatabaseQueries(Statements):
     async def name_writer(self, writer: str) -> None:
         """Whose changes those of this transaction are."""
         await self._execute("name_writer", {"writer": writer})
+
+    async def limit_lock_wait(self) -> None:
+        """The rest of the transaction waits for no lock longer than a moment."""
+        await self._execute("limit_lock_wait")
 
     async def announce(self, announcement: str) -> None:
         """Tells listeners that all changes of this transaction were told."""
