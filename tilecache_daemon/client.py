@@ -16,6 +16,7 @@ from typing import Any, Final, cast
 
 import grpc
 from google.rpc import error_details_pb2
+from grpc.experimental import ChannelOptions
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
 from tilecache.v1.tile_cache_admin_pb2_grpc import TileCacheAdminStub
@@ -105,6 +106,8 @@ class TileCacheClient:
                 ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
                 ("grpc.max_send_message_length", _MAX_MESSAGE_BYTES),
                 ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),
+                # Answers of a stream are read by who asks for them: no other thread is woken.
+                (ChannelOptions.SingleThreadedUnaryStream, 1),
             ],
         )
         translating = cast(grpc.Channel, _TranslatingChannel(self._channel))
