@@ -29,7 +29,7 @@ BLOCK_CELLS: Final = 1 << BLOCK_BITS
 PIECE_BYTES: Final = 128 * 1024
 """Slices are cut to this, so that a message can be filled but not burst by one."""
 
-TILE_OVERHEAD_BYTES: Final = 90
+TILE_OVERHEAD_BYTES: Final = 100
 """What a tile takes beside its bytes: its place in the arrays and in the index by id."""
 LOOSE_OVERHEAD_BYTES: Final = 260
 BLOCK_OVERHEAD_BYTES: Final = 1_500
@@ -105,7 +105,7 @@ def in_order(tiles: TileColumns) -> TileColumns:
     """Tiles of a zoom, block by block, in the order of a block's cells; within a cell the
     best label first, then the newest capture."""
     cells = _block_numbers(tiles) << 2 * BLOCK_BITS | _cells(tiles)
-    order = np.argsort(cells, kind="stable")
+    order = np.argsort(cells)
     if bool((np.diff(cells[order]) == 0).any()):
         uuids = tiles.rows["tile_uuid"].view(">u8")
         captured = -tiles.rows["captured_us"]
@@ -124,8 +124,7 @@ def cut_blocks(
         first, last = np.searchsorted(numbers, (number, number + 1)).tolist()
         start = int(ends[first - 1]) if first else 0
         stop = int(ends[last - 1]) if last else 0
-        part = slice(first, last)
-        yield Block(key, tiles.take(part), data[start:stop], ends[part] - start)
+        yield Block(key, tiles.part(first, last), data[start:stop], ends[first:last] - start)
 
 
 class Block:

@@ -306,9 +306,7 @@ class TileCache:
         pieces, ends, size = [], [np.zeros(0, dtype=np.int64)], 0
         for start in range(0, tiles.tile_count, TILES_A_TURN):
             await asyncio.sleep(0)
-            piece, piece_ends = self._packer.pack_tiles(
-                ordered.take(slice(start, start + TILES_A_TURN))
-            )
+            piece, piece_ends = self._packer.pack_tiles(ordered.part(start, start + TILES_A_TURN))
             pieces.append(piece)
             ends.append(piece_ends + size)
             size += len(piece)

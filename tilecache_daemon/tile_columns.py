@@ -71,6 +71,13 @@ class Texts:
         )
 
     @classmethod
+    def lines(cls, joined: str, count: int) -> "Texts":
+        """So many texts that follow each other, with a line break between two."""
+        if not joined.strip("\n"):
+            return cls.follow(b"", np.zeros(count, dtype=np.int64))
+        return cls.of(joined.encode().split(b"\n"))
+
+    @classmethod
     def of(cls, texts: list[bytes]) -> "Texts":
         """These texts."""
         sizes = np.fromiter(map(len, texts), dtype=np.int64, count=len(texts))
@@ -129,7 +136,7 @@ class TileColumns(NamedTuple):
                 "".join(text for text in hashes if text),
                 (rows["kind"] >> SHA256_SHIFT) * SHA256_CHARACTERS,
             ),
-            Texts.of("\n".join(qualities).encode().split(b"\n")[: len(rows)]),
+            Texts.lines("\n".join(qualities), len(rows)),
         )
 
     @property
@@ -144,7 +151,14 @@ class TileColumns(NamedTuple):
     def tile_count(self) -> int:
         return len(self.rows)
 
-    def take(self, places: Any) -> "TileColumns":
+    def take(self, places: NDArray[np.intp]) -> "TileColumns":
         """Those at some places, in that order."""
+        # Records are many times as slow to index as to take.
         rows, *texts = self
-        return TileColumns(rows[places], *(text.take(places) for text in texts))
+        return TileColumns(rows.take(places), *(text.take(places) for text in texts))
+
+    def part(self, start: int | None, stop: int | None) -> "TileColumns":
+        """Those from one place to before another. Nothing is copied."""
+        rows, *texts = self
+        some = slice(start, stop)
+        return TileColumns(rows[some], *(text.take(some) for text in texts))

@@ -34,9 +34,16 @@ Sizes = NDArray[np.int64]
 _MOST_MATRIX_BYTES: Final = 16 * 1024 * 1024
 _LABEL_NUMBERS: Final = np.array(list(LABEL_NUMBERS.values()), dtype=np.uint8)
 _HEX: Final = np.frombuffer("".join(f"{byte:02x}" for byte in range(256)).encode(), dtype="u2")
-_DASHES: Final = (8, 13, 18, 23)
-_UUID_RUNS: Final = ((0, 8, 0), (9, 13, 8), (14, 18, 12), (19, 23, 16), (24, 36, 20))
-"""From and to where in the text, and from where in the digits."""
+_UUID_DIGITS: Final = np.dtype([("a", "V8"), ("b", "V4"), ("c", "V4"), ("d", "V4"), ("e", "V12")])
+_UUID_TEXT: Final = np.dtype(
+    {
+        "names": ["a", "b", "c", "d", "e"],
+        "formats": ["V8", "V4", "V4", "V4", "V12"],
+        "offsets": [0, 9, 14, 19, 24],
+        "itemsize": 36,
+    }
+)
+"""Runs of digits, and the same with dashes between them."""
 _MICROS: Final = 1_000_000
 _EVERYWHERE: Final = np.ones(1, dtype=np.bool_)
 _NO_RESULT: Final = b"\x0a\x00"
@@ -120,28 +127,27 @@ class _Message:
 
     def optional_number(self, tag: int, column: NDArray[Any], present: NDArray[np.bool_]) -> None:
         """A varint; left out where it is not present."""
-        numbers = _shared(column)
-        self._add_present(_tagged(bytes((tag,)), *_varints(numbers)), _shared(present))
+        self._field(bytes((tag,)), *_varints(_shared(column)), present=present)
 
     def double(self, tag: int, column: NDArray[Any]) -> None:
         """Eight bytes."""
         numbers = _shared(column).astype("<f8")
-        self._add(*_tagged(bytes((tag,)), numbers.view(np.uint8).reshape(len(numbers), 8), None))
+        self._field(bytes((tag,)), numbers.view(np.uint8).reshape(len(numbers), 8))
 
     def uuid(self, head: bytes, column: Bytes) -> None:
         """The canonical text of 16 bytes."""
-        self._add(*_tagged(head, _uuid_texts(column), None))
+        self._field(head, _uuid_texts(column))
 
     def optional_uuid(self, head: bytes, column: Bytes) -> None:
         """As `uuid`; left out where it is all zeros."""
         if column.any():
             present = (column != np.frombuffer(NO_FLIGHT, dtype=np.uint8)).any(axis=1)
-            self._add_present(_tagged(head, _uuid_texts(column), None), present)
+            self._field(head, _uuid_texts(column), present=present)
 
     def text(self, tag: bytes, texts: Texts, present: NDArray[np.bool_]) -> None:
         """A text, or what else has a length; left out where it is not present."""
         if present.any():
-            self._add_present(_tagged(tag, *_varints(_shared(texts.sizes))), present)
+            self._field(tag, *_varints(_shared(texts.sizes)), present=present)
             uneven = bool((texts.sizes != texts.widest).any())
             self._add(texts.padded(), texts.sizes if uneven else None)
 
@@ -161,8 +167,9 @@ class _Message:
         self, tag: int, message: "_Message", present: NDArray[np.bool_] = _EVERYWHERE
     ) -> None:
         """Another message; left out where it is not present."""
-        for part in (_tagged(bytes((tag,)), *_varints(message.sizes)), *message._parts):
-            self._add_present(part, present)
+        self._field(bytes((tag,)), *_varints(message.sizes), present=present)
+        for matrix, sizes in message._parts:
+            self._add(matrix, sizes, present)
 
     @property
     def sizes(self) -> Sizes:
@@ -191,13 +198,22 @@ class _Message:
             start = end
         return Packed((rows if counting is None else rows[counting]).tobytes(), ends)
 
-    def _add_present(self, part: tuple[Bytes, Sizes | None], present: NDArray[np.bool_]) -> None:
-        matrix, sizes = part
-        if not present.all():
-            sizes = np.where(present, matrix.shape[1] if sizes is None else sizes, 0)
-        self._add(matrix, sizes)
+    def _field(
+        self,
+        head: bytes,
+        matrix: Bytes,
+        sizes: Sizes | None = None,
+        *,
+        present: NDArray[np.bool_] = _EVERYWHERE,
+    ) -> None:
+        self._add(np.frombuffer(head, dtype=np.uint8)[None], None, present)
+        self._add(matrix, sizes, present)
 
-    def _add(self, matrix: Bytes, sizes: Sizes | None) -> None:
+    def _add(
+        self, matrix: Bytes, sizes: Sizes | None, present: NDArray[np.bool_] = _EVERYWHERE
+    ) -> None:
+        if present is not _EVERYWHERE and not present.all():
+            sizes = np.where(present, matrix.shape[1] if sizes is None else sizes, 0)
         if sizes is not None and len(sizes) == 1:
             matrix, sizes = matrix[:, : int(sizes[0])], None
         if matrix.shape[1]:
@@ -210,7 +226,7 @@ def _halves(tiles: TileColumns) -> tuple[TileColumns, TileColumns] | None:
     if tiles.tile_count == 1 or tiles.tile_count * widest <= _MOST_MATRIX_BYTES:
         return None
     middle = tiles.tile_count // 2
-    return tiles.take(slice(middle)), tiles.take(slice(middle, None))
+    return tiles.part(None, middle), tiles.part(middle, None)
 
 
 def _shared(column: NDArray[Any]) -> NDArray[Any]:
@@ -219,16 +235,10 @@ def _shared(column: NDArray[Any]) -> NDArray[Any]:
     return first if bool((column == first).all()) else column
 
 
-def _tagged(head: bytes, matrix: Bytes, sizes: Sizes | None) -> tuple[Bytes, Sizes | None]:
-    """The same after a head."""
-    rows = np.empty((len(matrix), len(head) + matrix.shape[1]), dtype=np.uint8)
-    rows[:, : len(head)] = np.frombuffer(head, dtype=np.uint8)
-    rows[:, len(head) :] = matrix
-    return rows, None if sizes is None else sizes + len(head)
-
-
 def _varints(column: NDArray[Any]) -> tuple[Bytes, Sizes | None]:
     """Seven bits a byte, the last seven first; all but the last byte have the eighth."""
+    if len(column) == 1:
+        return np.frombuffer(_varint(int(column[0])), dtype=np.uint8)[None], None
     numbers = column.astype(np.int64).view(np.uint64)
     width = _varint_size(int(numbers.max()))
     rows = np.empty((len(numbers), width), dtype=np.uint8)
@@ -246,16 +256,26 @@ def _varints(column: NDArray[Any]) -> tuple[Bytes, Sizes | None]:
     return rows, sizes
 
 
+def _varint(number: int) -> bytes:
+    rest = number & (1 << 64) - 1
+    packed = bytearray()
+    while rest > 0x7F:
+        packed.append(rest & 0x7F | 0x80)
+        rest >>= 7
+    packed.append(rest)
+    return bytes(packed)
+
+
 def _varint_size(number: int) -> int:
     return (max(number, 1).bit_length() + 6) // 7
 
 
 def _uuid_texts(column: Bytes) -> Bytes:
-    digits = _HEX[column].view(np.uint8).reshape(len(column), 32)
-    texts = np.empty((len(column), 36), dtype=np.uint8)
-    texts[:, _DASHES] = ord("-")
-    for start, end, digit in _UUID_RUNS:
-        texts[:, start:end] = digits[:, digit : digit + end - start]
+    digits = _HEX.take(column).view(_UUID_DIGITS).ravel()
+    texts = np.full((len(column), 36), ord("-"), dtype=np.uint8)
+    runs = texts.view(_UUID_TEXT).ravel()
+    for run in _UUID_DIGITS.names or ():
+        runs[run] = digits[run]
     return texts
 
 
@@ -278,8 +298,7 @@ class _ResultHeads(dict[int, bytes]):
     often are kept."""
 
     def __missing__(self, size: int) -> bytes:
-        rows, _ = _varints(np.array([size]))
-        head = b"\x0a" + rows.tobytes()
+        head = b"\x0a" + _varint(size)
         if size < 1 << 15:
             self[size] = head
         return head
