@@ -339,17 +339,17 @@ def _cells(tiles: TileColumns) -> NDArray[np.int32]:
     return cells
 
 
-def _makers(tiles: TileColumns) -> tuple[list[tuple[str, str | None]], NDArray[np.uint16]]:
+def _makers(tiles: TileColumns) -> tuple[list[tuple[str, str | None]], NDArray[np.uint32]]:
     """The distinct sources and flights, and the number of each tile's among them."""
     sources, flights = tiles.source_number, tiles.rows["flight_id"]
     numbers: dict[tuple[int, bytes], int] = {}
     if not flights.any() and bool((sources == sources[:1]).all()):
         numbers = {(int(source), NO_FLIGHT): 0 for source in sources[:1]}
-        maker_of = np.zeros(len(sources), dtype=np.uint16)
+        maker_of = np.zeros(len(sources), dtype=np.uint32)
     else:
         makers = zip(sources.tolist(), map(bytes, flights), strict=True)
         maker_of = np.array(
-            [numbers.setdefault(maker, len(numbers)) for maker in makers], dtype=np.uint16
+            [numbers.setdefault(maker, len(numbers)) for maker in makers], dtype=np.uint32
         )
     return [
         (SOURCE_TEXTS.get(source, ""), None if flight == NO_FLIGHT else str(UUID(bytes=flight)))

@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 from datetime import datetime, timezone
 from itertools import groupby
+from uuid import UUID
 
+import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 from tilecache.v1.tile_metadata_store_pb2 import QueryTilesResponse
@@ -141,3 +143,18 @@ def test_a_rewritten_tile_is_found_among_the_others() -> None:
     ends = [0, *block.ends.tolist()]
     assert ends[-1] == len(block.data)
     assert block.element(ends[5], ends[6]).find(tiles[5].tile_uuid.encode()) > 0
+
+
+def test_a_block_takes_the_tiles_of_any_number_of_flights() -> None:
+    count = 70_000
+    tiles = columns_of([old_row()._replace(x=X, y=Y, freshness_label="fresh")])
+    tiles = tiles.take(np.zeros(count, dtype=np.intp))
+    tiles.rows["flight_id"][:, 12:] = np.arange(1, count + 1, dtype=">u4").view("4u1")
+    ordered = in_order(tiles)
+    key = BlockKey(ZOOM, X // 32, Y // 32)
+    (block,) = cut_blocks([key], ordered, *packing.pack_tiles(ordered))
+    for number in (1, 65_536, count):
+        wanted = TileFilter(flight_id=str(UUID(int=number)))
+        (piece,) = block.select([CellRectangle(X, X, Y, Y)], wanted)
+        (read,) = QueryTilesResponse.FromString(bytes(piece.elements)).tiles
+        assert read.key.flight_id == wanted.flight_id
