@@ -1,5 +1,6 @@
 """DeleteTiles, over the socket."""
 
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
 
@@ -29,7 +30,9 @@ from tests.tiles import (
     tile_key,
     tile_uuid,
     timestamp,
+    waiting_for_locks,
 )
+from tests.waiting import eventually
 from tilecache_daemon.client import CallError, TileCacheClient
 from tilecache_daemon.identity import SOURCE_NUMBERS
 from tilecache_daemon.service.eviction import BATCH_TILES
@@ -295,3 +298,26 @@ def test_bad_input_is_named_and_nothing_goes(
     assert refusal.value.code is grpc.StatusCode.INVALID_ARGUMENT
     assert [each.field for each in refusal.value.violations] == [field]
     assert left(sql) == names(tile_key(3, 0, 0))
+
+
+@pytest.mark.parametrize("way", ["by id", "by region", "anywhere"])
+def test_a_tile_that_is_used_at_the_moment_is_deleted_all_the_same(
+    admin: TileCacheClient, shared_database: str, sql: psycopg.Connection[Any], way: str
+) -> None:
+    block = Block()
+    key = block.key()
+    store(admin, key)
+    request = {
+        "by id": {"tile_uuids": [tile_uuid(key)]},
+        "by region": {"region": block.region, "zooms": [block.zoom]},
+        "anywhere": {"captured_before": timestamp(NOW)},
+    }[way]
+    with ThreadPoolExecutor() as threads, psycopg.connect(shared_database) as user:
+        user.execute(
+            "UPDATE tiles SET accessed_at = now(), access_order = nextval('tile_access_order_seq')"
+        )
+        deletion = threads.submit(delete, admin, **request)
+        eventually(lambda: waiting_for_locks(shared_database))
+        user.commit()
+        assert gone(deletion.result()) == names(key)
+    assert left(sql) == set()

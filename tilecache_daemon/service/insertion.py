@@ -1,11 +1,10 @@
 """Storing tiles: one answer for each, committed before it is given."""
 
-import contextlib
 import math
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from datetime import datetime, timedelta
-from typing import Final, TypeVar
+from typing import Final
 
 from tilecache_daemon.clock import Clock
 from tilecache_daemon.courtesy import Courtesy
@@ -17,7 +16,6 @@ from tilecache_daemon.errors import (
     StorageCeilingError,
     TileCacheError,
     TileTooOldError,
-    WriteConflictError,
 )
 from tilecache_daemon.freshness import FreshnessPolicy
 from tilecache_daemon.models import (
@@ -28,6 +26,7 @@ from tilecache_daemon.models import (
     Tile,
     micros_of,
 )
+from tilecache_daemon.service.conflicts import ATTEMPTS, retried
 from tilecache_daemon.service.freshness import FreshnessService
 from tilecache_daemon.service.storage import Ceiling, Room
 from tilecache_daemon.store import Queries, Store
@@ -37,11 +36,9 @@ MAX_FUTURE: Final = timedelta(days=1)
 """How far ahead of a trusted clock a capture may lie: clocks differ, and a
 capture from the future would never expire."""
 
-_ATTEMPTS: Final = 5
 _TILES_A_TURN: Final = 256
 
 Answer = InsertOutcome | TileCacheError
-Written = TypeVar("Written")
 
 
 class InsertionService:
@@ -74,11 +71,11 @@ class InsertionService:
 
         async with self._ceiling.turn():
             try:
-                return await _retried(write)
+                return await retried(write)
             except StorageCeilingError as refusal:
                 if not await self._ceiling.make_room([refusal]):
                     raise
-            return await _retried(write)
+            return await retried(write)
 
     async def insert_batch(self, tiles: Sequence[NewTile], on_conflict: OnConflict) -> list[Answer]:
         """Stores what can be stored; an answer for each, in order.
@@ -110,7 +107,7 @@ class InsertionService:
             async with self._store.transaction() as queries:
                 return await self._insert(queries, tiles, on_conflict)
 
-        return await _retried(write)
+        return await retried(write)
 
     async def _insert(
         self, queries: Queries, tiles: Sequence[NewTile], on_conflict: OnConflict
@@ -191,7 +188,7 @@ class _Batch:
         """One by one what a copy could not store at once."""
         if pending:
             await self._queries.tiles.lock_settling()
-        for _ in range(_ATTEMPTS):
+        for _ in range(ATTEMPTS):
             stored = await self._queries.tiles.lock_tiles([tile.tile_uuid for _, tile in pending])
             found = [entry for entry in pending if entry[1].tile_uuid in stored]
             pending = await self._insert_new(
@@ -294,14 +291,6 @@ class _Batch:
 
     def _labelled(self, tiles: Iterable[tuple[int, NewTile]]) -> list[LabelledTile]:
         return [LabelledTile(tile, self.labels[position].value) for position, tile in tiles]
-
-
-async def _retried(write: Callable[[], Awaitable[Written]]) -> Written:
-    """A transaction that another writer was in the way of leaves nothing, and may be repeated."""
-    for _ in range(_ATTEMPTS - 1):
-        with contextlib.suppress(WriteConflictError):
-            return await write()
-    return await write()
 
 
 def _pending_removal(tile: NewTile) -> FilePendingRemovalError:

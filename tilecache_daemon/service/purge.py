@@ -1,16 +1,18 @@
 """Deleting tiles that nobody wants any more, whatever their use."""
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
+from functools import partial
 from typing import Final, NamedTuple
 
 from tilecache_daemon.clock import Clock
 from tilecache_daemon.mercator import CellRectangle
 from tilecache_daemon.models import Eviction, EvictionReason, Purge
+from tilecache_daemon.service.conflicts import retried
 from tilecache_daemon.service.eviction import BATCH_TILES, remove, waits_for_upload
-from tilecache_daemon.store import Queries, Store
-from tilecache_daemon.store.evictions import Candidate
+from tilecache_daemon.store import Store
+from tilecache_daemon.store.evictions import Candidate, EvictionQueries
 
 _FIRST_CELL: Final = (-1, -1, 0)
 _FIRST_CAPTURE: Final = (datetime(1, 1, 1, tzinfo=timezone.utc), 0)
@@ -48,9 +50,11 @@ class PurgeService:
         """What went; `summary` names the ids that name no tile."""
         for start in range(0, len(tile_uuids), BATCH_TILES):
             wanted = tile_uuids[start : start + BATCH_TILES]
-            async with self._store.transaction() as queries:
-                found = await queries.evictions.list_deletable_by_id(wanted)
-                gone = await self._remove(queries, found, summary, include_pending)
+            found, gone = await self._delete(
+                partial(EvictionQueries.list_deletable_by_id, tile_uuids=wanted),
+                summary,
+                include_pending=include_pending,
+            )
             known = {candidate.tile.tile_uuid for candidate in found}
             summary.not_found += [tile_uuid for tile_uuid in wanted if tile_uuid not in known]
             yield gone
@@ -67,12 +71,19 @@ class PurgeService:
         for area in areas:
             place = _FIRST_CELL
             while True:
-                async with self._store.transaction() as queries:
-                    found = await queries.evictions.list_deletable(
-                        area.zoom, area.cells, purge, place, BATCH_TILES
-                    )
-                    within = [entry for entry in found if area.holds(entry.tile.x, entry.tile.y)]
-                    gone = await self._remove(queries, within, summary, include_pending)
+                found, gone = await self._delete(
+                    partial(
+                        EvictionQueries.list_deletable,
+                        zoom=area.zoom,
+                        cells=area.cells,
+                        purge=purge,
+                        after=place,
+                        limit=BATCH_TILES,
+                    ),
+                    summary,
+                    area.holds,
+                    include_pending=include_pending,
+                )
                 if not found:
                     break
                 place = (found[-1].tile.x, found[-1].tile.y, found[-1].id)
@@ -89,28 +100,46 @@ class PurgeService:
         """What went of all places, oldest capture first."""
         place = _FIRST_CAPTURE
         while True:
-            async with self._store.transaction() as queries:
-                found = await queries.evictions.list_deletable_by_capture(
-                    zooms, purge, place, BATCH_TILES
-                )
-                gone = await self._remove(queries, found, summary, include_pending)
+            found, gone = await self._delete(
+                partial(
+                    EvictionQueries.list_deletable_by_capture,
+                    zooms=zooms,
+                    purge=purge,
+                    after=place,
+                    limit=BATCH_TILES,
+                ),
+                summary,
+                include_pending=include_pending,
+            )
             if not found:
                 return
             place = (found[-1].tile.captured_at, found[-1].id)
             yield gone
 
-    async def _remove(
+    async def _delete(
         self,
-        queries: Queries,
-        found: Sequence[Candidate],
+        list_deletable: Callable[[EvictionQueries], Awaitable[list[Candidate]]],
         summary: DeletionSummary,
+        holds: Callable[[int, int], bool] = lambda _x, _y: True,
+        *,
         include_pending: bool,
-    ) -> list[Eviction]:
-        chosen = [entry for entry in found if include_pending or not waits_for_upload(entry.tile)]
-        gone = await remove(
-            queries, chosen, EvictionReason.DELETED, self._clock, dry_run=summary.dry_run
-        )
-        summary.pending_upload_count += len(found) - len(chosen)
+    ) -> tuple[list[Candidate], list[Eviction]]:
+        """The tiles that were found, and those that went."""
+
+        async def step() -> tuple[list[Candidate], int, list[Eviction]]:
+            async with self._store.transaction() as queries:
+                found = await list_deletable(queries.evictions)
+                within = [entry for entry in found if holds(entry.tile.x, entry.tile.y)]
+                chosen = [
+                    entry for entry in within if include_pending or not waits_for_upload(entry.tile)
+                ]
+                gone = await remove(
+                    queries, chosen, EvictionReason.DELETED, self._clock, dry_run=summary.dry_run
+                )
+            return found, len(within) - len(chosen), gone
+
+        found, pending_upload_count, gone = await retried(step)
+        summary.pending_upload_count += pending_upload_count
         summary.deleted_count += len(gone)
         summary.freed_bytes += sum(eviction.disk_bytes or 0 for eviction in gone)
-        return gone
+        return found, gone
