@@ -118,17 +118,18 @@ class PurgeService:
 
     async def _delete(
         self,
-        list_deletable: Callable[[EvictionQueries], Awaitable[list[Candidate]]],
+        list_deletable: Callable[..., Awaitable[list[Candidate]]],
         summary: DeletionSummary,
         holds: Callable[[int, int], bool] = lambda _x, _y: True,
         *,
         include_pending: bool,
     ) -> tuple[list[Candidate], list[Eviction]]:
-        """The tiles that were found, and those that went."""
+        """The tiles that were found, and those that went. What is to be deleted does not stay
+        because it is used at the moment: it is waited for."""
 
         async def step() -> tuple[list[Candidate], int, list[Eviction]]:
             async with self._store.transaction() as queries:
-                found = await list_deletable(queries.evictions)
+                found = await list_deletable(queries.evictions, hold=not summary.dry_run)
                 within = [entry for entry in found if holds(entry.tile.x, entry.tile.y)]
                 chosen = [
                     entry for entry in within if include_pending or not waits_for_upload(entry.tile)

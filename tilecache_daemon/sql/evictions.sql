@@ -69,9 +69,7 @@ DELETE FROM tiles
 WHERE tile_uuid = ANY(%(tile_uuids)s::uuid[]);
 
 -- list_deletable --
--- Tiles of a zoom in a rectangle of cells that match a purge, from a place on. Nobody else
--- changes them until the transaction ends: what is to be deleted does not stay because it
--- is used at the moment.
+-- Tiles of a zoom in a rectangle of cells that match a purge, from a place on.
 SELECT {tile_columns}, t.id, t.access_order
 FROM tiles t
 WHERE t.zoom = %(zoom)s
@@ -82,11 +80,10 @@ WHERE t.zoom = %(zoom)s
   AND (%(captured_before)s::timestamptz IS NULL OR t.captured_at < %(captured_before)s)
   AND (%(flight_id)s::uuid IS NULL OR t.flight_id = %(flight_id)s::uuid)
 ORDER BY t.x, t.y, t.id
-LIMIT %(limit)s
-FOR UPDATE OF t;
+LIMIT %(limit)s;
 
 -- list_deletable_by_capture --
--- Tiles anywhere that match a purge, oldest capture first, from a place on, held likewise.
+-- Tiles anywhere that match a purge, oldest capture first, from a place on.
 SELECT {tile_columns}, t.id, t.access_order
 FROM tiles t
 WHERE (t.captured_at, t.id) > (%(after_captured_at)s::timestamptz, %(after_id)s)
@@ -95,13 +92,11 @@ WHERE (t.captured_at, t.id) > (%(after_captured_at)s::timestamptz, %(after_id)s)
   AND (%(sources)s::text[] IS NULL OR t.source = ANY(%(sources)s::text[]))
   AND (%(flight_id)s::uuid IS NULL OR t.flight_id = %(flight_id)s::uuid)
 ORDER BY t.captured_at, t.id
-LIMIT %(limit)s
-FOR UPDATE OF t;
+LIMIT %(limit)s;
 
 -- list_deletable_by_id --
--- Tiles by id, which nobody else changes until the transaction ends.
+-- Tiles by id.
 SELECT {tile_columns}, t.id, t.access_order
 FROM tiles t
 WHERE t.tile_uuid = ANY(%(tile_uuids)s::uuid[])
-ORDER BY t.zoom, t.x, t.y, t.source, t.flight_id
-FOR UPDATE OF t;
+ORDER BY t.zoom, t.x, t.y, t.source, t.flight_id;

@@ -33,25 +33,43 @@ class EvictionQueries(Statements):
         )
 
     async def list_deletable(
-        self, zoom: int, cells: CellRectangle, purge: Purge, after: tuple[int, int, int], limit: int
+        self,
+        zoom: int,
+        cells: CellRectangle,
+        purge: Purge,
+        after: tuple[int, int, int],
+        limit: int,
+        *,
+        hold: bool,
     ) -> list[Candidate]:
-        """Tiles of a zoom in a rectangle that match, from a place, (x, y, id), on."""
+        """Tiles of a zoom in a rectangle that match, from a place, (x, y, id), on. With `hold`
+        they are waited for, and nobody else changes them until the transaction ends."""
         place = dict(zip(("after_x", "after_y", "after_id"), after, strict=True))
         parameters = {"zoom": zoom, "limit": limit} | cells._asdict() | purge._asdict() | place
-        return await self._candidates("list_deletable", parameters)
+        return await self._candidates("list_deletable", parameters, hold=hold)
 
     async def list_deletable_by_capture(
-        self, zooms: Sequence[int], purge: Purge, after: tuple[datetime, int], limit: int
+        self,
+        zooms: Sequence[int],
+        purge: Purge,
+        after: tuple[datetime, int],
+        limit: int,
+        *,
+        hold: bool,
     ) -> list[Candidate]:
-        """Tiles of some zooms that match, oldest capture first, from a place on."""
+        """Tiles of some zooms that match, oldest capture first, from a place on. `hold` as
+        above."""
         place = {"zooms": list(zooms), "after_captured_at": after[0], "after_id": after[1]}
         return await self._candidates(
-            "list_deletable_by_capture", {"limit": limit} | purge._asdict() | place
+            "list_deletable_by_capture", {"limit": limit} | purge._asdict() | place, hold=hold
         )
 
-    async def list_deletable_by_id(self, tile_uuids: Sequence[str]) -> list[Candidate]:
-        """The tiles that are there."""
-        return await self._candidates("list_deletable_by_id", {"tile_uuids": list(tile_uuids)})
+    async def list_deletable_by_id(
+        self, tile_uuids: Sequence[str], *, hold: bool
+    ) -> list[Candidate]:
+        """The tiles that are there. `hold` as above."""
+        parameters = {"tile_uuids": list(tile_uuids)}
+        return await self._candidates("list_deletable_by_id", parameters, hold=hold)
 
     async def evict_tiles(
         self, chosen: Sequence[Candidate], reason: EvictionReason, now: datetime
@@ -88,6 +106,8 @@ class EvictionQueries(Statements):
         """Takes out rows that this transaction has put in."""
         await self._execute("take_back_tiles", {"tile_uuids": list(tile_uuids)})
 
-    async def _candidates(self, name: str, parameters: dict[str, Any]) -> list[Candidate]:
-        rows = await self._binary_rows(name, parameters)
+    async def _candidates(
+        self, name: str, parameters: dict[str, Any], *, hold: bool = False
+    ) -> list[Candidate]:
+        rows = await self._binary_rows(name, parameters, hold=hold)
         return [Candidate(Tile(*row[:-2]), *row[-2:]) for row in rows]

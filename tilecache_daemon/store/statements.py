@@ -34,7 +34,11 @@ class Statements:
     async def _tiles(self, name: str, parameters: Mapping[str, Any]) -> list[Tile]:
         return list(map(Tile._make, await self._binary_rows(name, parameters)))
 
-    async def _binary_rows(self, name: str, parameters: Mapping[str, Any]) -> list[Any]:
-        """Rows whose times are microseconds since 2000."""
-        cursor = await self._connection.execute(SQL[name], parameters, binary=True)
+    async def _binary_rows(
+        self, name: str, parameters: Mapping[str, Any], *, hold: bool = False
+    ) -> list[Any]:
+        """Rows whose times are microseconds since 2000. With `hold` nobody else changes the
+        tiles `t` among them until the transaction ends."""
+        statement = SQL[name] + b" FOR UPDATE OF t" if hold else SQL[name]
+        cursor = await self._connection.execute(statement, parameters, binary=True)
         return await cursor.fetchall()
