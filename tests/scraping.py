@@ -16,6 +16,11 @@ class Scrape:
         families = text_string_to_metric_families(text)
         self._samples = [sample for family in families for sample in family.samples]
 
+    @property
+    def names(self) -> set[str]:
+        """Of all samples."""
+        return {sample.name for sample in self._samples}
+
     def value(self, name: str, **labels: str) -> float:
         """The sum of the samples of a name that have these labels."""
         found = [

@@ -35,9 +35,12 @@ from tilecache_daemon.errors import (
 )
 
 PROBE_INTERVAL_S: Final = 1.0
+_SILENT_S: Final = 1.5
+"""Who has waited in vain for a connection has waited for a silent server if the probe had no
+answer for so long, and not for other calls."""
 WAITING_PER_CONNECTION: Final = 16
 """How many calls may wait for each connection of the pool."""
-KEPT_FOR_READS: Final = 2
+KEPT_FOR_READS: Final = 3
 """Connections of the pool that writes leave alone."""
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
@@ -81,6 +84,8 @@ class Database:
         self._pool: AsyncConnectionPool[Connection] | None = None
         self._in_use: set[Connection] = set()
         self._look_now = asyncio.Event()
+        self._answered_at = 0.0
+        """When the server answered the probe last, as the event loop counts."""
         self._watcher: asyncio.Task[None] | None = None
         self._listeners: list[Callable[[bool], Awaitable[None]]] = []
 
@@ -137,6 +142,10 @@ class Database:
         except DatabaseUnavailableError:
             self._look_now.set()
             raise
+        except OverloadedError as error:
+            if _now() - self._answered_at > _SILENT_S:
+                raise DatabaseUnavailableError("PostgreSQL does not answer") from error
+            raise
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Connection]:
@@ -177,6 +186,7 @@ class Database:
             await pool.close(timeout=0)
             raise
         self._pool = pool
+        self._answered_at = _now()
 
     def _options(self) -> str:
         """The address's own, and ours, which count more."""
@@ -217,6 +227,7 @@ class Database:
             try:
                 probe = probe or await connect(self._dsn, "tilecache-probe")
                 await ask(probe)
+                self._answered_at = _now()
                 await self._found(was_called)
             except (psycopg.Error, PoolTimeout, OSError) as error:
                 await self._missed(probe, error)
@@ -282,6 +293,10 @@ class _Turns:
             raise OverloadedError("other writes take too long") from None
         finally:
             self.waiting -= 1
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
 
 
 @contextlib.contextmanager

@@ -157,7 +157,7 @@ def prove_identity() -> None:
                 derived = derive_tile_id(int(zoom), int(x), int(y), *tile)
             else:
                 derived = derive_location_hash(int(zoom), int(x), int(y))
-        except (ValueError, LookupError) as error:
+        except (ValueError, LookupError, TypeError) as error:
             raise IdentityProofError(f"{vector.name} cannot be derived: {error}") from error
         if str(derived) != vector.uuid:
             raise IdentityProofError(f"{vector.name} gives {derived}, but {vector.uuid} is locked")

@@ -5,11 +5,13 @@ import signal
 import subprocess
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
 import psycopg
 import pytest
+from tilecache.v1.tile_metadata_store_pb2 import GetTileRequest
 
 from tests.faults.daemons import Daemon
 from tests.faults.load import Load
@@ -21,8 +23,9 @@ from tests.faults.servers import (
     frozen,
     thaw,
 )
+from tests.tiles import Block, by_key
 from tests.waiting import eventually
-from tilecache_daemon.client import TileCacheClient
+from tilecache_daemon.client import CallError, TileCacheClient
 
 CANCELED = "DEADLINE_EXCEEDED QUERY_CANCELED"
 FULL = "RESOURCE_EXHAUSTED DATABASE_FULL"
@@ -79,6 +82,26 @@ def test_while_postgresql_is_frozen_memory_answers_and_writes_are_refused(
             load.wait_until_all_succeed()
         assert load.refused("navigate") == Counter()
         load.verify(foreign.dsn)
+
+
+def test_who_waits_for_a_frozen_server_is_not_told_that_others_are_in_the_way(
+    foreign: ForeignPostgres, short_directory: Path
+) -> None:
+    """They give up waiting for a connection before anybody knows that the server is away."""
+    calls = 8
+    with (
+        Daemon(short_directory, dsn=foreign.dsn, pool_timeout_s=1.6) as daemon,
+        ThreadPoolExecutor(calls) as threads,
+        frozen(foreign.pid),
+    ):
+        request = GetTileRequest(tile=by_key(Block().key()))
+        waiting = [
+            threads.submit(daemon.client.store.GetTile, request, timeout=30) for _ in range(calls)
+        ]
+        refused = [call.exception() for call in waiting]
+    assert Counter(error.reason for error in refused if isinstance(error, CallError)) == {
+        "DATABASE_UNAVAILABLE": calls
+    }
 
 
 @pytest.mark.parametrize("name", ["tilecache-changes", "tilecache-probe"])

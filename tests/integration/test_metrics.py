@@ -182,7 +182,12 @@ def test_calls_that_work_and_that_wait_are_told(
 
 def test_what_is_stored_is_told_beside_the_ceiling(metrics: Path) -> None:
     old = {"zoom": "5", "source": "googlemaps", "label": "fresh", "pending_upload": "false"}
-    seen = scrape(metrics)
+
+    def told() -> Scrape | None:
+        seen = scrape(metrics)
+        return seen if "tilecache_stored_max_bytes" in seen.names else None
+
+    seen = eventually(told)
     assert seen.value("tilecache_stored_max_bytes") == CEILING_BYTES
     assert seen.value("tilecache_stored_tiles", **old) == 1
     assert seen.value("tilecache_stored_bytes", **old) == OLD_TILE_BYTES
