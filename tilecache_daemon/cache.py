@@ -7,7 +7,7 @@ given all the same, and said to be `degraded`.
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from functools import partial
@@ -34,20 +34,15 @@ from tilecache_daemon.errors import DatabaseUnavailableError, TileCacheError
 from tilecache_daemon.held import Element, HeldTiles
 from tilecache_daemon.mercator import CellRectangle
 from tilecache_daemon.models import TileFilter
+from tilecache_daemon.pace import LOADS_AT_ONCE, Pace
 from tilecache_daemon.store import Store
 from tilecache_daemon.tile_columns import TileColumns
 from tilecache_daemon.tile_ids import TileIds
 
 TILES_A_TURN: Final = 2_048
 """Tiles that are packed before others get their turn: some two milliseconds."""
-_FEW_TILES: Final = 1_000
-_MANY_TILES: Final = 6_000
-_SMALL_PART_BYTES: Final = 1024 * 1024
-_LOADS_AT_ONCE: Final = 3
-_FIRST_BLOCKS: Final = 4
 _COMPLETE_AFTER_S: Final = 0.02
 _COMPLETE_PATIENCE: Final = 10
-_MOST_BLOCKS: Final = 64
 _MOST_ASKED_IN_PART: Final = 4_096
 
 
@@ -97,10 +92,11 @@ class TileCache:
         self._loads: set[_Load] = set()
         self._held = HeldTiles(max_bytes, lambda: bool(self._loads))
         self._hits = self._misses = 0
+        self._tile_bytes = 0
         self._asked_in_part: dict[BlockKey, bool] = {}
         self._incomplete: dict[BlockKey, bool] = {}
         self._completer: asyncio.Task[None] | None = None
-        self._places = asyncio.Semaphore(_LOADS_AT_ONCE)
+        self._places = asyncio.Semaphore(LOADS_AT_ONCE)
         changes.subscribe(self)
 
     @property
@@ -241,39 +237,41 @@ class TileCache:
             key = next(iter(self._incomplete))
             del self._incomplete[key]
             with suppress(TileCacheError):
-                await self._load_part(key.zoom, {key: cells_of(key)})
+                await self._load_part(key.zoom, partial(_whole, key))
 
     async def _load_blocks(
         self, zoom: int, wanted: Mapping[BlockKey, CellRectangle]
     ) -> AsyncIterator[tuple[Block, bool]]:
         """Each block, and whether it is given because PostgreSQL is away.
 
-        The next are fetched while those before are packed.
+        The next are fetched while those before are packed, but a client that does not read
+        keeps little waiting for it.
         """
-        left, size = deque(wanted.items()), _FIRST_BLOCKS
+        left, pace = deque(wanted.items()), Pace()
         parts: deque[_Part] = deque()
 
-        def load_next() -> None:
-            if cells := dict(left.popleft() for _ in range(min(size, len(left)))):
-                blocks = asyncio.create_task(self._load_part(zoom, cells))
+        def fetch(most: int) -> None:
+            while left and len(parts) < most:
+                cells: dict[BlockKey, CellRectangle] = {}
+                take = partial(pace.take, left, cells)
+                blocks = asyncio.create_task(self._load_part(zoom, take))
                 blocks.add_done_callback(_look_at_error)
                 parts.append(_Part(cells, blocks))
 
         try:
-            load_next()
-            load_next()
+            fetch(2)
             while parts:
                 blocks = await parts[0].blocks
-                del parts[0]
-                size = _next_size(size, sum(block.tile_count for block in blocks))
-                # A client that does not read keeps little waiting for it.
-                is_small = sum(len(block.data) for block in blocks) <= _SMALL_PART_BYTES
-                while left and len(parts) < (_LOADS_AT_ONCE if is_small else 1):
-                    load_next()
+                part = parts.popleft()
+                pace.note(part.cells, sum(len(block.data) for block in blocks))
+                fetch(pace.parts_ahead)
                 for block in blocks:
                     yield block, False
+                fetch(1)
         except DatabaseUnavailableError:
-            for key in (*chain.from_iterable(part.cells for part in parts), *dict(left)):
+            keys = [*chain.from_iterable(part.cells for part in parts), *dict(left)]
+            left.clear()
+            for key in keys:
                 if not (held := self._held.block(key, doubted=True)):
                     raise
                 yield held, True
@@ -281,9 +279,13 @@ class TileCache:
             for part in parts:
                 part.blocks.cancel()
 
-    async def _load_part(self, zoom: int, wanted: Mapping[BlockKey, CellRectangle]) -> list[Block]:
-        # Few at once: many who ask for the same wait for what the first of them loads.
+    async def _load_part(
+        self, zoom: int, take: Callable[[int], Mapping[BlockKey, CellRectangle]]
+    ) -> list[Block]:
+        # Few at once: many who ask for the same wait for what the first of them loads, and
+        # how much is loaded is decided when it is known how large that was.
         async with self._places:
+            wanted = take(self._tile_bytes)
             blocks = {key: block for key in wanted if (block := self._believed_block(key))}
             missing = {key: cells for key, cells in wanted.items() if key not in blocks}
             if missing:
@@ -310,6 +312,8 @@ class TileCache:
             pieces.append(piece)
             ends.append(piece_ends + size)
             size += len(piece)
+        if tiles.tile_count:
+            self._tile_bytes = size // tiles.tile_count
         await asyncio.sleep(0)
         return list(cut_blocks(keys, ordered, b"".join(pieces), np.concatenate(ends)))
 
@@ -356,9 +360,5 @@ def _look_at_error(part: "asyncio.Task[list[Block]]") -> None:
         part.exception()
 
 
-def _next_size(size: int, tile_count: int) -> int:
-    """How many blocks to fetch next: enough tiles for a query's trouble, not too many
-    for memory."""
-    if tile_count < _FEW_TILES:
-        return min(size * 2, _MOST_BLOCKS)
-    return max(size // 2, 1) if tile_count > _MANY_TILES else size
+def _whole(key: BlockKey, _: int) -> dict[BlockKey, CellRectangle]:
+    return {key: cells_of(key)}

@@ -65,10 +65,10 @@ class HeldTiles:
             self._held.move_to_end(self._numbered[number].key)
         if not doubted and any(self._numbered[number].doubted for number in used):
             holders = [
-                0 if number in used and self._numbered[number].doubts(start) else number
+                NOWHERE if number in used and self._numbered[number].doubts(start) else number
                 for number, start in zip(holders, starts, strict=True)
             ]
-            distinct.add(0)
+            distinct.add(NOWHERE)
         data = self._data.get
         elements = [
             run[start:end] if (run := data(number)) is not None else self._loose(number, start)

@@ -48,7 +48,7 @@ _MAY_PASS = {
 T = TypeVar("T")
 
 
-def open_channel(socket_path: Path) -> grpc.Channel:
+def open_channel(socket_path: Path, *options: tuple[str, int]) -> grpc.Channel:
     """A channel that sees each error once, and a daemon that is back at once."""
     return grpc.insecure_channel(
         f"unix:{socket_path}",
@@ -59,6 +59,7 @@ def open_channel(socket_path: Path) -> grpc.Channel:
             ("grpc.max_reconnect_backoff_ms", 200),
             ("grpc.max_receive_message_length", 64 * 1024 * 1024),
             ("grpc.use_local_subchannel_pool", 1),
+            *options,
         ],
     )
 

@@ -31,7 +31,7 @@ from tilecache_daemon.tile_columns import (
 
 Sizes = NDArray[np.int64]
 
-_MOST_MATRIX_BYTES: Final = 16 * 1024 * 1024
+_MOST_MATRIX_BYTES: Final = 2 * 1024 * 1024
 _LABEL_NUMBERS: Final = np.array(list(LABEL_NUMBERS.values()), dtype=np.uint8)
 _HEX: Final = np.frombuffer("".join(f"{byte:02x}" for byte in range(256)).encode(), dtype="u2")
 _UUID_DIGITS: Final = np.dtype([("a", "V8"), ("b", "V4"), ("c", "V4"), ("d", "V4"), ("e", "V12")])
