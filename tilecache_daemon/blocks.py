@@ -283,11 +283,6 @@ class LooseTiles:
         self._doubted: set[int] = set()
 
     @property
-    def doubted(self) -> bool:
-        """Whether some of them may be out of date."""
-        return bool(self._doubted)
-
-    @property
     def ids(self) -> Numbers:
         """As `Block.ids`."""
         return numbers_of(np.frombuffer(b"".join(self._places), dtype=np.uint8))

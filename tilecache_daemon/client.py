@@ -20,6 +20,7 @@ from grpc.experimental import ChannelOptions
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
 from tilecache.v1.tile_cache_admin_pb2_grpc import TileCacheAdminStub
+from tilecache.v1.tile_metadata_store_pb2 import LookupTilesRequest, TileRef
 from tilecache.v1.tile_metadata_store_pb2_grpc import TileMetadataStoreStub
 
 from tilecache_daemon.errors import FieldViolation
@@ -70,6 +71,13 @@ _SERVICE_CONFIG: Final = {
     ]
 }
 
+_ID_SIZE: Final = 36
+_ID_HEAD: Final = (
+    LookupTilesRequest(tiles=[TileRef(tile_uuid=" " * _ID_SIZE)])
+    .SerializeToString()[:-_ID_SIZE]
+    .decode()
+)
+"""What precedes each id in a request's bytes."""
 _MAX_MESSAGE_BYTES: Final = 64 * 1024 * 1024
 
 
@@ -141,6 +149,19 @@ class TileCacheClient:
             if answer.status == health_pb2.HealthCheckResponse.SERVING:
                 watch.cancel()
                 return
+
+
+def lookup_request(tile_uuids: Iterable[str], *, record_access: bool = False) -> LookupTilesRequest:
+    """A request for many tiles by id, in a third of the time that adding each one takes.
+    The ids are checked by the daemon."""
+    ids = list(tile_uuids)
+    data = _ID_HEAD + _ID_HEAD.join(ids)
+    if data.isascii() and set(map(len, ids)) == {_ID_SIZE}:
+        request = LookupTilesRequest.FromString(data.encode())
+    else:
+        request = LookupTilesRequest(tiles=[TileRef(tile_uuid=tile_uuid) for tile_uuid in ids])
+    request.record_access = record_access
+    return request
 
 
 class _TranslatingChannel:

@@ -33,6 +33,8 @@ class HeldTiles:
         self._numbered: dict[int, Block | LooseTiles] = {}
         self._data: dict[int, memoryview] = {}
         """Of the blocks among them."""
+        self._doubtful: set[int] = set()
+        """The numbers of those that may hold something doubted."""
         self._by_id = IdIndex()
         self._forgotten: deque[Block | LooseTiles] = deque()
         self._not_indexed: deque[Block] = deque()
@@ -50,7 +52,7 @@ class HeldTiles:
         """The element of one tile, unless it is doubted; as `find` gives it, for less."""
         number, start, end = self._by_id.find_one(tile_uuid) or (NOWHERE, 0, 0)
         holder = self._numbered.get(number)
-        if holder is None or (holder.doubted and holder.doubts(start)):
+        if holder is None or (number in self._doubtful and holder.doubts(start)):
             return None
         self._held.move_to_end(holder.key)
         return holder.element(start, end)
@@ -61,11 +63,11 @@ class HeldTiles:
         holders, starts, ends = (column.tolist() for column in self._by_id.find(tile_ids.numbers))
         distinct = set(holders)
         used = self._numbered.keys() & distinct
-        for number in used:
-            self._held.move_to_end(self._numbered[number].key)
-        if not doubted and any(self._numbered[number].doubted for number in used):
+        # Nobody waits for it: the answer is sent meanwhile.
+        asyncio.get_running_loop().call_soon(self._note_uses, used)
+        if not doubted and (doubtful := used & self._doubtful):
             holders = [
-                NOWHERE if number in used and self._numbered[number].doubts(start) else number
+                NOWHERE if number in doubtful and self._numbered[number].doubts(start) else number
                 for number, start in zip(holders, starts, strict=True)
             ]
             distinct.add(NOWHERE)
@@ -101,12 +103,12 @@ class HeldTiles:
         """These blocks may be out of date."""
         for key in keys:
             if key in self._held:
-                self._held[key].doubt()
+                self._doubt(self._held[key])
 
     def doubt_all(self) -> None:
         """Everything may be out of date."""
         for holder in self._held.values():
-            holder.doubt()
+            self._doubt(holder)
 
     def keep(self, block: Block) -> None:
         """Holds a block; it takes the place of what was held of it."""
@@ -138,6 +140,15 @@ class HeldTiles:
         )
         self._tidy_soon()
 
+    def _doubt(self, holder: Block | LooseTiles) -> None:
+        holder.doubt()
+        self._doubtful.add(holder.number)
+
+    def _note_uses(self, numbers: Iterable[int]) -> None:
+        for number in numbers:
+            if holder := self._numbered.get(number):
+                self._held.move_to_end(holder.key)
+
     def _loose(self, number: int, start: int) -> Element | None:
         holder = self._numbered.get(number)
         return holder.element(start, start) if holder else None
@@ -165,6 +176,7 @@ class HeldTiles:
             return
         del self._numbered[holder.number]
         self._data.pop(holder.number, None)
+        self._doubtful.discard(holder.number)
         self.used_bytes -= holder.byte_count
         self.tile_count -= holder.tile_count
         self._forgotten.append(holder)

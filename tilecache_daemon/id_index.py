@@ -200,7 +200,8 @@ class _Table:
 
     def _look(self, buckets: Slots, keys: Numbers) -> Slots:
         same = self._keys.take(buckets, axis=0) == keys[:, None]
-        return np.where(same.any(axis=1), buckets * _ROOM + same.argmax(axis=1), -1)
+        slots = buckets * _ROOM + same.argmax(axis=1)
+        return np.where(self._keys.take(slots) == keys, slots, -1)
 
     def _clear(self, slots: Slots) -> None:
         self._keys.ravel()[slots] = 0

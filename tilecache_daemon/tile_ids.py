@@ -13,17 +13,24 @@ Numbers = NDArray[np.uint64]
 """Two for each id: its first and its last eight bytes."""
 
 TEXT_SIZE: Final = 36
-_DASHES: Final = np.array([8, 13, 18, 23])
-_DIGITS: Final = np.array([place for place in range(TEXT_SIZE) if place not in _DASHES])
-_NO_DIGIT: Final = 0x80
-_DIGIT_OF: Final = np.full(256, _NO_DIGIT, dtype=np.uint8)
-_DIGIT_OF[np.frombuffer(b"0123456789abcdef", dtype=np.uint8)] = np.arange(16)
+DIGITS: Final = np.dtype([("a", "V8"), ("b", "V4"), ("c", "V4"), ("d", "V4"), ("e", "V12")])
+"""Runs of digits."""
+TEXT: Final = np.dtype(
+    {
+        "names": ["a", "b", "c", "d", "e"],
+        "formats": ["V8", "V4", "V4", "V4", "V12"],
+        "offsets": [0, 9, 14, 19, 24],
+        "itemsize": TEXT_SIZE,
+    }
+)
+"""The same with dashes between them."""
+_DASHES: Final = slice(8, 24, 5)
 
 
 class TileIds(Sequence[str]):
     """Canonical lower-case ids, in order."""
 
-    def __init__(self, numbers: Numbers, texts: bytes) -> None:
+    def __init__(self, numbers: Numbers, texts: Bytes) -> None:
         """The texts follow each other."""
         self.numbers = numbers
         self._texts = texts
@@ -33,20 +40,25 @@ class TileIds(Sequence[str]):
         """Ids that are known to be canonical."""
         joined = "".join(texts)
         digits = bytes.fromhex(joined.replace("-", ""))
-        return cls(np.frombuffer(digits, dtype="<u8").reshape(-1, 2), joined.encode())
+        return cls(np.frombuffer(digits, dtype="<u8").reshape(-1, 2), _bytes(joined.encode()))
 
     @classmethod
     def parse(cls, texts: Bytes) -> "TileIds | None":
         """From a row of TEXT_SIZE characters for each; None unless all are canonical."""
-        digits = _DIGIT_OF.take(texts.take(_DIGITS, axis=1))
-        if (texts.take(_DASHES, axis=1) != ord("-")).any() or (digits & _NO_DIGIT).any():
+        if (texts[:, _DASHES] != ord("-")).any():
             return None
-        return cls(numbers_of(digits[:, ::2] << np.uint8(4) | digits[:, 1::2]), texts.tobytes())
+        digits = with_runs_of(texts.view(TEXT), np.empty((len(texts), 1), dtype=DIGITS)).tobytes()
+        try:
+            ids = bytes.fromhex(digits.decode())
+        except ValueError:
+            return None
+        # fromhex() takes capital letters and spaces, too.
+        return cls(numbers_of(_bytes(ids)), texts) if ids.hex().encode() == digits else None
 
     @cached_property
     def texts(self) -> list[str]:
         """All of them."""
-        text = self._texts.decode()
+        text = self._texts.tobytes().decode()
         return [text[start : start + TEXT_SIZE] for start in range(0, len(text), TEXT_SIZE)]
 
     def __len__(self) -> int:
@@ -63,3 +75,14 @@ class TileIds(Sequence[str]):
 def numbers_of(ids: Bytes) -> Numbers:
     """The numbers of ids of 16 bytes."""
     return np.ascontiguousarray(ids).view("<u8").reshape(-1, 2)
+
+
+def with_runs_of(some: NDArray[np.void], others: NDArray[np.void]) -> NDArray[np.void]:
+    """The others, each with the digits of one of some: DIGITS from TEXT, or TEXT from DIGITS."""
+    for run in DIGITS.names or ():
+        others[run] = some[run]
+    return others
+
+
+def _bytes(data: bytes) -> Bytes:
+    return np.frombuffer(data, dtype=np.uint8)

@@ -16,7 +16,7 @@ from tests.fuzz.bad_bytes import EXAMPLES, random_messages
 from tests.tiles import tile, tile_key
 from tilecache_daemon.errors import FieldViolation, InvalidRequestError
 from tilecache_daemon.models import Limits
-from tilecache_daemon.rpc import admin_requests, requests
+from tilecache_daemon.rpc import admin_requests, refs, requests
 from tilecache_daemon.rpc.new_tile import new_tile
 from tilecache_daemon.service.regions import bound_cells
 from tilecache_daemon.service.uploads import decode_page_token
@@ -36,7 +36,7 @@ VALIDATORS: list[tuple[type[Message], Callable[[Any], object]]] = [
     (pb.TileRef, lambda message: requests.tile_ref("tile", message)),
     (
         pb.LookupTilesRequest,
-        lambda message: requests.tile_refs(message, MAX_ITEMS),
+        lambda message: refs.unpack_lookup(MAX_ITEMS, message.SerializeToString()),
     ),
     (pb.QueryTilesRequest, read_region),
     (pb.QueryTilesRequest, requests.tile_filter),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, aclosing, contextmanager
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
@@ -67,7 +67,8 @@ class Calls:
     """Builds a service's handlers from an object with one method an RPC.
 
     The method for `GetTile` is `get_tile`. It takes the request, or an iterator
-    of requests, and gives a message or its bytes, or an iterator of such.
+    of requests, and gives a message or its bytes, or an iterator of such. A request is a
+    message, or what the object's `unpackers`, by the RPC's name, make of its bytes.
     """
 
     def __init__(
@@ -97,30 +98,28 @@ class Calls:
 
     def _handler(self, method: MethodDescriptor, servicer: object) -> Handler:
         behaviour = getattr(servicer, _snake_case(method.name))
-        request_type = GetMessageClass(method.input_type)
+        decode = self._decoder(method, servicer)
         begins = [observer.watch(method) for observer in self._observers]
         admission = self._admission if method.name in READS else self._admission_of_work
         if method.client_streaming:
-            call: Any = self._duplex(behaviour, request_type, admission)
-            return _wrap(grpc.stream_stream_rpc_method_handler, observed(call, begins))
+            call: Any = self._duplex(behaviour, decode, admission)
+            return grpc.stream_stream_rpc_method_handler(observed(call, begins))
         if method.server_streaming:
-            call = self._stream(behaviour, request_type, admission)
-            return _wrap(grpc.unary_stream_rpc_method_handler, observed(call, begins))
-        call = self._unary(behaviour, request_type, admission)
-        return _wrap(grpc.unary_unary_rpc_method_handler, observed(call, begins))
+            call = self._stream(behaviour, decode, admission)
+            return grpc.unary_stream_rpc_method_handler(observed(call, begins))
+        call = self._unary(behaviour, decode, admission)
+        return grpc.unary_unary_rpc_method_handler(observed(call, begins))
 
     def _unary(
         self,
         behaviour: Callable[[Any], Awaitable[Answer]],
-        request_type: type[Message],
+        decode: Callable[[bytes], Any],
         admission: AbstractContextManager[None],
-    ) -> Callable[[bytes, Context], Awaitable[Answer]]:
-        async def call(data: bytes, context: Context) -> Answer:
+    ) -> Callable[[bytes, Context], Awaitable[bytes]]:
+        async def call(data: bytes, context: Context) -> bytes:
             try:
                 with admission:
-                    answer = await behaviour(self._decode(data, request_type))
-                    _mark(answer, context)
-                    return answer
+                    return _encoded(await behaviour(decode(data)), context)
             except Exception as error:
                 await abort(context, error)
 
@@ -129,13 +128,13 @@ class Calls:
     def _stream(
         self,
         behaviour: Callable[[Any], AsyncIterator[Answer]],
-        request_type: type[Message],
+        decode: Callable[[bytes], Any],
         admission: AbstractContextManager[None],
     ) -> Callable[[bytes, Context], Awaitable[None]]:
         async def call(data: bytes, context: Context) -> None:
             try:
                 with admission:
-                    await self._send(behaviour(self._decode(data, request_type)), context)
+                    await self._send(behaviour(decode(data)), context)
             except Exception as error:
                 await abort(context, error)
 
@@ -144,13 +143,13 @@ class Calls:
     def _duplex(
         self,
         behaviour: Callable[[AsyncIterator[Any]], AsyncIterator[Answer]],
-        request_type: type[Message],
+        decode: Callable[[bytes], Any],
         admission: AbstractContextManager[None],
     ) -> Callable[[AsyncIterator[bytes], Context], Awaitable[None]]:
         async def call(_: AsyncIterator[bytes], context: Context) -> None:
-            async def requests() -> AsyncIterator[Message]:
+            async def requests() -> AsyncIterator[Any]:
                 while (data := await self._receive(context)) is not None:
-                    yield self._decode(data, request_type)
+                    yield decode(data)
 
             try:
                 with admission:
@@ -169,9 +168,9 @@ class Calls:
     async def _send(self, answers: AsyncIterator[Answer], context: Context) -> None:
         async with aclosing(answers):  # type: ignore[type-var]
             async for answer in answers:
-                _mark(answer, context)
+                message = _encoded(answer, context)
                 with self._patience("took"):
-                    await context.write(answer)
+                    await context.write(message)
 
     @contextmanager
     def _patience(self, did: str) -> Iterator[None]:
@@ -197,19 +196,24 @@ class Calls:
         finally:
             timer.cancel()
 
-    def _decode(self, data: bytes, request_type: type[Message]) -> Message:
-        most = self._limits.max_message_bytes
-        if len(data) > most:
-            raise LimitExceededError(
-                FieldViolation("request", f"has {len(data)} bytes, {most} at most")
-            )
-        try:
-            return request_type.FromString(data)
-        except DecodeError:
-            name = request_type.DESCRIPTOR.full_name
-            raise InvalidRequestError(
-                FieldViolation("request", f"is not the bytes of a {name}")
-            ) from None
+    def _decoder(self, method: MethodDescriptor, servicer: object) -> Callable[[bytes], Any]:
+        message_type, most = method.input_type, self._limits.max_message_bytes
+        unpackers: Mapping[str, Callable[[bytes], Any]] = getattr(servicer, "unpackers", {})
+        unpack = unpackers.get(method.name) or GetMessageClass(message_type).FromString
+
+        def decode(data: bytes) -> Any:
+            if len(data) > most:
+                raise LimitExceededError(
+                    FieldViolation("request", f"has {len(data)} bytes, {most} at most")
+                )
+            try:
+                return unpack(data)
+            except DecodeError:
+                raise InvalidRequestError(
+                    FieldViolation("request", f"is not the bytes of a {message_type.full_name}")
+                ) from None
+
+        return decode
 
 
 class _Admission:
@@ -256,20 +260,14 @@ class _AdmissionOfWork:
         self._under_way -= 1
 
 
-def _wrap(make: Callable[..., Handler], call: object) -> Handler:
-    return make(call, request_deserializer=None, response_serializer=_encode)
-
-
-def _mark(answer: Answer, context: Context) -> None:
-    if isinstance(answer, Degraded):
-        context.set_trailing_metadata(DEGRADED_METADATA)
-
-
-def _encode(answer: Answer) -> bytes:
+def _encoded(answer: Answer, context: Context) -> bytes:
     if isinstance(answer, Message):
         return answer.SerializeToString()
-    # gRPC takes no subclass of bytes for bytes.
-    return bytes(answer) if isinstance(answer, Degraded) else answer
+    if isinstance(answer, Degraded):
+        context.set_trailing_metadata(DEGRADED_METADATA)
+        # gRPC takes no subclass of bytes for bytes.
+        return bytes(answer)
+    return answer
 
 
 async def abort(context: Context, error: Exception) -> NoReturn:

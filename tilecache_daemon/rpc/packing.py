@@ -28,25 +28,15 @@ from tilecache_daemon.tile_columns import (
     Texts,
     TileColumns,
 )
+from tilecache_daemon.tile_ids import DIGITS, TEXT, TEXT_SIZE, with_runs_of
 
 Sizes = NDArray[np.int64]
 
 _MOST_MATRIX_BYTES: Final = 2 * 1024 * 1024
 _LABEL_NUMBERS: Final = np.array(list(LABEL_NUMBERS.values()), dtype=np.uint8)
 _HEX: Final = np.frombuffer("".join(f"{byte:02x}" for byte in range(256)).encode(), dtype="u2")
-_UUID_DIGITS: Final = np.dtype([("a", "V8"), ("b", "V4"), ("c", "V4"), ("d", "V4"), ("e", "V12")])
-_UUID_TEXT: Final = np.dtype(
-    {
-        "names": ["a", "b", "c", "d", "e"],
-        "formats": ["V8", "V4", "V4", "V4", "V12"],
-        "offsets": [0, 9, 14, 19, 24],
-        "itemsize": 36,
-    }
-)
-"""Runs of digits, and the same with dashes between them."""
 _MICROS: Final = 1_000_000
 _EVERYWHERE: Final = np.ones(1, dtype=np.bool_)
-_NO_RESULT: Final = b"\x0a\x00"
 
 
 class Packed(NamedTuple):
@@ -97,12 +87,10 @@ def pack_tiles(tiles: TileColumns) -> Packed:
 
 def pack_results(elements: Iterable[bytes | memoryview | None]) -> bytes:
     """The whole of a LookupTilesResponse: a result for each tile, empty for a miss."""
-    pieces: list[bytes | memoryview] = []
-    for element in elements:
-        if element is None:
-            pieces.append(_NO_RESULT)
-        else:
-            pieces += (_RESULT_HEADS[len(element)], element)
+    found = [b"" if element is None else element for element in elements]
+    pieces: list[bytes | memoryview] = [b""] * (2 * len(found))
+    pieces[::2] = map(_RESULT_HEADS.__getitem__, map(len, found))
+    pieces[1::2] = found
     return b"".join(pieces)
 
 
@@ -271,11 +259,8 @@ def _varint_size(number: int) -> int:
 
 
 def _uuid_texts(column: Bytes) -> Bytes:
-    digits = _HEX.take(column).view(_UUID_DIGITS).ravel()
-    texts = np.full((len(column), 36), ord("-"), dtype=np.uint8)
-    runs = texts.view(_UUID_TEXT).ravel()
-    for run in _UUID_DIGITS.names or ():
-        runs[run] = digits[run]
+    texts = np.full((len(column), TEXT_SIZE), ord("-"), dtype=np.uint8)
+    with_runs_of(_HEX.take(column).view(DIGITS), texts.view(TEXT))
     return texts
 
 

@@ -9,7 +9,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime, timezone
 from typing import Final, TypeVar
 
-import numpy as np
 from google.protobuf.timestamp_pb2 import Timestamp
 from tilecache.v1.tile_cache_admin_pb2 import DeleteTilesRequest
 from tilecache.v1.tile_identity_pb2 import TileKey as TileKeyMessage
@@ -21,11 +20,9 @@ from tilecache.v1.tile_metadata_store_pb2 import (
 )
 from tilecache.v1.tile_metadata_store_pb2 import (
     ListPendingUploadsRequest,
-    LookupTilesRequest,
     QueryTilesRequest,
     Region,
     TileRef,
-    TouchTilesRequest,
 )
 
 from tilecache_daemon.errors import FieldViolation, InvalidRequestError, LimitExceededError
@@ -53,12 +50,9 @@ from tilecache_daemon.models import (
     micros_of,
     moment_of,
 )
-from tilecache_daemon.tile_ids import TEXT_SIZE, TileIds
 
 _HEX: Final = "[0-9a-f]"
-_UUID: Final = re.compile("-".join(f"{_HEX}{{{digits}}}" for digits in (8, 4, 4, 4, 12)))
-_PLAIN_REF: Final = bytes((0x0A, TEXT_SIZE + 2, 0x0A, TEXT_SIZE))
-"""A TileRef with a `tile_uuid` in field 1, up to the id: tag and size of both."""
+UUID_TEXT: Final = re.compile("-".join(f"{_HEX}{{{digits}}}" for digits in (8, 4, 4, 4, 12)))
 MAX_PAGE_SIZE: Final = 1_000
 SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _FIRST_MICROS: Final = micros_of(datetime(1, 1, 1, tzinfo=timezone.utc))
@@ -118,7 +112,7 @@ def _checked_key(message: TileKeyMessage, source: str | None) -> TileKey:
     if source is None:
         wrong.append(FieldViolation("source", f"is {message.source}, no source that is known"))
     flight_id = message.flight_id if message.HasField("flight_id") else None
-    if flight_id is not None and not _UUID.fullmatch(flight_id):
+    if flight_id is not None and not UUID_TEXT.fullmatch(flight_id):
         wrong.append(FieldViolation("flight_id", _not_uuid(flight_id)))
     if wrong or source is None:
         raise InvalidRequestError(*wrong)
@@ -132,7 +126,7 @@ def key_uuid(key: TileKey) -> str:
 
 def uuid_text(field: str, text: str) -> str:
     """A UUID in canonical text."""
-    if not _UUID.fullmatch(text):
+    if not UUID_TEXT.fullmatch(text):
         raise invalid(field, _not_uuid(text))
     return text
 
@@ -144,30 +138,9 @@ def sha256_text(field: str, text: str) -> str:
     return text
 
 
-def tile_refs(request: LookupTilesRequest | TouchTilesRequest, most: int) -> TileIds:
-    """The ids that the references in `tiles` name."""
-    count = len(request.tiles)
-    check_count("tiles", count, most)
-    return _plain_ids(request.SerializeToString(), count) or TileIds.of(
-        [tile_ref(f"tiles[{index}]", ref) for index, ref in enumerate(request.tiles)]
-    )
-
-
-def _plain_ids(data: bytes, count: int) -> TileIds | None:
-    """The ids of a request whose field 1 is `count` references, if each is a canonical id.
-    Their bytes are looked at together: to ask each reference takes longer than to find
-    its tile."""
-    if len(data) < count * (len(_PLAIN_REF) + TEXT_SIZE):
-        return None
-    refs = np.frombuffer(data, dtype=np.uint8, count=count * (len(_PLAIN_REF) + TEXT_SIZE))
-    rows = refs.reshape(count, -1)
-    is_plain = (rows[:, : len(_PLAIN_REF)] == np.frombuffer(_PLAIN_REF, dtype=np.uint8)).all()
-    return TileIds.parse(rows[:, len(_PLAIN_REF) :]) if is_plain else None
-
-
 def tile_ref(field: str, ref: TileRef) -> str:
     """The id that a reference names."""
-    if _UUID.fullmatch(ref.tile_uuid):
+    if UUID_TEXT.fullmatch(ref.tile_uuid):
         return ref.tile_uuid
     match ref.WhichOneof("ref"):
         case "tile_uuid":

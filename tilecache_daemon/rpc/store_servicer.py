@@ -1,9 +1,10 @@
 """TileMetadataStore: each method unpacks, calls a service and packs."""
 
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from itertools import islice
-from typing import Final
+from typing import Any, Final
 
 from google.protobuf.duration_pb2 import Duration
 from tilecache.v1 import tile_identity_pb2
@@ -18,7 +19,7 @@ from tilecache_daemon.errors import (
 from tilecache_daemon.identity import tile_ids_text
 from tilecache_daemon.mercator import CellRectangle
 from tilecache_daemon.models import FreshnessLabel, InsertOutcome, Limits
-from tilecache_daemon.rpc import packing, requests, wire
+from tilecache_daemon.rpc import packing, refs, requests, wire
 from tilecache_daemon.rpc.bulk_insert import BulkInsert
 from tilecache_daemon.rpc.calls import Degraded
 from tilecache_daemon.rpc.new_tile import new_tile
@@ -27,6 +28,7 @@ from tilecache_daemon.service.information import InformationService
 from tilecache_daemon.service.insertion import InsertionService
 from tilecache_daemon.service.reading import ReadingService
 from tilecache_daemon.service.uploads import UploadService
+from tilecache_daemon.tile_ids import TileIds
 
 CHUNK_RECTANGLES: Final = 50_000
 MAX_ANSWER_BYTES: Final = 4_000_000
@@ -59,6 +61,13 @@ class StoreServicer:
         self._uploads = uploads
         self._limits = limits
         self._courtesy = courtesy
+        most = limits.max_request_items
+        self.unpackers: Mapping[str, Callable[[bytes], Any]] = {
+            "GetTile": refs.unpack_get,
+            "LookupTiles": partial(refs.unpack_lookup, most),
+            "TouchTiles": partial(refs.unpack_touch, most),
+        }
+        """How the requests of these RPCs are unpacked, in the place of protobuf."""
 
     async def get_server_info(self, _: pb.GetServerInfoRequest) -> pb.GetServerInfoResponse:
         info = self._information.describe()
@@ -111,16 +120,16 @@ class StoreServicer:
     ) -> AsyncIterator[pb.BulkInsertTilesResponse]:
         return BulkInsert(self._insertion, self._courtesy, self._limits).run(batches)
 
-    async def get_tile(self, request: pb.GetTileRequest) -> bytes:
-        tile_uuid, record_access = requests.tile_ref("tile", request.tile), request.record_access
+    async def get_tile(self, request: tuple[str, bool]) -> bytes:
+        tile_uuid, record_access = request
         element, degraded = self._reading.get_held(
             tile_uuid, record_access=record_access
         ) or await self._reading.get(tile_uuid, record_access=record_access)
         return Degraded(element) if degraded else element
 
-    async def lookup_tiles(self, request: pb.LookupTilesRequest) -> bytes:
-        tile_ids = requests.tile_refs(request, self._limits.max_request_items)
-        found = await self._reading.lookup(tile_ids, record_access=request.record_access)
+    async def lookup_tiles(self, request: tuple[TileIds, bool]) -> bytes:
+        tile_ids, record_access = request
+        found = await self._reading.lookup(tile_ids, record_access=record_access)
         answer = packing.pack_results(found.elements)
         if len(answer) > MAX_ANSWER_BYTES:
             raise LimitExceededError(
@@ -157,8 +166,7 @@ class StoreServicer:
         while rest := _cell_ranges(missing):
             yield pb.DescribeCoverageResponse(missing=rest)
 
-    async def touch_tiles(self, request: pb.TouchTilesRequest) -> pb.TouchTilesResponse:
-        tile_ids = requests.tile_refs(request, self._limits.max_request_items)
+    async def touch_tiles(self, tile_ids: TileIds) -> pb.TouchTilesResponse:
         return pb.TouchTilesResponse(recorded=await self._reading.touch(tile_ids))
 
     async def list_pending_uploads(

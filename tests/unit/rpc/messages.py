@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import pytest
 from google.protobuf.struct_pb2 import ListValue, Struct, Value
 from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import strategies as st
@@ -93,3 +94,10 @@ def read_or_refuse(read: Callable[..., Any], *arguments: Any) -> Any:
     assert value is not None or violations
     assert all(field and text for field, text in violations)
     return value
+
+
+def fields_at_fault(read: Callable[..., Any], *arguments: Any) -> list[str]:
+    """The fields that it names when it refuses."""
+    with pytest.raises(InvalidRequestError) as caught:
+        read(*arguments)
+    return [violation.field for violation in caught.value.violations]

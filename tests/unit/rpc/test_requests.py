@@ -1,10 +1,8 @@
 """Reading requests: nothing but InvalidRequestError is ever raised."""
 
 import math
-from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from itertools import islice
-from typing import Any
 
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -13,26 +11,18 @@ from hypothesis import strategies as st
 from tilecache.v1.tile_identity_pb2 import TileKey
 from tilecache.v1.tile_metadata_store_pb2 import (
     ListPendingUploadsRequest,
-    LookupTilesRequest,
     QueryTilesRequest,
     Region,
     TileRef,
-    TouchTilesRequest,
 )
 
 from tests.tiles import FLIGHT, box_region, cell_region, circle_region, tile_key
 from tests.unit.rpc import messages
-from tilecache_daemon.errors import InvalidRequestError, LimitExceededError
+from tests.unit.rpc.messages import fields_at_fault
+from tilecache_daemon.errors import LimitExceededError
 from tilecache_daemon.models import OnConflict, TileSelection
 from tilecache_daemon.rpc import requests
 from tilecache_daemon.service.uploads import decode_page_token
-from tilecache_daemon.tile_ids import TileIds
-
-
-def fields_at_fault(read: Callable[..., Any], *arguments: Any) -> list[str]:
-    with pytest.raises(InvalidRequestError) as caught:
-        read(*arguments)
-    return [violation.field for violation in caught.value.violations]
 
 
 @given(messages.keys)
@@ -110,48 +100,6 @@ def test_a_hash_travels_in_canonical_text_only(text: str) -> None:
 
 def test_a_reference_to_nothing_is_named() -> None:
     assert fields_at_fault(requests.tile_ref, "tile", TileRef()) == ["tile"]
-
-
-def test_references_are_named_by_their_position() -> None:
-    refs = [TileRef(tile_uuid=FLIGHT), TileRef(key=tile_key(0, 1, 0))]
-    request = LookupTilesRequest(tiles=refs)
-    assert fields_at_fault(requests.tile_refs, request, 10) == ["tiles[1].key.x"]
-
-
-@pytest.mark.parametrize(
-    ("texts", "position"),
-    [
-        ([FLIGHT, FLIGHT.upper(), FLIGHT], 1),
-        ([FLIGHT[:-1], FLIGHT + "0"], 0),
-        ([FLIGHT, "", f"{FLIGHT}\n{FLIGHT}"], 1),
-        ([f"{FLIGHT}\n{FLIGHT[:-1]}", ""], 0),
-        ([FLIGHT, FLIGHT.replace("-", "", 1) + "-"], 1),
-        ([FLIGHT, FLIGHT[:-1] + "\N{ARABIC-INDIC DIGIT ONE}"], 1),
-        ([FLIGHT, FLIGHT[:-1] + "\n"], 1),
-    ],
-)
-def test_ids_are_looked_at_one_by_one_though_they_are_checked_together(
-    texts: list[str], position: int
-) -> None:
-    request = TouchTilesRequest(tiles=[TileRef(tile_uuid=text) for text in texts])
-    assert fields_at_fault(requests.tile_refs, request, 10) == [f"tiles[{position}].tile_uuid"]
-
-
-@given(st.lists(st.uuids().map(str), min_size=1, max_size=9), st.booleans())
-def test_ids_are_read_in_order(texts: list[str], record_access: bool) -> None:
-    request = LookupTilesRequest(
-        tiles=[TileRef(tile_uuid=text) for text in texts], record_access=record_access
-    )
-    ids = requests.tile_refs(request, 10)
-    assert ids.texts == texts
-    assert ids.numbers.tolist() == TileIds.of(texts).numbers.tolist()
-
-
-def test_ids_and_keys_may_be_mixed() -> None:
-    key = tile_key(18, 154321, 95812)
-    request = LookupTilesRequest(tiles=[TileRef(tile_uuid=FLIGHT), TileRef(key=key)])
-    derived = "17f7ac7e-6c25-5050-a7cd-b6578cd5f323"
-    assert requests.tile_refs(request, 10).texts == [FLIGHT, derived]
 
 
 def test_no_items_and_too_many_are_refused() -> None:
