@@ -6,6 +6,7 @@ generated descriptor: this module holds no second copy of a constant.
 """
 
 from collections.abc import Callable
+from functools import lru_cache
 from hashlib import sha1
 from typing import TYPE_CHECKING, Final
 from uuid import UUID
@@ -96,15 +97,24 @@ def tile_uuid_text(zoom: int, x: int, y: int, source: str, flight_id: str | None
 
 def location_hash_text(zoom: int, x: int, y: int) -> str:
     """As `derive_location_hash`, from a cell that is already checked."""
-    return _uuid5_text(_hash_location(zoom, x, y))
+    return _uuid5_text(_hash_location(zoom, x, y).digest())
 
 
 def tile_ids_text(zoom: int, x: int, y: int, source: str, flight_id: str | None) -> tuple[str, str]:
-    """`tile_uuid` and `location_hash` of a tile, whose name begins with its cell's."""
+    """`tile_uuid` and `location_hash` of a tile, from parts that are already canonical."""
+    tile, location = tile_digests(zoom, x, y, source, flight_id)
+    return _uuid5_text(tile), _uuid5_text(location)
+
+
+def tile_digests(
+    zoom: int, x: int, y: int, source: str, flight_id: str | None
+) -> tuple[bytes, bytes]:
+    """What `tile_uuid` and `location_hash` are made of, 20 bytes each: the SHA-1 of a tile's
+    name, and of its cell's, with which it begins."""
     digest = _hash_location(zoom, x, y)
-    location_hash = _uuid5_text(digest)
-    digest.update(_name_maker((source, flight_id or _NO_FLIGHT_TEXT)).encode())
-    return _uuid5_text(digest), location_hash
+    location = digest.digest()
+    digest.update(_maker(source, flight_id))
+    return digest.digest(), location
 
 
 def check_cell(zoom: int, x: int, y: int) -> None:
@@ -169,9 +179,14 @@ def _hash_location(zoom: int, x: int, y: int) -> "Hash":
     return digest
 
 
-def _uuid5_text(digest: "Hash") -> str:
+@lru_cache(maxsize=256)
+def _maker(source: str, flight_id: str | None) -> bytes:
+    return _name_maker((source, flight_id or _NO_FLIGHT_TEXT)).encode()
+
+
+def _uuid5_text(digest: bytes) -> str:
     # As uuid.uuid5, at a fraction of its time: no UUID object is built.
-    text = digest.hexdigest()
+    text = digest.hex()
     return (
         f"{text[:8]}-{text[8:12]}-5{text[13:16]}-"
         f"{_VARIANT_DIGITS[text[16]]}{text[17:20]}-{text[20:32]}"

@@ -77,6 +77,17 @@ def numbers_of(ids: Bytes) -> Numbers:
     return np.ascontiguousarray(ids).view("<u8").reshape(-1, 2)
 
 
+def uuid5_texts(digests: Sequence[bytes]) -> list[str]:
+    """The UUIDv5 that each SHA-1 of 20 bytes gives."""
+    ids = _bytes(b"".join(digests)).reshape(-1, 20)[:, :16].copy()
+    ids[:, 6] = ids[:, 6] & 0x0F | 0x50
+    ids[:, 8] = ids[:, 8] & 0x3F | 0x80
+    digits = np.frombuffer(ids.tobytes().hex().encode(), dtype=DIGITS).reshape(-1, 1)
+    texts = np.full((len(ids), TEXT_SIZE), ord("-"), dtype=np.uint8)
+    with_runs_of(digits, texts.view(TEXT))
+    return TileIds(numbers_of(ids), texts).texts
+
+
 def with_runs_of(some: NDArray[np.void], others: NDArray[np.void]) -> NDArray[np.void]:
     """The others, each with the digits of one of some: DIGITS from TEXT, or TEXT from DIGITS."""
     for run in DIGITS.names or ():

@@ -14,13 +14,13 @@ from tilecache_daemon.courtesy import Courtesy
 from tilecache_daemon.errors import InvalidRequestError, TileCacheError
 from tilecache_daemon.models import InsertOutcome, Limits, NewTile, OnConflict
 from tilecache_daemon.rpc import requests
-from tilecache_daemon.rpc.new_tile import new_tile
+from tilecache_daemon.rpc.new_tile import new_tiles
 from tilecache_daemon.rpc.status import TABLE
 from tilecache_daemon.service.insertion import Answer, InsertionService
 
-_BATCHES_AT_ONCE: Final = 3
-"""One is committed while PostgreSQL takes in the next, and another is on its way there."""
-_TILES_A_TURN: Final = 64
+_BATCHES_AT_ONCE: Final = 4
+"""One is committed while PostgreSQL takes in the next, and others are on their way there."""
+_TILES_A_TURN: Final = 128
 
 Acknowledgement = pb.BulkInsertTilesResponse
 
@@ -83,12 +83,14 @@ class BulkInsert:
     async def _read(self, message: pb.BulkInsertTilesRequest) -> _Batch:
         requests.check_count("tiles", len(message.tiles), self._limits.max_batch_tiles)
         batch = _Batch(requests.on_conflict(message.on_conflict), {}, {})
-        async for some in self._courtesy.in_turns(list(enumerate(message.tiles)), _TILES_A_TURN):
-            for index, tile in some:
-                try:
-                    batch.tiles[index] = new_tile(tile)
-                except InvalidRequestError as error:
-                    batch.refused[index] = error
+        index = 0
+        async for some in self._courtesy.in_turns(message.tiles, _TILES_A_TURN):
+            for tile in new_tiles(some):
+                if isinstance(tile, InvalidRequestError):
+                    batch.refused[index] = tile
+                else:
+                    batch.tiles[index] = tile
+                index += 1
         return batch
 
     async def _store(self, index: int, batch: _Batch) -> Acknowledgement:

@@ -3,6 +3,8 @@
 import json
 import math
 import re
+from collections.abc import Sequence
+from itertools import chain
 from typing import Final
 
 from google.protobuf.json_format import MessageToDict
@@ -10,10 +12,11 @@ from google.protobuf.struct_pb2 import Struct
 from tilecache.v1.tile_metadata_store_pb2 import TileMetadata
 
 from tilecache_daemon.errors import FieldViolation, InvalidRequestError
-from tilecache_daemon.identity import tile_ids_text
+from tilecache_daemon.identity import tile_digests
 from tilecache_daemon.mercator import cell_centre, cell_edge_meters
 from tilecache_daemon.models import NewTile, TileKey
 from tilecache_daemon.rpc.requests import SHA256, invalid, micros, tile_key
+from tilecache_daemon.tile_ids import uuid5_texts
 
 MAX_FILE_PATH_BYTES: Final = 512
 MAX_QUALITY_BYTES: Final = 2_048
@@ -29,26 +32,43 @@ CENTRE_TOLERANCE_CELLS: Final = 0.01
 _PART: Final = r"(?!\.{1,2}(?:/|$))[^/\\\x00-\x1f\x7f]+"
 _PATH: Final = re.compile(f"{_PART}(?:/{_PART})*")
 _SURELY_SHORT: Final = MAX_FILE_PATH_BYTES // 4  # characters; UTF-8 takes four bytes at most
+_NO_DIGESTS: Final = (bytes(20), bytes(20))
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 
 
 def new_tile(message: TileMetadata) -> NewTile:
     """A tile to be stored, with everything derived that may be."""
+    (tile,) = new_tiles([message])
+    if isinstance(tile, InvalidRequestError):
+        raise tile
+    return tile
+
+
+def new_tiles(messages: Sequence[TileMetadata]) -> list[NewTile | InvalidRequestError]:
+    """As `new_tile`, of some tiles, each by itself; their ids are derived together, in less
+    than half of the time."""
+    keys = list(map(_key, messages))
+    digests = [tile_digests(*key) if isinstance(key, TileKey) else _NO_DIGESTS for key in keys]
+    ids = iter(uuid5_texts(list(chain.from_iterable(digests))))
+    return list(map(_new_tile, messages, keys, ids, ids))
+
+
+def _new_tile(
+    message: TileMetadata, key: TileKey | InvalidRequestError, tile_uuid: str, location_hash: str
+) -> NewTile | InvalidRequestError:
     wrong: list[FieldViolation] = []
-    key = _key(message, wrong)
     file_path, content_sha256 = message.file_path, message.content_sha256
     _check_file(file_path, content_sha256, wrong)
     disk_bytes = _disk_bytes(message, wrong)
     captured_us = _captured_us(message, wrong)
     pixels = _pixels(message, wrong)
     quality = _quality(message, wrong) if message.HasField("quality_metadata") else None
-    if key is None or captured_us is None:
-        raise InvalidRequestError(*wrong)
-    tile_uuid, location_hash = tile_ids_text(*key)
+    if isinstance(key, InvalidRequestError):
+        return InvalidRequestError(*key.within("key").violations, *wrong)
     _check_derived(message, tile_uuid, location_hash, wrong)
     place = _place(message, key, wrong)
-    if wrong:
-        raise InvalidRequestError(*wrong)
+    if captured_us is None or wrong:
+        return InvalidRequestError(*wrong)
     return NewTile._make(
         (
             *(tile_uuid, location_hash, *key, *place, pixels),
@@ -57,12 +77,11 @@ def new_tile(message: TileMetadata) -> NewTile:
     )
 
 
-def _key(message: TileMetadata, wrong: list[FieldViolation]) -> TileKey | None:
+def _key(message: TileMetadata) -> TileKey | InvalidRequestError:
     try:
         return tile_key(message.key)
     except InvalidRequestError as error:
-        wrong += error.within("key").violations
-        return None
+        return error
 
 
 def _captured_us(message: TileMetadata, wrong: list[FieldViolation]) -> int | None:

@@ -17,10 +17,13 @@ from tests.tiles import FLIGHT, ONBOARD, location_hash, tile, tile_key, tile_uui
 from tests.unit.rpc import messages
 from tilecache_daemon.errors import InvalidRequestError
 from tilecache_daemon.mercator import cell_bounds, cell_centre, cell_edge_meters
-from tilecache_daemon.rpc.new_tile import new_tile, quality_json
+from tilecache_daemon.models import NewTile
+from tilecache_daemon.rpc.new_tile import new_tile, new_tiles, quality_json
 
 KEY = tile_key(18, 154321, 95812)
 LATITUDE, LONGITUDE = cell_centre(18, 154321, 95812)
+
+cell_keys = st.builds(tile_key, st.just(18), st.integers(0, 2**18 - 1), st.integers(0, 2**18 - 1))
 
 
 def struct(value: dict[str, Any]) -> Struct:
@@ -35,6 +38,17 @@ def fields_at_fault(message: TileMetadata) -> list[str]:
     return [violation.field for violation in caught.value.violations]
 
 
+def read_alone(message: TileMetadata) -> NewTile | InvalidRequestError:
+    try:
+        return new_tile(message)
+    except InvalidRequestError as error:
+        return error
+
+
+def told(answer: NewTile | InvalidRequestError) -> object:
+    return answer.violations if isinstance(answer, InvalidRequestError) else answer
+
+
 @given(messages.metadata)
 def test_any_tile_is_read_or_refused(message: TileMetadata) -> None:
     read = messages.read_or_refuse(new_tile, message)
@@ -42,6 +56,11 @@ def test_any_tile_is_read_or_refused(message: TileMetadata) -> None:
         assert read.tile_uuid == tile_uuid(message.key)
         assert read.disk_bytes >= 0
         assert read.file_path
+
+
+@given(st.lists(messages.metadata | st.builds(tile, cell_keys), max_size=6))
+def test_tiles_that_are_read_together_are_read_as_each_by_itself(some: list[TileMetadata]) -> None:
+    assert list(map(told, new_tiles(some))) == [told(read_alone(message)) for message in some]
 
 
 @given(st.binary(max_size=200))
