@@ -20,7 +20,7 @@ from tilecache_daemon.service.insertion import Answer, InsertionService
 
 _BATCHES_AT_ONCE: Final = 4
 """One is committed while PostgreSQL takes in the next, and others are on their way there."""
-_TILES_A_TURN: Final = 128
+_TILES_A_TURN: Final = 64
 
 Acknowledgement = pb.BulkInsertTilesResponse
 
