@@ -13,9 +13,9 @@ Numbers = NDArray[np.uint64]
 """Two for each id: its first and its last eight bytes."""
 
 TEXT_SIZE: Final = 36
-DIGITS: Final = np.dtype([("a", "V8"), ("b", "V4"), ("c", "V4"), ("d", "V4"), ("e", "V12")])
+_DIGITS: Final = np.dtype([("a", "V8"), ("b", "V4"), ("c", "V4"), ("d", "V4"), ("e", "V12")])
 """Runs of digits."""
-TEXT: Final = np.dtype(
+_TEXT: Final = np.dtype(
     {
         "names": ["a", "b", "c", "d", "e"],
         "formats": ["V8", "V4", "V4", "V4", "V12"],
@@ -25,6 +25,7 @@ TEXT: Final = np.dtype(
 )
 """The same with dashes between them."""
 _DASHES: Final = slice(8, 24, 5)
+_HEX: Final = np.frombuffer("".join(f"{byte:02x}" for byte in range(256)).encode(), dtype="u2")
 
 
 class TileIds(Sequence[str]):
@@ -47,7 +48,8 @@ class TileIds(Sequence[str]):
         """From a row of TEXT_SIZE characters for each; None unless all are canonical."""
         if (texts[:, _DASHES] != ord("-")).any():
             return None
-        digits = with_runs_of(texts.view(TEXT), np.empty((len(texts), 1), dtype=DIGITS)).tobytes()
+        rows = np.empty((len(texts), 1), dtype=_DIGITS)
+        digits = _with_runs_of(texts.view(_TEXT), rows).tobytes()
         try:
             ids = bytes.fromhex(digits.decode())
         except ValueError:
@@ -82,15 +84,19 @@ def uuid5_texts(digests: Sequence[bytes]) -> list[str]:
     ids = _bytes(b"".join(digests)).reshape(-1, 20)[:, :16].copy()
     ids[:, 6] = ids[:, 6] & 0x0F | 0x50
     ids[:, 8] = ids[:, 8] & 0x3F | 0x80
-    digits = np.frombuffer(ids.tobytes().hex().encode(), dtype=DIGITS).reshape(-1, 1)
+    return TileIds(numbers_of(ids), texts_of(ids)).texts
+
+
+def texts_of(ids: Bytes) -> Bytes:
+    """The canonical text of each id of 16 bytes, a row of TEXT_SIZE characters."""
     texts = np.full((len(ids), TEXT_SIZE), ord("-"), dtype=np.uint8)
-    with_runs_of(digits, texts.view(TEXT))
-    return TileIds(numbers_of(ids), texts).texts
+    _with_runs_of(_HEX.take(ids).view(_DIGITS), texts.view(_TEXT))
+    return texts
 
 
-def with_runs_of(some: NDArray[np.void], others: NDArray[np.void]) -> NDArray[np.void]:
-    """The others, each with the digits of one of some: DIGITS from TEXT, or TEXT from DIGITS."""
-    for run in DIGITS.names or ():
+def _with_runs_of(some: NDArray[np.void], others: NDArray[np.void]) -> NDArray[np.void]:
+    """The others, of the type _DIGITS or _TEXT, each with the digits of one of some."""
+    for run in _DIGITS.names or ():
         others[run] = some[run]
     return others
 

@@ -1,8 +1,7 @@
 """What memory holds: under its ceiling, and what was used last."""
 
 import asyncio
-from collections.abc import Callable, Coroutine
-from typing import Any
+from collections.abc import Callable
 
 import pytest
 
@@ -47,10 +46,6 @@ async def fill() -> HeldTiles:
     return held
 
 
-def run(test: Coroutine[Any, Any, None]) -> None:
-    asyncio.run(test)
-
-
 def test_no_more_is_held_than_there_is_room_for() -> None:
     async def test() -> None:
         held = await fill()
@@ -61,7 +56,7 @@ def test_no_more_is_held_than_there_is_room_for() -> None:
         assert held.block(key(0), doubted=True) is None
         assert held.tile(tile_uuid(0)) is None
 
-    run(test())
+    asyncio.run(test())
 
 
 @pytest.mark.parametrize(
@@ -82,4 +77,4 @@ def test_the_least_recently_used_goes_first(use: Use) -> None:
         assert held.block(key(0), doubted=False)
         assert held.block(key(1), doubted=True) is None
 
-    run(test())
+    asyncio.run(test())

@@ -28,13 +28,12 @@ from tilecache_daemon.tile_columns import (
     Texts,
     TileColumns,
 )
-from tilecache_daemon.tile_ids import DIGITS, TEXT, TEXT_SIZE, with_runs_of
+from tilecache_daemon.tile_ids import texts_of
 
 Sizes = NDArray[np.int64]
 
 _MOST_MATRIX_BYTES: Final = 2 * 1024 * 1024
 _LABEL_NUMBERS: Final = np.array(list(LABEL_NUMBERS.values()), dtype=np.uint8)
-_HEX: Final = np.frombuffer("".join(f"{byte:02x}" for byte in range(256)).encode(), dtype="u2")
 _MICROS: Final = 1_000_000
 _EVERYWHERE: Final = np.ones(1, dtype=np.bool_)
 
@@ -124,13 +123,13 @@ class _Message:
 
     def uuid(self, head: bytes, column: Bytes) -> None:
         """The canonical text of 16 bytes."""
-        self._field(head, _uuid_texts(column))
+        self._field(head, texts_of(column))
 
     def optional_uuid(self, head: bytes, column: Bytes) -> None:
         """As `uuid`; left out where it is all zeros."""
         if column.any():
             present = (column != np.frombuffer(NO_FLIGHT, dtype=np.uint8)).any(axis=1)
-            self._field(head, _uuid_texts(column), present=present)
+            self._field(head, texts_of(column), present=present)
 
     def text(self, tag: bytes, texts: Texts, present: NDArray[np.bool_]) -> None:
         """A text, or what else has a length; left out where it is not present."""
@@ -256,12 +255,6 @@ def _varint(number: int) -> bytes:
 
 def _varint_size(number: int) -> int:
     return (max(number, 1).bit_length() + 6) // 7
-
-
-def _uuid_texts(column: Bytes) -> Bytes:
-    texts = np.full((len(column), TEXT_SIZE), ord("-"), dtype=np.uint8)
-    with_runs_of(_HEX.take(column).view(DIGITS), texts.view(TEXT))
-    return texts
 
 
 def _structs(texts: Texts) -> Texts:

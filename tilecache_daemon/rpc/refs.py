@@ -28,8 +28,7 @@ _PLAIN_GET: Final = re.compile(
 
 
 def unpack_get(data: bytes) -> tuple[str, bool]:
-    """The id that a GetTileRequest names, and `record_access`. One that names it by an id is
-    not unpacked: that takes longer than to find the tile."""
+    """The id that a GetTileRequest names, and `record_access`."""
     if plain := _PLAIN_GET.fullmatch(data):
         return plain[1].decode(), plain[2] is not None
     request = GetTileRequest.FromString(data)
@@ -55,8 +54,7 @@ def unpack_touch(most: int, data: bytes) -> TileIds:
 
 def _plain_refs(data: bytes) -> tuple[TileIds, bool] | None:
     """The ids of references in field 1 and `record_access` in field 2, if each is a canonical
-    id. Their bytes are looked at together: to ask each reference takes longer than to find its
-    tile."""
+    id. They are looked at together."""
     count, rest = divmod(len(data), len(_PLAIN_REF) + TEXT_SIZE)
     size = len(data) - rest
     if not count or data[size:] not in (b"", _RECORD_ACCESS):
