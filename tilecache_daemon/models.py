@@ -30,6 +30,9 @@ class FreshnessLabel(str, Enum):
     STALE_REJECT = "stale_reject"
     REJECTED = "rejected"
 
+    # Enum's own is written in Python, and each tile of a batch is looked up by its label.
+    __hash__ = str.__hash__
+
 
 USABLE_LABELS: Final = frozenset(
     label.value
@@ -131,6 +134,8 @@ class InsertOutcome(Enum):
     ALREADY_PRESENT = "already_present"
     KEPT_EXISTING = "kept_existing"
     REPLACED = "replaced"
+
+    __hash__ = object.__hash__  # as above
 
 
 class TileSelection(Enum):

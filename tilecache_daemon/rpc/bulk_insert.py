@@ -5,6 +5,7 @@ import asyncio
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
+from operator import attrgetter
 from typing import Final, NamedTuple
 
 from tilecache.v1 import tile_metadata_store_pb2 as pb
@@ -103,14 +104,15 @@ class BulkInsert:
 
 
 def _acknowledgement(batch_index: int, answers: Mapping[int, Answer]) -> pb.BulkInsertTilesResponse:
-    counts = Counter(answer for answer in answers.values() if isinstance(answer, InsertOutcome))
+    counts = Counter(answers.values())
+    refusals = [
+        _refusal(index, answer)
+        for index, answer in answers.items()
+        if isinstance(answer, TileCacheError)
+    ]
     return pb.BulkInsertTilesResponse(
         batch_index=batch_index,
-        refused=[
-            _refusal(index, answer)
-            for index, answer in sorted(answers.items())
-            if isinstance(answer, TileCacheError)
-        ],
+        refused=sorted(refusals, key=attrgetter("index")),
         **{f"{outcome.value}_count": counts[outcome] for outcome in InsertOutcome},
     )
 

@@ -29,8 +29,8 @@ CENTRE_TOLERANCE_CELLS: Final = 0.01
 """How far a given position may be from the cell's centre: callers round."""
 
 
-_PART: Final = r"(?!\.{1,2}(?:/|$))[^/\\\x00-\x1f\x7f]+"
-_PATH: Final = re.compile(f"{_PART}(?:/{_PART})*")
+_PART: Final = r"(?!\.\.?(?:/|$))[^/\\\x00-\x1f\x7f]++"
+_PATH: Final = re.compile(f"(?:{_PART}/)*+{_PART}")
 _SURELY_SHORT: Final = MAX_FILE_PATH_BYTES // 4  # characters; UTF-8 takes four bytes at most
 _NO_DIGESTS: Final = (bytes(20), bytes(20))
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
@@ -124,12 +124,14 @@ def _quality(message: TileMetadata, wrong: list[FieldViolation]) -> str | None:
 def _check_derived(
     message: TileMetadata, tile_uuid: str, location_hash: str, wrong: list[FieldViolation]
 ) -> None:
-    for field, given, derived in (
-        ("tile_uuid", message.tile_uuid, tile_uuid),
-        ("location_hash", message.location_hash, location_hash),
-    ):
-        if given and given != derived:
-            wrong.append(FieldViolation(field, f"is {given!r}, but the key gives {derived}"))
+    if message.tile_uuid not in ("", tile_uuid):
+        wrong.append(_not_derived("tile_uuid", message.tile_uuid, tile_uuid))
+    if message.location_hash not in ("", location_hash):
+        wrong.append(_not_derived("location_hash", message.location_hash, location_hash))
+
+
+def _not_derived(field: str, given: str, derived: str) -> FieldViolation:
+    return FieldViolation(field, f"is {given!r}, but the key gives {derived}")
 
 
 def _place(
@@ -138,30 +140,29 @@ def _place(
     """Latitude, longitude and edge in metres."""
     latitude, longitude = cell_centre(key.zoom, key.x, key.y)
     width = 360.0 / (1 << key.zoom)
-    if message.HasField("latitude") and message.latitude != latitude:
+    if message.latitude != latitude and message.HasField("latitude"):
         # Web Mercator is conformal: a cell is as high as it is wide.
         height = width * math.cos(math.radians(latitude))
         latitude = _near("latitude", message.latitude, latitude, height, wrong)
-    if message.HasField("longitude") and message.longitude != longitude:
+    if message.longitude != longitude and message.HasField("longitude"):
         longitude = _near("longitude", message.longitude, longitude, width, wrong)
-    if message.HasField("tile_size_meters"):
-        edge = message.tile_size_meters
-        if not 0 < edge < math.inf:
+    edge = message.tile_size_meters
+    if not 0 < edge < math.inf:
+        if message.HasField("tile_size_meters"):
             wrong.append(FieldViolation("tile_size_meters", f"is {edge}, not a positive length"))
-    else:
         edge = cell_edge_meters(key.zoom, latitude)
     return latitude, longitude, edge
 
 
 def _pixels(message: TileMetadata, wrong: list[FieldViolation]) -> int:
-    if not message.HasField("tile_size_pixels"):
-        return DEFAULT_TILE_PIXELS
     pixels = message.tile_size_pixels
-    if not 1 <= pixels <= MAX_TILE_PIXELS:
+    if 1 <= pixels <= MAX_TILE_PIXELS:
+        return pixels
+    if message.HasField("tile_size_pixels"):
         wrong.append(
             FieldViolation("tile_size_pixels", f"is {pixels}, not within 1..{MAX_TILE_PIXELS}")
         )
-    return pixels
+    return DEFAULT_TILE_PIXELS
 
 
 def _near(

@@ -38,6 +38,9 @@ capture from the future would never expire."""
 
 _TILES_A_TURN: Final = 256
 
+_OUTCOMES: Final = {FreshnessLabel.DOWNGRADED: InsertOutcome.DOWNGRADED}
+"""Of labels that a new tile's outcome tells."""
+
 Answer = InsertOutcome | TileCacheError
 
 
@@ -270,18 +273,18 @@ class _Batch:
         listed = await self._queries.evictions.find_listed_files(
             tile.file_path for _, tile in tiles
         )
-        taken_back = [tile for _, tile in tiles if tile.file_path in listed]
-        if taken_back:
-            await self._queries.evictions.take_back_tiles(tile.tile_uuid for tile in taken_back)
-            self._room.take(-sum(tile.disk_bytes for tile in taken_back))
         async for some in self._courtesy.in_turns(tiles, _TILES_A_TURN):
-            for position, tile in some:
-                if tile.file_path in listed:
-                    self.answers[position] = _pending_removal(tile)
-                elif self.labels[position] is FreshnessLabel.DOWNGRADED:
-                    self.answers[position] = InsertOutcome.DOWNGRADED
-                else:
-                    self.answers[position] = InsertOutcome.INSERTED
+            self.answers |= {
+                position: _OUTCOMES.get(self.labels[position], InsertOutcome.INSERTED)
+                for position, _ in some
+            }
+        if listed:
+            await self._take_back([entry for entry in tiles if entry[1].file_path in listed])
+
+    async def _take_back(self, tiles: Sequence[tuple[int, NewTile]]) -> None:
+        await self._queries.evictions.take_back_tiles(tile.tile_uuid for _, tile in tiles)
+        self._room.take(-sum(tile.disk_bytes for _, tile in tiles))
+        self.answers |= {position: _pending_removal(tile) for position, tile in tiles}
 
     async def _labelled_in_turns(
         self, tiles: Sequence[tuple[int, NewTile]]
@@ -290,7 +293,7 @@ class _Batch:
             yield self._labelled(some)
 
     def _labelled(self, tiles: Iterable[tuple[int, NewTile]]) -> list[LabelledTile]:
-        return [LabelledTile(tile, self.labels[position].value) for position, tile in tiles]
+        return [(tile, self.labels[position]) for position, tile in tiles]
 
 
 def _pending_removal(tile: NewTile) -> FilePendingRemovalError:

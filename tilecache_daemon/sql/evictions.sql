@@ -57,6 +57,10 @@ DELETE FROM tile_evictions
 WHERE id = ANY(%(ids)s::bigint[])
 RETURNING id;
 
+-- is_any_file_listed --
+-- Whether files wait for their removal at all.
+SELECT EXISTS (SELECT FROM tile_evictions);
+
 -- find_listed_files --
 -- Which of these files, a line each, are to be removed.
 SELECT DISTINCT file_path

@@ -5,12 +5,12 @@ and what many rows have in common is kept.
 """
 
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from functools import lru_cache
-from typing import Final, NamedTuple
+from typing import Final
 
-from tilecache_daemon.models import NewTile, micros_of
+from tilecache_daemon.models import FreshnessLabel, NewTile, micros_of
 
 HEADER: Final = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 TRAILER: Final = b"\xff\xff"
@@ -19,28 +19,27 @@ _COLUMNS: Final = 18
 _NULL: Final = b"\xff\xff\xff\xff"
 _JSONB_VERSION: Final = b"\x01"
 _SIZE: Final = struct.Struct(">i").pack
-# Two ids, four integers, three doubles, a hash, and three 64-bit integers, each after its size.
-_FIXED: Final = struct.Struct(">h" + 2 * "i16s" + 4 * "ii" + 3 * "id" + "i64s" + 3 * "iq").pack
+# Two ids, four integers, three doubles, a hash, and three 64-bit integers, each after its size,
+# and the size of the path.
+_FIXED: Final = struct.Struct(
+    ">h" + 2 * "i16s" + 4 * "ii" + 3 * "id" + "i64s" + 3 * "iq" + "i"
+).pack
+
+LabelledTile = tuple[NewTile, FreshnessLabel]
+"""A tile to be stored and the label that it gets."""
 
 
-class LabelledTile(NamedTuple):
-    """A tile to be stored and the label that it gets."""
-
-    tile: NewTile
-    label: str
-
-
-def pack_rows(tiles: Iterable[LabelledTile], created_at: datetime) -> bytes:
+def pack_rows(tiles: Sequence[LabelledTile], created_at: datetime) -> bytes:
     """Rows of the columns that the statement `copy_tiles` names, in its order."""
     created_us = micros_of(created_at)
     pieces: list[bytes] = []
-    rows = list(tiles)
-    uuids = _uuids(tile.tile_uuid for tile, _ in rows)
-    hashes = _uuids(tile.location_hash for tile, _ in rows)
-    for (tile, label), tile_uuid, location_hash in zip(rows, uuids, hashes, strict=True):
+    uuids = _uuids(tile.tile_uuid for tile, _ in tiles)
+    hashes = _uuids(tile.location_hash for tile, _ in tiles)
+    for (tile, label), tile_uuid, location_hash in zip(tiles, uuids, hashes, strict=True):
         # Taken apart at once: names cost less than fields.
         zoom, x, y, source, flight_id, latitude, longitude, edge, pixels = tile[2:11]
         file_path, sha256, disk_bytes, captured_us, quality = tile[11:]
+        path = file_path.encode()
         pieces += (
             _FIXED(
                 _COLUMNS,
@@ -49,8 +48,9 @@ def pack_rows(tiles: Iterable[LabelledTile], created_at: datetime) -> bytes:
                 *(8, latitude, 8, longitude, 8, edge),
                 *(64, sha256.encode()),
                 *(8, disk_bytes, 8, captured_us, 8, created_us),
+                len(path),
             ),
-            _sized(file_path.encode()),
+            path,
             _NULL if quality is None else _sized(_JSONB_VERSION + quality.encode()),
             _pack_kind(source, flight_id, label),
         )
@@ -64,9 +64,9 @@ def _uuids(texts: Iterable[str]) -> Iterator[bytes]:
 
 
 @lru_cache(maxsize=256)
-def _pack_kind(source: str, flight_id: str | None, label: str) -> bytes:
+def _pack_kind(source: str, flight_id: str | None, label: FreshnessLabel) -> bytes:
     flight = _NULL if flight_id is None else _sized(bytes.fromhex(flight_id.replace("-", "")))
-    return _sized(source.encode()) + flight + _sized(label.encode())
+    return _sized(source.encode()) + flight + _sized(label.value.encode())
 
 
 def _sized(data: bytes) -> bytes:

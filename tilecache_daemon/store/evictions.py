@@ -99,6 +99,8 @@ class EvictionQueries(Statements):
 
     async def find_listed_files(self, file_paths: Iterable[str]) -> set[str]:
         """Which of these files are to be removed. No path has a line break in it."""
+        if not await self._value("is_any_file_listed"):
+            return set()
         rows = await self._rows("find_listed_files", {"file_paths": "\n".join(file_paths)})
         return {row[0] for row in rows}
 

@@ -1,13 +1,13 @@
 """Reading and storing tiles."""
 
-from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final, NamedTuple
 
 from psycopg import errors
 
 from tilecache_daemon.mercator import CellRectangle
-from tilecache_daemon.models import NewTile, Tile
+from tilecache_daemon.models import FreshnessLabel, NewTile, Tile
 from tilecache_daemon.store.binary_copy import HEADER, TRAILER, LabelledTile, pack_rows
 from tilecache_daemon.store.statements import SQL, Statements
 from tilecache_daemon.tile_columns import TileColumns
@@ -59,7 +59,7 @@ class TileQueries(Statements):
         return await self._rows("read_cell_labels", _region(zoom, cells))
 
     async def copy_tiles(
-        self, parts: AsyncIterable[Iterable[LabelledTile]], created_at: datetime
+        self, parts: AsyncIterable[Sequence[LabelledTile]], created_at: datetime
     ) -> bool:
         """Stores new tiles in bulk. False, and nothing stored, if one is there already."""
         try:
@@ -79,19 +79,19 @@ class TileQueries(Statements):
         columns: dict[str, Any] = {
             name: list(column)
             for name, column in zip(
-                NewTile._fields, zip(*(entry.tile for entry in tiles), strict=True), strict=True
+                NewTile._fields, zip(*(tile for tile, _ in tiles), strict=True), strict=True
             )
         }
         columns |= {
-            "captured_at": [entry.tile.captured_at for entry in tiles],
-            "freshness_label": [entry.label for entry in tiles],
+            "captured_at": [tile.captured_at for tile, _ in tiles],
+            "freshness_label": [label.value for _, label in tiles],
             "created_at": created_at,
         }
         return {row[0] for row in await self._rows("insert_tiles", columns)}
 
-    async def replace_tile(self, tile: NewTile, label: str) -> None:
+    async def replace_tile(self, tile: NewTile, label: FreshnessLabel) -> None:
         """Gives a stored tile another content, which waits for upload anew."""
-        given = {"captured_at": tile.captured_at, "freshness_label": label}
+        given = {"captured_at": tile.captured_at, "freshness_label": label.value}
         await self._execute("replace_tile", tile._asdict() | given)
 
     async def number_accesses(
