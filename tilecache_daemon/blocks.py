@@ -21,7 +21,7 @@ from tilecache_daemon.models import (
     TileSelection,
     micros_of,
 )
-from tilecache_daemon.tile_columns import NO_FLIGHT, TileColumns
+from tilecache_daemon.tile_columns import NO_FLIGHT, Bytes, TileColumns
 from tilecache_daemon.tile_ids import Numbers, numbers_of
 
 BLOCK_BITS: Final = 5
@@ -114,7 +114,7 @@ def in_order(tiles: TileColumns) -> TileColumns:
 
 
 def cut_blocks(
-    keys: Iterable[BlockKey], tiles: TileColumns, data: bytes, ends: NDArray[Any]
+    keys: Iterable[BlockKey], tiles: TileColumns, data: Bytes, ends: NDArray[Any]
 ) -> "Iterator[Block]":
     """The blocks of these keys from tiles `in_order`, packed one after the other, and where
     each ends."""
@@ -124,7 +124,8 @@ def cut_blocks(
         first, last = np.searchsorted(numbers, (number, number + 1)).tolist()
         start = int(ends[first - 1]) if first else 0
         stop = int(ends[last - 1]) if last else 0
-        yield Block(key, tiles.part(first, last), data[start:stop], ends[first:last] - start)
+        run = data[start:stop].tobytes()
+        yield Block(key, tiles.part(first, last), run, ends[first:last] - start)
 
 
 class Block:

@@ -36,7 +36,7 @@ from tilecache_daemon.mercator import CellRectangle
 from tilecache_daemon.models import TileFilter
 from tilecache_daemon.pace import LOADS_AT_ONCE, Pace
 from tilecache_daemon.store import Store
-from tilecache_daemon.tile_columns import TileColumns
+from tilecache_daemon.tile_columns import Bytes, TileColumns
 from tilecache_daemon.tile_ids import TileIds
 
 TILES_A_TURN: Final = 2_048
@@ -49,7 +49,7 @@ _MOST_ASKED_IN_PART: Final = 4_096
 class Packer(Protocol):
     """How a tile becomes bytes. The cache does not look into them."""
 
-    def pack_tiles(self, tiles: TileColumns) -> tuple[bytes, NDArray[Any]]:
+    def pack_tiles(self, tiles: TileColumns) -> tuple[Bytes, NDArray[Any]]:
         """Each tile as an element of field 1, one after the other, and where each ends."""
 
     def with_access(self, element: bytes, accessed_at: datetime) -> bytes:
@@ -190,7 +190,8 @@ class TileCache:
         try:
             async with self._store.connection() as queries:
                 tiles = await queries.tiles.read_tiles(tile_uuids)
-            data, ends = self._packer.pack_tiles(tiles)
+            packed, ends = self._packer.pack_tiles(tiles)
+            data = packed.tobytes()
             elements = [data[start:end] for start, end in pairwise([0, *ends.tolist()])]
             cells = (tiles.rows[name].tolist() for name in ("zoom", "x", "y"))
             keys = list(map(block_of, *cells))
@@ -229,6 +230,8 @@ class TileCache:
                 del keys[next(iter(keys))]
 
     async def _complete_blocks(self) -> None:
+        # What noted the first of them is about to load what it was asked for.
+        await asyncio.sleep(_COMPLETE_AFTER_S)
         while self._incomplete:
             # Whoever waits for an answer goes first, but not for ever.
             for _ in range(_COMPLETE_PATIENCE):
@@ -305,7 +308,7 @@ class TileCache:
 
     async def _pack(self, keys: Iterable[BlockKey], tiles: TileColumns) -> list[Block]:
         ordered = in_order(tiles)
-        pieces, ends, size = [], [np.zeros(0, dtype=np.int64)], 0
+        pieces, ends, size = [np.zeros(0, dtype=np.uint8)], [np.zeros(0, dtype=np.int64)], 0
         for start in range(0, tiles.tile_count, TILES_A_TURN):
             await asyncio.sleep(0)
             piece, piece_ends = self._packer.pack_tiles(ordered.part(start, start + TILES_A_TURN))
@@ -315,7 +318,8 @@ class TileCache:
         if tiles.tile_count:
             self._tile_bytes = size // tiles.tile_count
         await asyncio.sleep(0)
-        return list(cut_blocks(keys, ordered, b"".join(pieces), np.concatenate(ends)))
+        data = pieces[-1] if len(pieces) <= 2 else np.concatenate(pieces)
+        return list(cut_blocks(keys, ordered, data, np.concatenate(ends)))
 
     def _believed_block(self, key: BlockKey) -> Block | None:
         return self._held.block(key, doubted=False) if self._changes.hearing else None

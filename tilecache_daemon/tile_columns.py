@@ -14,11 +14,12 @@ RECORD: Final = np.dtype(
         ("tile_uuid", "16u1"),
         ("location_hash", "16u1"),
         ("flight_id", "16u1"),
-        ("zoom", ">i4"),
         ("x", ">i4"),
         ("y", ">i4"),
-        ("kind", ">i4"),
+        ("zoom", ">i4"),
+        ("file_path_characters", ">i4"),
         ("tile_size_pixels", ">i4"),
+        ("kind", ">i4"),
         ("latitude", ">f8"),
         ("longitude", ">f8"),
         ("tile_size_meters", ">f8"),
@@ -27,7 +28,6 @@ RECORD: Final = np.dtype(
         ("created_us", ">i8"),
         ("accessed_us", ">i8"),
         ("uploaded_us", ">i8"),
-        ("file_path_characters", ">i4"),
     ]
 )
 """All of a tile that has a fixed size, as PostgreSQL sends it (`sql.TILE_RECORD`). Times are

@@ -4,7 +4,7 @@ from datetime import datetime, timezone
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from tilecache.v1.tile_metadata_store_pb2 import (
     GetTileResponse,
@@ -19,7 +19,8 @@ from tilecache_daemon.rpc import packing, wire
 
 
 def elements_of(some: list[Tile]) -> list[bytes]:
-    data, ends = packing.pack_tiles(columns_of(some))
+    packed, ends = packing.pack_tiles(columns_of(some))
+    data = packed.tobytes()
     return [data[start:end] for start, end in pairwise([0, *ends.tolist()])]
 
 
@@ -36,6 +37,7 @@ def test_tiles_are_packed_as_protobuf_packs_their_messages(some: list[Tile]) -> 
 
 
 @given(st.lists(tiles, max_size=9))
+@example([old_row()._replace(longitude=zero) for zero in (-0.0, 0.0)])
 def test_tiles_are_read_as_they_were_packed(some: list[Tile]) -> None:
     read = QueryTilesResponse.FromString(b"".join(elements_of(some))).tiles
     assert list(read) == list(wire.tile_messages(some))
