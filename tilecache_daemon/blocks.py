@@ -4,7 +4,6 @@ A tile's row, once packed, is an element of a message's field 1; a block joins
 its elements in the order of its cells, so that a run of cells is one slice.
 """
 
-from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, Final, NamedTuple
@@ -224,7 +223,7 @@ class Block:
             widths += [(width - 1) * BLOCK_CELLS + x_to - x_from + 1] * len(rows)
         starts = np.array(firsts, dtype=np.uint16)
         ends = starts + np.array(widths, dtype=np.uint16)
-        return np.searchsorted(self._cells, starts), np.searchsorted(self._cells, ends)
+        return self._cells.searchsorted(starts), self._cells.searchsorted(ends)
 
     def _narrowed(
         self,
@@ -246,11 +245,12 @@ class Block:
         return places[is_first], places[is_last] + 1
 
     def _pieces(self, start: int, end: int) -> Iterator[Slice]:
-        data, offsets = memoryview(self.data), self._offsets.tolist()
+        data, offsets = memoryview(self.data), self._offsets
         while start < end:
-            reach = bisect_right(offsets, offsets[start] + PIECE_BYTES, start, end + 1) - 1
-            stop = max(reach, start + 1)
-            yield Slice(data[offsets[start] : offsets[stop]], stop - start)
+            begin = int(offsets[start])
+            reach = int(offsets.searchsorted(begin + PIECE_BYTES, "right")) - 1
+            stop = min(max(reach, start + 1), end)
+            yield Slice(data[begin : int(offsets[stop])], stop - start)
             start = stop
 
     def _passing(self, wanted: TileFilter) -> NDArray[np.bool_] | None:
