@@ -5,7 +5,7 @@ stands in protos/tilecache/v1/tile_identity.proto and is read here from the
 generated descriptor: this module holds no second copy of a constant.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from hashlib import sha1
 from typing import TYPE_CHECKING, Final
@@ -102,19 +102,20 @@ def location_hash_text(zoom: int, x: int, y: int) -> str:
 
 def tile_ids_text(zoom: int, x: int, y: int, source: str, flight_id: str | None) -> tuple[str, str]:
     """`tile_uuid` and `location_hash` of a tile, from parts that are already canonical."""
-    tile, location = tile_digests(zoom, x, y, source, flight_id)
+    tile, location = tile_digests([(zoom, x, y, source, flight_id)])
     return _uuid5_text(tile), _uuid5_text(location)
 
 
-def tile_digests(
-    zoom: int, x: int, y: int, source: str, flight_id: str | None
-) -> tuple[bytes, bytes]:
-    """What `tile_uuid` and `location_hash` are made of, 20 bytes each: the SHA-1 of a tile's
-    name, and of its cell's, with which it begins."""
-    digest = _hash_location(zoom, x, y)
-    location = digest.digest()
-    digest.update(_maker(source, flight_id))
-    return digest.digest(), location
+def tile_digests(tiles: Iterable[tuple[int, int, int, str, str | None]]) -> list[bytes]:
+    """What `tile_uuid` and `location_hash` of each tile are made of, one after the other, 20
+    bytes each: the SHA-1 of its name, and of its cell's, with which that begins."""
+    digests: list[bytes] = []
+    for zoom, x, y, source, flight_id in tiles:
+        digest = _hash_location(zoom, x, y)
+        location = digest.digest()
+        digest.update(_maker(source, flight_id))
+        digests += (digest.digest(), location)
+    return digests
 
 
 def check_cell(zoom: int, x: int, y: int) -> None:

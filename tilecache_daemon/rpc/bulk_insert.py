@@ -19,8 +19,8 @@ from tilecache_daemon.rpc.new_tile import new_tiles
 from tilecache_daemon.rpc.status import TABLE
 from tilecache_daemon.service.insertion import Answer, InsertionService
 
-_BATCHES_AT_ONCE: Final = 4
-"""One is committed while PostgreSQL takes in the next, and others are on their way there."""
+_BATCHES_AT_ONCE: Final = 3
+"""One is committed while PostgreSQL takes in the next, and another is on its way there."""
 _TILES_A_TURN: Final = 64
 
 Acknowledgement = pb.BulkInsertTilesResponse

@@ -4,7 +4,6 @@ import json
 import math
 import re
 from collections.abc import Sequence
-from itertools import chain
 from typing import Final
 
 from google.protobuf.json_format import MessageToDict
@@ -32,7 +31,7 @@ CENTRE_TOLERANCE_CELLS: Final = 0.01
 _PART: Final = r"(?!\.\.?(?:/|$))[^/\\\x00-\x1f\x7f]++"
 _PATH: Final = re.compile(f"(?:{_PART}/)*+{_PART}")
 _SURELY_SHORT: Final = MAX_FILE_PATH_BYTES // 4  # characters; UTF-8 takes four bytes at most
-_NO_DIGESTS: Final = (bytes(20), bytes(20))
+_NO_IDS: Final = ("", "")
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 
 
@@ -47,10 +46,13 @@ def new_tile(message: TileMetadata) -> NewTile:
 def new_tiles(messages: Sequence[TileMetadata]) -> list[NewTile | InvalidRequestError]:
     """As `new_tile`, of some tiles, each by itself; their ids are derived together, in less
     than half of the time."""
-    keys = list(map(_key, messages))
-    digests = [tile_digests(*key) if isinstance(key, TileKey) else _NO_DIGESTS for key in keys]
-    ids = iter(uuid5_texts(list(chain.from_iterable(digests))))
-    return list(map(_new_tile, messages, keys, ids, ids))
+    keys = [_key(message) for message in messages]
+    ids = iter(uuid5_texts(tile_digests(key for key in keys if isinstance(key, TileKey))))
+    pairs = zip(ids, ids, strict=True)
+    return [
+        _new_tile(message, key, *(next(pairs) if isinstance(key, TileKey) else _NO_IDS))
+        for message, key in zip(messages, keys, strict=True)
+    ]
 
 
 def _new_tile(
@@ -71,8 +73,16 @@ def _new_tile(
         return InvalidRequestError(*wrong)
     return NewTile._make(
         (
-            *(tile_uuid, location_hash, *key, *place, pixels),
-            *(file_path, content_sha256, disk_bytes, captured_us, quality),
+            tile_uuid,
+            location_hash,
+            *key,
+            *place,
+            pixels,
+            file_path,
+            content_sha256,
+            disk_bytes,
+            captured_us,
+            quality,
         )
     )
 
