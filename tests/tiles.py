@@ -24,6 +24,7 @@ from tilecache.v1.tile_metadata_store_pb2 import (
     Circle,
     InsertTileRequest,
     InsertTileResponse,
+    LookupTilesRequest,
     Region,
     TileMetadata,
     TileRef,
@@ -209,3 +210,21 @@ def waiting_for_locks(dsn: str) -> int:
     with psycopg.connect(dsn) as connection:
         ((count,),) = connection.execute(query).fetchall()
     return int(count)
+
+
+def store_tiles(
+    client: TileCacheClient, block: Block, count: int, disk_bytes: int = 100
+) -> list[TileKey]:
+    """Tiles of a block, the first of which is the least recently used."""
+    keys = [block.key(number % 100, number // 100) for number in range(count)]
+    (answer,) = bulk_insert(client, [tile(key, disk_bytes=disk_bytes) for key in keys])
+    assert answer.inserted_count == count
+    return keys
+
+
+def is_stored(client: TileCacheClient, key: TileKey) -> bool:
+    """Whether a tile is there."""
+    (result,) = client.store.LookupTiles(
+        LookupTilesRequest(tiles=[by_key(key)]), timeout=TIMEOUT_S
+    ).results
+    return result.HasField("tile")

@@ -19,9 +19,11 @@ from tilecache.v1.tile_metadata_store_pb2 import (
 from tilecache_daemon.rpc import requests
 from tilecache_daemon.tile_ids import TEXT_SIZE, TileIds
 
-_PLAIN_REF: Final = bytes((0x0A, TEXT_SIZE + 2, 0x0A, TEXT_SIZE))
-"""A TileRef with a `tile_uuid` in field 1, up to the id: tag and size of both."""
-_RECORD_ACCESS: Final = b"\x10\x01"
+_REF: Final = LookupTilesRequest(tiles=[TileRef(tile_uuid="-" * TEXT_SIZE)]).SerializeToString()
+_PLAIN_REF: Final = _REF[:-TEXT_SIZE]
+"""A reference by id, up to the id; it is field 1 of all three requests."""
+_RECORD_ACCESS: Final = LookupTilesRequest(record_access=True).SerializeToString()
+"""Field 2 of those that have it."""
 _PLAIN_GET: Final = re.compile(
     b"%b(%b)(%b)?" % (re.escape(_PLAIN_REF), requests.UUID_TEXT.pattern.encode(), _RECORD_ACCESS)
 )

@@ -1,0 +1,128 @@
+"""ListEvictions and ConfirmEvictions over the socket."""
+
+from typing import Any
+
+import grpc
+import psycopg
+import pytest
+from tilecache.v1.tile_cache_admin_pb2 import (
+    EVICTION_REASON_DELETED,
+    EVICTION_REASON_EVICTED,
+    EvictTilesRequest,
+    ListEvictionsRequest,
+)
+from tilecache.v1.tile_metadata_store_pb2 import (
+    GetTileRequest,
+)
+
+from tests.admin import confirm, delete, evict, list_evictions, touch
+from tests.filling import fill
+from tests.tiles import (
+    TIMEOUT_S,
+    Block,
+    by_key,
+    insert,
+    key_name,
+    store_tiles,
+    tile,
+    tile_uuid,
+)
+from tilecache_daemon.client import CallError, TileCacheClient
+
+
+def test_an_evicted_tile_is_listed_with_all_that_its_caller_needs(
+    admin: TileCacheClient, block: Block
+) -> None:
+    key = block.key(3, 4)
+    stored = insert(admin, tile(key, disk_bytes=77, file_path="a/b c.jpg")).tile
+    touch(admin, key)
+
+    (went,) = evict(admin, free_bytes=1).tiles
+    (listed,) = list_evictions(admin)
+
+    assert listed == went
+    assert listed.eviction_id > 0
+    assert (listed.tile_uuid, key_name(listed.key)) == (stored.tile_uuid, key_name(key))
+    assert (listed.file_path, listed.disk_bytes) == ("a/b c.jpg", 77)
+    assert listed.content_sha256 == stored.content_sha256
+    assert listed.reason == EVICTION_REASON_EVICTED
+    assert stored.created_at.ToNanoseconds() <= listed.accessed_at.ToNanoseconds()
+    assert listed.accessed_at.ToNanoseconds() <= listed.evicted_at.ToNanoseconds()
+    with pytest.raises(CallError) as miss:
+        admin.store.GetTile(GetTileRequest(tile=by_key(key)), timeout=TIMEOUT_S)
+    assert miss.value.code is grpc.StatusCode.NOT_FOUND
+
+
+def test_an_eviction_is_listed_until_it_is_confirmed(admin: TileCacheClient, block: Block) -> None:
+    store_tiles(admin, block, 3)
+    first, second, third = (each.eviction_id for each in evict(admin, free_bytes=300).tiles)
+
+    assert confirm(admin, [third, 2**62, first, first]) == [True, False, True, True]
+
+    assert [each.eviction_id for each in list_evictions(admin)] == [second]
+    assert confirm(admin, [first, second]) == [False, True]
+
+
+@pytest.mark.parametrize("ids", [[0], [5, -1]])
+def test_what_is_no_evictions_id_is_refused(admin: TileCacheClient, ids: list[int]) -> None:
+    with pytest.raises(CallError) as refusal:
+        confirm(admin, ids)
+
+    assert [each.field for each in refusal.value.violations] == [f"eviction_ids[{len(ids) - 1}]"]
+
+
+def test_pages_neither_shift_nor_repeat_while_evictions_come_and_go(
+    admin: TileCacheClient, block: Block
+) -> None:
+    store_tiles(admin, block, 30)
+    went = [each.eviction_id for each in evict(admin, free_bytes=2_000).tiles]
+    seen: list[int] = []
+    token, confirmed = "", went[1::2]
+    while True:
+        page = admin.admin.ListEvictions(
+            ListEvictionsRequest(page_size=3, page_token=token), timeout=TIMEOUT_S
+        )
+        seen += [each.eviction_id for each in page.tiles]
+        if confirmed:
+            confirm(admin, [confirmed.pop(0)])
+        evict(admin, free_bytes=100)
+        token = page.next_page_token
+        if not token:
+            break
+
+    assert seen == sorted(set(seen))
+    assert set(went[0::2]) <= set(seen), "what was there all the time was seen"
+
+
+@pytest.mark.parametrize("token", ["x", "-1", "1.5", "9" * 19, "\N{ARABIC-INDIC DIGIT ONE}"])
+def test_what_was_never_a_token_is_refused(admin: TileCacheClient, token: str) -> None:
+    with pytest.raises(CallError) as refusal:
+        admin.admin.ListEvictions(ListEvictionsRequest(page_token=token), timeout=TIMEOUT_S)
+
+    assert [each.field for each in refusal.value.violations] == ["page_token"]
+
+
+def test_a_deleted_tile_is_listed_like_an_evicted_one(admin: TileCacheClient, block: Block) -> None:
+    store_tiles(admin, block, 2)
+
+    delete(admin, tile_uuids=[tile_uuid(block.key(1))])
+
+    (listed,) = list_evictions(admin)
+    assert listed.reason == EVICTION_REASON_DELETED
+    assert key_name(listed.key) == key_name(block.key(1))
+
+
+def test_whoever_stops_listening_finds_on_the_list_what_went(
+    admin: TileCacheClient, sql: psycopg.Connection[Any]
+) -> None:
+    fill(sql, 30_000, disk_bytes=10)
+    answers = admin.admin.EvictTiles(EvictTilesRequest(max_used_bytes=0), timeout=TIMEOUT_S)
+    heard = {each.eviction_id for each in next(answers).tiles}
+    answers.cancel()
+
+    again = evict(admin, max_used_bytes=0)
+
+    assert again.summary.goal_met
+    listed = {each.eviction_id for each in list_evictions(admin)}
+    assert heard <= listed
+    assert len(listed) == 30_000
