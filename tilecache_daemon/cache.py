@@ -30,6 +30,7 @@ from tilecache_daemon.blocks import (
     in_order,
 )
 from tilecache_daemon.changes import ChangeListener
+from tilecache_daemon.courtesy import Courtesy
 from tilecache_daemon.errors import DatabaseUnavailableError, TileCacheError
 from tilecache_daemon.held import Element, HeldTiles
 from tilecache_daemon.mercator import CellRectangle
@@ -41,8 +42,8 @@ from tilecache_daemon.tile_ids import TileIds
 
 TILES_A_TURN: Final = 2_048
 """Tiles that are packed before others get their turn: some two milliseconds."""
-_COMPLETE_AFTER_S: Final = 0.02
-_COMPLETE_PATIENCE: Final = 10
+_COMPLETE_AFTER_S: Final = 0.05
+_COMPLETE_PATIENCE: Final = 4
 _MOST_ASKED_IN_PART: Final = 4_096
 
 
@@ -84,8 +85,14 @@ class TileCache:
     """Answers from what is held, and loads what is not."""
 
     def __init__(
-        self, store: Store, changes: ChangeListener, packer: Packer, max_bytes: int
+        self,
+        store: Store,
+        changes: ChangeListener,
+        packer: Packer,
+        courtesy: Courtesy,
+        max_bytes: int,
     ) -> None:
+        self._courtesy = courtesy
         self._store = store
         self._changes = changes
         self._packer = packer
@@ -230,12 +237,10 @@ class TileCache:
                 del keys[next(iter(keys))]
 
     async def _complete_blocks(self) -> None:
-        # What noted the first of them is about to load what it was asked for.
-        await asyncio.sleep(_COMPLETE_AFTER_S)
         while self._incomplete:
-            # Whoever waits for an answer goes first, but not for ever.
+            # Whoever reads goes first, but not for ever.
             for _ in range(_COMPLETE_PATIENCE):
-                if self._loads:
+                if self._loads or self._courtesy.quiet_s < _COMPLETE_AFTER_S:
                     await asyncio.sleep(_COMPLETE_AFTER_S)
             key = next(iter(self._incomplete))
             del self._incomplete[key]

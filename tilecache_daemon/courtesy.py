@@ -24,11 +24,15 @@ class Courtesy:
         """Somebody reads now."""
         self._read_at = self._monotonic()
 
+    @property
+    def quiet_s(self) -> float:
+        """How long ago somebody last asked for something."""
+        return self._monotonic() - self._read_at
+
     async def in_turns(self, items: Sequence[Item], size: int) -> AsyncIterator[Sequence[Item]]:
         """So many items at a time, each after others had their turn. What is done in one
         piece rests for nobody."""
         for start in range(0, len(items), size):
             if len(items) > size:
-                is_busy = self._monotonic() - self._read_at < BUSY_S
-                await asyncio.sleep(PAUSE_S if is_busy else 0)
+                await asyncio.sleep(PAUSE_S if self.quiet_s < BUSY_S else 0)
             yield items[start : start + size]

@@ -104,7 +104,8 @@ class Daemon:
         database = self._database = await self._open_database(config)
         changes = ChangeListener(config.dsn or "")
         store = Store(database, changes)
-        cache = TileCache(store, changes, packing, config.cache_max_bytes)
+        courtesy = Courtesy(self._clock.monotonic)
+        cache = TileCache(store, changes, packing, courtesy, config.cache_max_bytes)
         async with store.connection() as queries:
             if seen := await queries.database.read_latest_time_seen():
                 self._clock.observe(seen)
@@ -116,7 +117,6 @@ class Daemon:
             recent_s=config.access_recent_s,
         )
         closing.push_async_callback(self._flush, accesses)
-        courtesy = Courtesy(self._clock.monotonic)
         freshness = FreshnessService(store, self._clock)
         eviction = EvictionService(store, accesses, self._clock)
         ceiling = Ceiling(

@@ -1,6 +1,7 @@
 """What the cache reads of the table, and in which order: only it can tell."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from tilecache_daemon import tasks
 from tilecache_daemon.blocks import BlockKey, cells_of
 from tilecache_daemon.cache import TileCache
 from tilecache_daemon.changes import ChangeListener
+from tilecache_daemon.courtesy import Courtesy
 from tilecache_daemon.database import Database
 from tilecache_daemon.mercator import CellRectangle
 from tilecache_daemon.models import TileFilter
@@ -24,13 +26,18 @@ CORNER = CellRectangle(WHOLE.x_from, WHOLE.x_from, WHOLE.y_from, WHOLE.y_from)
 
 
 @pytest.fixture
-async def cache(database: str) -> AsyncIterator[TileCache]:
+def courtesy() -> Courtesy:
+    return Courtesy(time.monotonic)
+
+
+@pytest.fixture
+async def cache(database: str, courtesy: Courtesy) -> AsyncIterator[TileCache]:
     """One that hears of changes, on a database without tiles."""
     pool = Database(database, min_size=1, max_size=4, timeout_s=5, statement_timeout_s=30)
     await pool.open()
     changes = ChangeListener(database)
     listening = asyncio.create_task(changes.run())
-    cache = TileCache(Store(pool, changes), changes, packing, 1_000_000)
+    cache = TileCache(Store(pool, changes), changes, packing, courtesy, 1_000_000)
     await asyncio.to_thread(eventually, lambda: changes.hearing)
     yield cache
     await tasks.end(listening)
@@ -58,9 +65,10 @@ async def ask(cache: TileCache, cells: CellRectangle) -> None:
 
 
 async def test_an_answer_does_not_wait_for_the_rest_of_its_block(
-    cache: TileCache, reads: "asyncio.Queue[CellRectangle]"
+    cache: TileCache, courtesy: Courtesy, reads: "asyncio.Queue[CellRectangle]"
 ) -> None:
     await ask(cache, CORNER)
+    courtesy.note_read()
     await ask(cache, CORNER)
     read = [await asyncio.wait_for(reads.get(), PATIENCE_S) for _ in range(3)]
     assert read == [CORNER, CORNER, WHOLE]
