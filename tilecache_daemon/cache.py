@@ -216,9 +216,12 @@ class TileCache:
         return dict(zip(ids, elements, strict=True))
 
     def _cells_to_read(self, key: BlockKey, asked: Sequence[CellRectangle]) -> CellRectangle:
-        """Those asked for: no answer waits for the rest of a block."""
-        part = bounds_of(asked)
-        if part != cells_of(key):
+        """Those asked for: no answer waits for the rest of a block. But if that is waiting to
+        be read, who asks once more reads it now: so often, it is read sooner or later."""
+        part, whole = bounds_of(asked), cells_of(key)
+        if part != whole:
+            if self._incomplete.pop(key, False):
+                return whole
             self._note_asked_in_part(key)
         return part
 

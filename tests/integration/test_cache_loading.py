@@ -74,6 +74,15 @@ async def test_an_answer_does_not_wait_for_the_rest_of_its_block(
     assert read == [CORNER, CORNER, WHOLE]
 
 
+async def test_who_asks_a_third_time_reads_the_rest_that_nobody_had_time_for(
+    cache: TileCache, courtesy: Courtesy, reads: "asyncio.Queue[CellRectangle]"
+) -> None:
+    for _ in range(4):
+        courtesy.note_read()
+        await ask(cache, CORNER)
+    assert [reads.get_nowait() for _ in range(reads.qsize())] == [CORNER, CORNER, WHOLE]
+
+
 async def test_what_was_read_in_whole_is_not_read_again(
     cache: TileCache, reads: "asyncio.Queue[CellRectangle]"
 ) -> None:
