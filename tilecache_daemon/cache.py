@@ -232,7 +232,9 @@ class TileCache:
         if self._asked_in_part.pop(key, False):
             self._incomplete[key] = True
             if self._completer is None or self._completer.done():
-                self._completer = asyncio.create_task(self._complete_blocks())
+                self._completer = asyncio.create_task(
+                    self._complete_blocks(), name="cache-completer"
+                )
         else:
             self._asked_in_part[key] = True
         for keys in (self._asked_in_part, self._incomplete):
@@ -245,10 +247,11 @@ class TileCache:
             for _ in range(_COMPLETE_PATIENCE):
                 if self._loads or self._courtesy.quiet_s < _COMPLETE_AFTER_S:
                     await asyncio.sleep(_COMPLETE_AFTER_S)
-            key = next(iter(self._incomplete))
-            del self._incomplete[key]
-            with suppress(TileCacheError):
-                await self._load_part(key.zoom, partial(_whole, key))
+            # Whoever asked a third time may have read the last of them meanwhile.
+            if key := next(iter(self._incomplete), None):
+                del self._incomplete[key]
+                with suppress(TileCacheError):
+                    await self._load_part(key.zoom, partial(_whole, key))
 
     async def _load_blocks(
         self, zoom: int, wanted: Mapping[BlockKey, CellRectangle]
@@ -326,6 +329,7 @@ class TileCache:
         if tiles.tile_count:
             self._tile_bytes = size // tiles.tile_count
         await asyncio.sleep(0)
+        # The usual single piece is not copied.
         data = pieces[-1] if len(pieces) <= 2 else np.concatenate(pieces)
         return list(cut_blocks(keys, ordered, data, np.concatenate(ends)))
 

@@ -82,6 +82,11 @@ async def test_who_asks_a_third_time_reads_the_rest_that_nobody_had_time_for(
         await ask(cache, CORNER)
     assert [reads.get_nowait() for _ in range(reads.qsize())] == [CORNER, CORNER, WHOLE]
 
+    await asyncio.gather(
+        *(task for task in asyncio.all_tasks() if task.get_name() == "cache-completer")
+    )
+    assert reads.empty()
+
 
 async def test_what_was_read_in_whole_is_not_read_again(
     cache: TileCache, reads: "asyncio.Queue[CellRectangle]"

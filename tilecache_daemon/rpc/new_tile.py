@@ -28,8 +28,8 @@ CENTRE_TOLERANCE_CELLS: Final = 0.01
 """How far a given position may be from the cell's centre: callers round."""
 
 
-_PART: Final = r"(?!\.\.?(?:/|$))[^/\\\x00-\x1f\x7f]++"
-_PATH: Final = re.compile(f"(?:{_PART}/)*+{_PART}")
+_PART: Final = r"(?!\.{1,2}(?:/|$))[^/\\\x00-\x1f\x7f]+"
+_PATH: Final = re.compile(f"{_PART}(?:/{_PART})*")
 _SURELY_SHORT: Final = MAX_FILE_PATH_BYTES // 4  # characters; UTF-8 takes four bytes at most
 _NO_IDS: Final = ("", "")
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
