@@ -14,9 +14,9 @@ help: ## list the targets
 
 install: $(INSTALLED) ## install into .venv
 
-$(INSTALLED): pyproject.toml
+$(INSTALLED): pyproject.toml protos/python/pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable protos/python --editable '.[dev]'
 	@touch $@
 
 run: $(INSTALLED) ## start the daemon on its own PostgreSQL

@@ -3,6 +3,8 @@
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
+from tests.tiles import TIMEOUT_S, by_key
+from tilecache.client import TileCacheClient
 from tilecache.v1.tile_cache_admin_pb2 import (
     ConfirmEvictionsRequest,
     DeleteTilesRequest,
@@ -32,9 +34,6 @@ from tilecache.v1.tile_metadata_store_pb2 import (
     GetTileRequest,
     TouchTilesRequest,
 )
-
-from tests.tiles import TIMEOUT_S, by_key
-from tilecache_daemon.client import TileCacheClient
 
 ACTIVE_CONFLICT = SectorClassification.SECTOR_CLASSIFICATION_ACTIVE_CONFLICT
 STABLE_REAR = SectorClassification.SECTOR_CLASSIFICATION_STABLE_REAR

@@ -17,7 +17,7 @@ from psycopg.conninfo import make_conninfo
 from psycopg.sql import SQL, Composed, Identifier
 
 from tests.daemon_process import DaemonProcess
-from tilecache_daemon.embedded_postgres import EmbeddedPostgres
+from tilecache_daemon.postgres.embedded import EmbeddedPostgres
 
 UNSAFE_BUT_FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
 
@@ -71,7 +71,7 @@ def shared_database(postgres_dsn: str, template_database: str) -> Iterator[str]:
 def template_database(postgres_dsn: str) -> Iterator[str]:
     """The name of a database at the newest schema, to be copied and not to be used."""
     from tilecache_daemon.config import Config
-    from tilecache_daemon.schema import apply_migrations
+    from tilecache_daemon.schema.migrator import apply_migrations
 
     with _database(postgres_dsn, SQL("")) as dsn:
         apply_migrations(Config(dsn=dsn))

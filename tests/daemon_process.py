@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
-from tilecache_daemon.client import CallError, TileCacheClient
+from tilecache.client import TileCacheClient
+from tilecache.errors import CallError
 
 TILECACHE = Path(sys.executable).with_name("tilecache")
 READY_TIMEOUT_S = 60.0

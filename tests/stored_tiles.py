@@ -1,5 +1,6 @@
 """What a daemon holds, asked through its own contract."""
 
+from tilecache.client import TileCacheClient
 from tilecache.v1.tile_metadata_store_pb2 import (
     CellRange,
     DescribeCoverageRequest,
@@ -8,8 +9,6 @@ from tilecache.v1.tile_metadata_store_pb2 import (
     Region,
     TileMetadata,
 )
-
-from tilecache_daemon.client import TileCacheClient
 
 ANSWER_TIMEOUT_S = 30.0
 

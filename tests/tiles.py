@@ -11,6 +11,10 @@ import psycopg
 from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import strategies as st
 from psycopg.sql import SQL, Identifier
+
+from tilecache.client import TileCacheClient
+from tilecache.identity import SOURCE_TEXTS, derive_location_hash, derive_tile_id
+from tilecache.mercator import cell_centre
 from tilecache.v1.tile_identity_pb2 import (
     TILE_SOURCE_GOOGLEMAPS,
     TILE_SOURCE_ONBOARD_INGEST,
@@ -29,10 +33,6 @@ from tilecache.v1.tile_metadata_store_pb2 import (
     TileMetadata,
     TileRef,
 )
-
-from tilecache_daemon.client import TileCacheClient
-from tilecache_daemon.identity import SOURCE_TEXTS, derive_location_hash, derive_tile_id
-from tilecache_daemon.mercator import cell_centre
 
 GOOGLEMAPS = TILE_SOURCE_GOOGLEMAPS
 ONBOARD = TILE_SOURCE_ONBOARD_INGEST

@@ -1,6 +1,6 @@
 """A gRPC sidecar that keeps the metadata of satellite map tiles in PostgreSQL."""
 
-from tilecache_daemon.identity import (
+from tilecache.identity import (
     TILE_NAMESPACE_UUID,
     derive_location_hash,
     derive_tile_id,

@@ -23,7 +23,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from tilecache_daemon.paths import (
+from tilecache.paths import (
     ADMIN_SOCKET_NAME,
     SOCKET_NAME,
     runtime_directory,

@@ -6,33 +6,31 @@ from contextlib import AsyncExitStack
 
 import structlog
 
+from tilecache.identity import prove_identity
 from tilecache_daemon import tasks
-from tilecache_daemon.access import AccessLog
-from tilecache_daemon.cache import TileCache
-from tilecache_daemon.changes import ChangeListener
+from tilecache_daemon.cache.tile_cache import TileCache
 from tilecache_daemon.clock import Clock
 from tilecache_daemon.config import Config
-from tilecache_daemon.courtesy import Courtesy
-from tilecache_daemon.database import Database
-from tilecache_daemon.embedded_postgres import EmbeddedPostgres
 from tilecache_daemon.errors import TileCacheError
-from tilecache_daemon.identity import prove_identity
-from tilecache_daemon.metrics import Sources
 from tilecache_daemon.models import Limits
-from tilecache_daemon.observation import Observation
+from tilecache_daemon.observability.metrics import Sources
+from tilecache_daemon.observability.observation import Observation
+from tilecache_daemon.postgres.embedded import EmbeddedPostgres
+from tilecache_daemon.read_priority import ReadPriority
 from tilecache_daemon.rpc import packing
 from tilecache_daemon.rpc.admin_servicer import AdminServicer
 from tilecache_daemon.rpc.calls import Calls
 from tilecache_daemon.rpc.server import ADMIN, STORE, Server, UnixSocket
 from tilecache_daemon.rpc.store_servicer import StoreServicer
 from tilecache_daemon.rpc.tcp import TlsListener
-from tilecache_daemon.schema import (
+from tilecache_daemon.schema.migrator import (
     DatabaseUnreachableError,
     MigrationResult,
     apply_migrations,
     current_revision,
     pending_revisions,
 )
+from tilecache_daemon.service.access_log import AccessLog
 from tilecache_daemon.service.coverage import CoverageService
 from tilecache_daemon.service.eviction import EvictionService
 from tilecache_daemon.service.freshness import FreshnessService
@@ -43,7 +41,9 @@ from tilecache_daemon.service.purge import PurgeService
 from tilecache_daemon.service.reading import ReadingService
 from tilecache_daemon.service.storage import Ceiling, StorageService
 from tilecache_daemon.service.uploads import UploadService
-from tilecache_daemon.store import Store, warm_up
+from tilecache_daemon.store.change_feed import ChangeListener
+from tilecache_daemon.store.database import Database
+from tilecache_daemon.store.store import Store, warm_up
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -104,8 +104,8 @@ class Daemon:
         database = self._database = await self._open_database(config)
         changes = ChangeListener(config.dsn or "")
         store = Store(database, changes)
-        courtesy = Courtesy(self._clock.monotonic)
-        cache = TileCache(store, changes, packing, courtesy, config.cache_max_bytes)
+        read_priority = ReadPriority(self._clock.monotonic)
+        cache = TileCache(store, changes, packing, read_priority, config.cache_max_bytes)
         async with store.connection() as queries:
             if seen := await queries.database.read_latest_time_seen():
                 self._clock.observe(seen)
@@ -135,12 +135,12 @@ class Daemon:
         )
         store_servicer = StoreServicer(
             information,
-            InsertionService(store, freshness, ceiling, self._clock, courtesy),
+            InsertionService(store, freshness, ceiling, self._clock, read_priority),
             reading,
             CoverageService(store, self._limits),
             UploadService(store, self._clock),
             self._limits,
-            courtesy,
+            read_priority,
         )
         admin_servicer = AdminServicer(
             storage,
@@ -153,7 +153,7 @@ class Daemon:
         )
         calls = Calls(
             self._limits,
-            courtesy,
+            read_priority,
             observation.observers,
             stall_timeout_s=config.stream_stall_timeout_s,
         )

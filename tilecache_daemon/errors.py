@@ -5,14 +5,9 @@ How an error is told over the wire is decided in `rpc/status.py` alone.
 """
 
 from collections.abc import Sequence
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
-
-class FieldViolation(NamedTuple):
-    """A bad field of a request, for example `tiles[3].key.zoom`."""
-
-    field: str
-    description: str
+from tilecache.errors import FieldViolation
 
 
 class TileCacheError(Exception):

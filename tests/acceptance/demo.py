@@ -22,6 +22,10 @@ from uuid import UUID
 
 from google.protobuf.timestamp_pb2 import Timestamp
 from rich.console import Console
+
+from tests.daemon_process import DaemonProcess, run_tilecache
+from tests.imagery import WHOLE_WORLD, cut_blue_marble, list_pyramid
+from tilecache.client import TileCacheClient
 from tilecache.v1.tile_cache_admin_pb2 import Sector, SectorClassification, SetSectorRequest
 from tilecache.v1.tile_identity_pb2 import TileKey, TileSource
 from tilecache.v1.tile_metadata_store_pb2 import (
@@ -36,11 +40,7 @@ from tilecache.v1.tile_metadata_store_pb2 import (
     TileRef,
     TouchTilesRequest,
 )
-
-from tests.daemon_process import DaemonProcess, run_tilecache
-from tests.imagery import WHOLE_WORLD, cut_blue_marble, list_pyramid
 from tilecache_daemon import derive_location_hash, derive_tile_id
-from tilecache_daemon.client import TileCacheClient
 
 SCRATCH = Path(__file__).parents[2] / "build" / "demo"
 PYRAMID = SCRATCH / "tiles"

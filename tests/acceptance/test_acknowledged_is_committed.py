@@ -10,6 +10,11 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+
+from tests.daemon_process import DaemonProcess
+from tests.tiles import YESTERDAY, by_key, insert, sha256, tile, tile_key
+from tests.waiting import eventually
+from tilecache.errors import CallError
 from tilecache.v1.tile_identity_pb2 import TileKey
 from tilecache.v1.tile_metadata_store_pb2 import (
     BulkInsertTilesRequest,
@@ -18,11 +23,6 @@ from tilecache.v1.tile_metadata_store_pb2 import (
     TileMetadata,
     TouchTilesRequest,
 )
-
-from tests.daemon_process import DaemonProcess
-from tests.tiles import YESTERDAY, by_key, insert, sha256, tile, tile_key
-from tests.waiting import eventually
-from tilecache_daemon.client import CallError
 
 BATCH_TILES = 200
 BATCHES = 100

@@ -12,7 +12,7 @@ import grpc
 import psycopg
 
 from tests.benchmarks.tiles import Record
-from tilecache_daemon.identity import location_hash_text, tile_uuid_text
+from tilecache.identity import location_hash_text, tile_uuid_text
 
 COLUMNS: Final = (
     "tile_uuid::text, location_hash::text, zoom, x, y, source, flight_id::text, latitude,"

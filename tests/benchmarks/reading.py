@@ -4,6 +4,15 @@ import random
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from tests.benchmarks.measure import Ratio, alternate, percentile, quotients, seconds, timed
+from tests.benchmarks.peers import PsycopgPeer, SqlitePeer
+from tests.benchmarks.stage import Stage, resident_bytes, settle
+from tests.benchmarks.tiles import ZOOM, X, Y
+from tests.benchmarks.writing import importing
+from tests.daemon_process import DaemonProcess
+from tests.tiles import cell_region
+from tilecache.client import TileCacheClient, lookup_request
+from tilecache.identity import tile_uuid_text
 from tilecache.v1.tile_metadata_store_pb2 import (
     GetTileRequest,
     LookupTilesResponse,
@@ -12,16 +21,6 @@ from tilecache.v1.tile_metadata_store_pb2 import (
     TileMetadata,
     TileRef,
 )
-
-from tests.benchmarks.measure import Ratio, alternate, percentile, quotients, seconds, timed
-from tests.benchmarks.peers import PsycopgPeer, SqlitePeer
-from tests.benchmarks.stage import Stage, resident_bytes, settle
-from tests.benchmarks.tiles import ZOOM, X, Y
-from tests.benchmarks.writing import importing
-from tests.daemon_process import DaemonProcess
-from tests.tiles import cell_region
-from tilecache_daemon.client import TileCacheClient, lookup_request
-from tilecache_daemon.identity import tile_uuid_text
 
 EDGE = 447
 BOX = 100

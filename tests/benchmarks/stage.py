@@ -16,10 +16,10 @@ from psycopg.conninfo import make_conninfo
 from tests.benchmarks.peers import PsycopgPeer
 from tests.benchmarks.tiles import make_records
 from tests.daemon_process import DaemonProcess
-from tilecache_daemon.client import TileCacheClient
+from tilecache.client import TileCacheClient
 from tilecache_daemon.config import Config
-from tilecache_daemon.embedded_postgres import EmbeddedPostgres
-from tilecache_daemon.schema import apply_migrations
+from tilecache_daemon.postgres.embedded import EmbeddedPostgres
+from tilecache_daemon.schema.migrator import apply_migrations
 
 CACHE_BYTES = 1024**3
 

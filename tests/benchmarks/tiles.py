@@ -5,10 +5,9 @@ from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 from typing import NamedTuple
 
+from tilecache.mercator import cell_centre, cell_edge_meters
 from tilecache.v1.tile_identity_pb2 import TILE_SOURCE_GOOGLEMAPS
 from tilecache.v1.tile_metadata_store_pb2 import TileMetadata
-
-from tilecache_daemon.mercator import cell_centre, cell_edge_meters
 
 ZOOM = 18
 X, Y = 154_000, 95_000

@@ -8,11 +8,6 @@ from datetime import datetime, timezone
 from itertools import islice
 
 import psycopg
-from tilecache.v1.tile_metadata_store_pb2 import (
-    BulkInsertTilesRequest,
-    TileRef,
-    TouchTilesRequest,
-)
 
 from tests.benchmarks.measure import Ratio, quotients, seconds, timed
 from tests.benchmarks.peers import PsycopgPeer
@@ -20,8 +15,13 @@ from tests.benchmarks.stage import Stage
 from tests.benchmarks.tiles import ZOOM, Record, X, Y, fill_message, make_records
 from tests.daemon_process import DaemonProcess
 from tests.waiting import eventually
-from tilecache_daemon.client import TileCacheClient
-from tilecache_daemon.identity import tile_uuid_text
+from tilecache.client import TileCacheClient
+from tilecache.identity import tile_uuid_text
+from tilecache.v1.tile_metadata_store_pb2 import (
+    BulkInsertTilesRequest,
+    TileRef,
+    TouchTilesRequest,
+)
 
 TILES = 200_000
 EDGE = 447
@@ -197,7 +197,8 @@ def _touch_wal(stage: Stage, dsn: str, ids: list[str]) -> int:
 def _migrate(dsn: str) -> float:
     program = (
         "import sys, time; from tilecache_daemon.config import Config;"
-        "from tilecache_daemon.schema import apply_migrations; config = Config(dsn=sys.argv[1]);"
+        "from tilecache_daemon.schema.migrator import apply_migrations;"
+        "config = Config(dsn=sys.argv[1]);"
         "start = time.perf_counter(); apply_migrations(config); print(time.perf_counter() - start)"
     )
     done = subprocess.run(

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
 from grpc_tools import protoc
+
 from tilecache.v1 import tile_identity_pb2
 from tilecache.v1.tile_identity_pb2 import TileIdentityScheme
 

@@ -15,8 +15,8 @@ from tests.csharp.scheme import (
     read_scheme,
     write_changed_proto,
 )
+from tilecache.identity import GOOGLEMAPS, MAX_ZOOM, ONBOARD_INGEST
 from tilecache_daemon import derive_location_hash, derive_tile_id
-from tilecache_daemon.identity import GOOGLEMAPS, MAX_ZOOM, ONBOARD_INGEST
 
 CORE = PROTOS / "csharp" / "TileCache.Client" / "TileIdentityCore.cs"
 DRIVER = Path(__file__).with_name("Driver.cs")

@@ -9,7 +9,7 @@ import pytest
 
 from tests.csharp.scheme import CHANGED_LETTERS, run_protoc, write_changed_proto
 
-PROVE = "from tilecache_daemon.identity import prove_identity; prove_identity()"
+PROVE = "from tilecache.identity import prove_identity; prove_identity()"
 
 
 @pytest.mark.parametrize("change", CHANGED_LETTERS.values(), ids=CHANGED_LETTERS)

@@ -8,11 +8,11 @@ import time
 from collections.abc import Iterator
 from itertools import count
 
-from tilecache.v1.tile_metadata_store_pb2 import BulkInsertTilesRequest, QueryTilesRequest
-
 from tests.tiles import cell_region, tile, tile_key
 from tests.waiting import PATIENCE_S
-from tilecache_daemon.client import CallError, TileCacheClient
+from tilecache.client import TileCacheClient
+from tilecache.errors import CallError
+from tilecache.v1.tile_metadata_store_pb2 import BulkInsertTilesRequest, QueryTilesRequest
 
 ZOOM = 17
 BATCH_TILES = 100

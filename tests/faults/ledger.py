@@ -5,10 +5,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 
+from tests.tiles import YESTERDAY, sha256, tile, tile_uuid, timestamp
 from tilecache.v1.tile_identity_pb2 import TileKey
 from tilecache.v1.tile_metadata_store_pb2 import TileMetadata
-
-from tests.tiles import YESTERDAY, sha256, tile, tile_uuid, timestamp
 
 
 class WrongAnswerError(AssertionError):

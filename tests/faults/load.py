@@ -13,6 +13,10 @@ import grpc
 import psycopg
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
+
+from tests.faults.ledger import Ledger, WrongAnswerError
+from tests.tiles import ZOOM, cell_region, tile_key
+from tests.waiting import eventually
 from tilecache.v1.tile_identity_pb2 import TileKey
 from tilecache.v1.tile_metadata_store_pb2 import (
     ON_CONFLICT_REPLACE_IF_NEWER,
@@ -26,10 +30,6 @@ from tilecache.v1.tile_metadata_store_pb2 import (
     TouchTilesRequest,
 )
 from tilecache.v1.tile_metadata_store_pb2_grpc import TileMetadataStoreStub
-
-from tests.faults.ledger import Ledger, WrongAnswerError
-from tests.tiles import ZOOM, cell_region, tile_key
-from tests.waiting import eventually
 
 COLUMNS, ROWS = 24, 40
 FIRST_X = 50_000

@@ -10,7 +10,7 @@ import psycopg
 from psycopg.conninfo import make_conninfo
 
 from tests.waiting import eventually
-from tilecache_daemon.embedded_postgres import EmbeddedPostgres
+from tilecache_daemon.postgres.embedded import EmbeddedPostgres
 
 # What is killed is a process, not the machine: the kernel keeps what was written.
 SETTINGS = {"fsync": "off", "full_page_writes": "off", "wal_writer_delay": "10s"}

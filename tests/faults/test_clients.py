@@ -15,6 +15,14 @@ import grpc
 import psycopg
 import pytest
 from google.protobuf.struct_pb2 import Struct
+
+from tests.faults.daemons import Daemon
+from tests.faults.dying_client import BATCH_TILES
+from tests.faults.dying_client import ZOOM as DYING_ZOOM
+from tests.faults.load import Load, open_channel, status_details
+from tests.faults.scale import ROUNDS
+from tests.tiles import ZOOM, Block, bulk_insert, by_key, insert, tile
+from tests.waiting import eventually
 from tilecache.v1.tile_cache_admin_pb2 import GetMetricsRequest
 from tilecache.v1.tile_metadata_store_pb2 import (
     BulkInsertTilesRequest,
@@ -25,14 +33,6 @@ from tilecache.v1.tile_metadata_store_pb2 import (
     QueryTilesRequest,
 )
 from tilecache.v1.tile_metadata_store_pb2_grpc import TileMetadataStoreStub
-
-from tests.faults.daemons import Daemon
-from tests.faults.dying_client import BATCH_TILES
-from tests.faults.dying_client import ZOOM as DYING_ZOOM
-from tests.faults.load import Load, open_channel, status_details
-from tests.faults.scale import ROUNDS
-from tests.tiles import ZOOM, Block, bulk_insert, by_key, insert, tile
-from tests.waiting import eventually
 
 CALLS = 4
 """Calls at once: so few that those which are kept for a dead client would be missed."""

@@ -16,18 +16,18 @@ import grpc
 import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
-from tilecache.v1.tile_metadata_store_pb2 import (
-    INSERT_OUTCOME_ALREADY_PRESENT,
-    INSERT_OUTCOME_INSERTED,
-    InsertTileRequest,
-)
-from tilecache.v1.tile_metadata_store_pb2_grpc import TileMetadataStoreStub
 
 from tests.faults.daemons import Daemon
 from tests.faults.load import Load, open_channel, status_details
 from tests.faults.servers import ForeignPostgres, frozen
 from tests.tiles import Block, tile
 from tests.waiting import eventually
+from tilecache.v1.tile_metadata_store_pb2 import (
+    INSERT_OUTCOME_ALREADY_PRESENT,
+    INSERT_OUTCOME_INSERTED,
+    InsertTileRequest,
+)
+from tilecache.v1.tile_metadata_store_pb2_grpc import TileMetadataStoreStub
 
 
 class Pair:

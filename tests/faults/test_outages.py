@@ -11,7 +11,6 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from tilecache.v1.tile_metadata_store_pb2 import GetTileRequest
 
 from tests.faults.daemons import Daemon
 from tests.faults.load import Load
@@ -25,7 +24,9 @@ from tests.faults.servers import (
 )
 from tests.tiles import Block, by_key
 from tests.waiting import eventually
-from tilecache_daemon.client import CallError, TileCacheClient
+from tilecache.client import TileCacheClient
+from tilecache.errors import CallError
+from tilecache.v1.tile_metadata_store_pb2 import GetTileRequest
 
 CANCELED = "DEADLINE_EXCEEDED QUERY_CANCELED"
 FULL = "RESOURCE_EXHAUSTED DATABASE_FULL"

@@ -5,12 +5,12 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import psycopg
-from tilecache.v1.tile_metadata_store_pb2 import GetServerInfoRequest
 
 from tests.faults.daemons import Daemon
 from tests.faults.load import ROWS, Load
 from tests.faults.scale import ROUNDS
 from tests.waiting import eventually
+from tilecache.v1.tile_metadata_store_pb2 import GetServerInfoRequest
 from tilecache_daemon.cli.output import ExitCode
 
 

@@ -8,13 +8,14 @@ import pytest
 from google.protobuf.message import Message
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tilecache.v1 import tile_cache_admin_pb2 as admin_pb
-from tilecache.v1 import tile_metadata_store_pb2 as pb
-from tilecache.v1.tile_identity_pb2 import TileKey
 
 from tests.fuzz.bad_bytes import EXAMPLES, random_messages
 from tests.tiles import tile, tile_key
-from tilecache_daemon.errors import FieldViolation, InvalidRequestError
+from tilecache.errors import FieldViolation
+from tilecache.v1 import tile_cache_admin_pb2 as admin_pb
+from tilecache.v1 import tile_metadata_store_pb2 as pb
+from tilecache.v1.tile_identity_pb2 import TileKey
+from tilecache_daemon.errors import InvalidRequestError
 from tilecache_daemon.models import Limits
 from tilecache_daemon.rpc import admin_requests, refs, requests
 from tilecache_daemon.rpc.new_tile import new_tile

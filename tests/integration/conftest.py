@@ -8,7 +8,7 @@ import pytest
 
 from tests.daemon_process import DaemonProcess
 from tests.tiles import Block
-from tilecache_daemon.client import TileCacheClient
+from tilecache.client import TileCacheClient
 
 
 @pytest.fixture

@@ -6,11 +6,11 @@ from typing import Any
 
 import psycopg
 import pytest
-from tilecache.v1.tile_metadata_store_pb2 import TileRef, TouchTilesRequest
 
 from tests.daemon_process import DaemonProcess
 from tests.tiles import Block, bulk_insert, tile, tile_uuid
 from tests.waiting import eventually
+from tilecache.v1.tile_metadata_store_pb2 import TileRef, TouchTilesRequest
 
 SEVERAL_TURNS = 900
 NEVER_S = 3_600

@@ -9,16 +9,17 @@ from typing import Any
 import grpc
 import pytest
 from google.rpc import code_pb2
+
+from tests.admin import evict, read_usage
+from tests.daemon_process import DaemonProcess
+from tests.tiles import NOW, Block, bulk_insert, insert, tile
+from tilecache.client import TileCacheClient
+from tilecache.errors import CallError
 from tilecache.v1.tile_metadata_store_pb2 import (
     INSERT_OUTCOME_ALREADY_PRESENT,
     INSERT_OUTCOME_REPLACED,
     ON_CONFLICT_REPLACE_IF_NEWER,
 )
-
-from tests.admin import evict, read_usage
-from tests.daemon_process import DaemonProcess
-from tests.tiles import NOW, Block, bulk_insert, insert, tile
-from tilecache_daemon.client import CallError, TileCacheClient
 
 CEILING = 1_000
 

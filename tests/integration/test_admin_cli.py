@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tilecache.v1.tile_identity_pb2 import TileKey
 
 from tests.admin import evict, list_evictions, read_usage
 from tests.daemon_process import DaemonProcess, run_tilecache
 from tests.terminal import answer_tilecache
 from tests.tiles import NOW, ONBOARD, Block, bulk_insert, tile, tile_uuid
-from tilecache_daemon.client import TileCacheClient
+from tilecache.client import TileCacheClient
+from tilecache.v1.tile_identity_pb2 import TileKey
 
 Completed = subprocess.CompletedProcess[str]
 NOBODY_TO_ASK = "there is no terminal to ask on; give --yes"

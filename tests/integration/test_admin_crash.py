@@ -5,12 +5,12 @@ from typing import Any
 
 import psycopg
 import pytest
-from tilecache.v1.tile_cache_admin_pb2 import DeleteTilesRequest, EvictTilesRequest
 
 from tests.admin import confirm, evict, list_evictions, read_usage
 from tests.daemon_process import DaemonProcess
 from tests.filling import fill
 from tests.tiles import TIMEOUT_S
+from tilecache.v1.tile_cache_admin_pb2 import DeleteTilesRequest, EvictTilesRequest
 
 TILES = 30_000
 WITH_A_ROW = "SELECT file_path FROM tiles"

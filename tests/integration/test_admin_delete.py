@@ -7,9 +7,6 @@ from typing import Any
 import grpc
 import psycopg
 import pytest
-from tilecache.v1.tile_cache_admin_pb2 import EVICTION_REASON_DELETED, EvictedTile
-from tilecache.v1.tile_identity_pb2 import TileKey
-from tilecache.v1.tile_metadata_store_pb2 import QueryTilesRequest
 
 from tests.admin import Deletion, delete, list_evictions, read_usage
 from tests.filling import fill
@@ -33,8 +30,12 @@ from tests.tiles import (
     waiting_for_locks,
 )
 from tests.waiting import eventually
-from tilecache_daemon.client import CallError, TileCacheClient
-from tilecache_daemon.identity import SOURCE_NUMBERS
+from tilecache.client import TileCacheClient
+from tilecache.errors import CallError
+from tilecache.identity import SOURCE_NUMBERS
+from tilecache.v1.tile_cache_admin_pb2 import EVICTION_REASON_DELETED, EvictedTile
+from tilecache.v1.tile_identity_pb2 import TileKey
+from tilecache.v1.tile_metadata_store_pb2 import QueryTilesRequest
 from tilecache_daemon.service.eviction import BATCH_TILES
 
 LAST_COLUMN_OF_10 = 1023

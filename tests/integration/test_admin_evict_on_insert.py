@@ -7,17 +7,18 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+
+from tests.admin import ACTIVE_CONFLICT, list_evictions, read_usage, set_sector, touch
+from tests.daemon_process import DaemonProcess
+from tests.tiles import NOW, ONBOARD, Block, bulk_insert, insert, key_name, tile
+from tilecache.client import TileCacheClient
+from tilecache.errors import CallError
 from tilecache.v1.tile_cache_admin_pb2 import EVICTION_REASON_EVICTED_ON_INSERT
 from tilecache.v1.tile_identity_pb2 import TileKey
 from tilecache.v1.tile_metadata_store_pb2 import (
     INSERT_OUTCOME_REPLACED,
     ON_CONFLICT_REPLACE_IF_NEWER,
 )
-
-from tests.admin import ACTIVE_CONFLICT, list_evictions, read_usage, set_sector, touch
-from tests.daemon_process import DaemonProcess
-from tests.tiles import NOW, ONBOARD, Block, bulk_insert, insert, key_name, tile
-from tilecache_daemon.client import CallError, TileCacheClient
 
 CEILING = 1_000
 

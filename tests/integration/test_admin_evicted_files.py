@@ -8,12 +8,6 @@ from typing import Any
 import grpc
 import psycopg
 import pytest
-from tilecache.v1.tile_cache_admin_pb2 import (
-    EVICTION_REASON_REPLACED,
-)
-from tilecache.v1.tile_metadata_store_pb2 import (
-    ON_CONFLICT_REPLACE_IF_NEWER,
-)
 
 from tests.admin import confirm, delete, evict, list_evictions, read_usage
 from tests.tiles import (
@@ -25,7 +19,14 @@ from tests.tiles import (
     sha256,
     tile,
 )
-from tilecache_daemon.client import CallError, TileCacheClient
+from tilecache.client import TileCacheClient
+from tilecache.errors import CallError
+from tilecache.v1.tile_cache_admin_pb2 import (
+    EVICTION_REASON_REPLACED,
+)
+from tilecache.v1.tile_metadata_store_pb2 import (
+    ON_CONFLICT_REPLACE_IF_NEWER,
+)
 
 ROWS_WHOSE_FILE_IS_LISTED = "SELECT count(*) FROM tiles JOIN tile_evictions USING (file_path)"
 

@@ -8,17 +8,6 @@ from typing import Any
 import grpc
 import psycopg
 import pytest
-from tilecache.v1.tile_cache_admin_pb2 import (
-    EVICTION_STOP_EMPTY,
-    EVICTION_STOP_GOAL_MET,
-    EVICTION_STOP_PENDING_UPLOADS,
-    EvictedTile,
-)
-from tilecache.v1.tile_identity_pb2 import TileKey
-from tilecache.v1.tile_metadata_store_pb2 import (
-    MarkUploadedRequest,
-    UploadedTile,
-)
 
 from tests.admin import evict, list_evictions, read_usage, touch
 from tests.daemon_process import DaemonProcess
@@ -37,7 +26,19 @@ from tests.tiles import (
     tile,
     tile_uuid,
 )
-from tilecache_daemon.client import CallError, TileCacheClient
+from tilecache.client import TileCacheClient
+from tilecache.errors import CallError
+from tilecache.v1.tile_cache_admin_pb2 import (
+    EVICTION_STOP_EMPTY,
+    EVICTION_STOP_GOAL_MET,
+    EVICTION_STOP_PENDING_UPLOADS,
+    EvictedTile,
+)
+from tilecache.v1.tile_identity_pb2 import TileKey
+from tilecache.v1.tile_metadata_store_pb2 import (
+    MarkUploadedRequest,
+    UploadedTile,
+)
 from tilecache_daemon.service.eviction import BATCH_TILES
 
 

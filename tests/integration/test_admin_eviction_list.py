@@ -5,15 +5,6 @@ from typing import Any
 import grpc
 import psycopg
 import pytest
-from tilecache.v1.tile_cache_admin_pb2 import (
-    EVICTION_REASON_DELETED,
-    EVICTION_REASON_EVICTED,
-    EvictTilesRequest,
-    ListEvictionsRequest,
-)
-from tilecache.v1.tile_metadata_store_pb2 import (
-    GetTileRequest,
-)
 
 from tests.admin import confirm, delete, evict, list_evictions, touch
 from tests.filling import fill
@@ -27,7 +18,17 @@ from tests.tiles import (
     tile,
     tile_uuid,
 )
-from tilecache_daemon.client import CallError, TileCacheClient
+from tilecache.client import TileCacheClient
+from tilecache.errors import CallError
+from tilecache.v1.tile_cache_admin_pb2 import (
+    EVICTION_REASON_DELETED,
+    EVICTION_REASON_EVICTED,
+    EvictTilesRequest,
+    ListEvictionsRequest,
+)
+from tilecache.v1.tile_metadata_store_pb2 import (
+    GetTileRequest,
+)
 
 
 def test_an_evicted_tile_is_listed_with_all_that_its_caller_needs(

@@ -6,6 +6,22 @@ from typing import Any
 import grpc
 import psycopg
 import pytest
+
+from tests.admin import (
+    ACTIVE_CONFLICT,
+    DOWNGRADE,
+    REJECT,
+    STABLE_REAR,
+    explain,
+    read_label,
+    reevaluate,
+    set_rule,
+    set_sector,
+)
+from tests.filling import fill
+from tests.tiles import NOW, TIMEOUT_S, bulk_insert, insert, store_row, tile, tile_key
+from tilecache.client import TileCacheClient
+from tilecache.errors import CallError
 from tilecache.v1.tile_cache_admin_pb2 import (
     DeleteSectorRequest,
     ListFreshnessRulesRequest,
@@ -23,21 +39,6 @@ from tilecache.v1.tile_metadata_store_pb2 import (
     INSERT_OUTCOME_DOWNGRADED,
     INSERT_OUTCOME_INSERTED,
 )
-
-from tests.admin import (
-    ACTIVE_CONFLICT,
-    DOWNGRADE,
-    REJECT,
-    STABLE_REAR,
-    explain,
-    read_label,
-    reevaluate,
-    set_rule,
-    set_sector,
-)
-from tests.filling import fill
-from tests.tiles import NOW, TIMEOUT_S, bulk_insert, insert, store_row, tile, tile_key
-from tilecache_daemon.client import CallError, TileCacheClient
 from tilecache_daemon.service.freshness import RELABEL_BATCH_TILES
 
 FRONT = (40.0, 20.0, 50.0, 30.0)

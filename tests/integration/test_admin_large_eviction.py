@@ -5,6 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+
+from tests.admin import read_usage
+from tests.daemon_process import DaemonProcess
+from tests.filling import fill_without_upkeep
+from tests.tiles import cell_region
+from tilecache.client import TileCacheClient
 from tilecache.v1.tile_cache_admin_pb2 import EvictTilesRequest
 from tilecache.v1.tile_metadata_store_pb2 import (
     GetTileRequest,
@@ -12,12 +18,6 @@ from tilecache.v1.tile_metadata_store_pb2 import (
     QueryTilesRequest,
     TileRef,
 )
-
-from tests.admin import read_usage
-from tests.daemon_process import DaemonProcess
-from tests.filling import fill_without_upkeep
-from tests.tiles import cell_region
-from tilecache_daemon.client import TileCacheClient
 from tilecache_daemon.service.eviction import BATCH_TILES
 
 TILES = 1_000_000

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tilecache.v1.tile_identity_pb2 import TileKey
 
 from tests.admin import read_label, read_usage
 from tests.daemon_process import DaemonProcess, run_tilecache
@@ -24,7 +23,8 @@ from tests.tiles import (
     tile_key,
     tile_uuid,
 )
-from tilecache_daemon.client import TileCacheClient
+from tilecache.client import TileCacheClient
+from tilecache.v1.tile_identity_pb2 import TileKey
 
 IN_FRONT = tile_key(10, 583, 356)
 BOX = "40,20,50,30"

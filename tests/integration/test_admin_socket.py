@@ -16,13 +16,13 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
     ProtoReflectionDescriptorDatabase,
 )
-from tilecache.v1 import tile_cache_admin_pb2
-from tilecache.v1.tile_metadata_store_pb2 import GetServerInfoRequest
 
 from tests.admin import read_usage
 from tests.daemon_process import DaemonProcess
 from tests.tiles import Block, insert, tile
-from tilecache_daemon.client import ADMIN_SERVICE, STORE_SERVICE
+from tilecache.client import ADMIN_SERVICE, STORE_SERVICE
+from tilecache.v1 import tile_cache_admin_pb2
+from tilecache.v1.tile_metadata_store_pb2 import GetServerInfoRequest
 
 ADMIN_METHODS = list(tile_cache_admin_pb2.DESCRIPTOR.services_by_name["TileCacheAdmin"].methods)
 

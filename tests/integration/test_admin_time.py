@@ -7,14 +7,6 @@ from typing import Any
 
 import psycopg
 import pytest
-from tilecache.v1.tile_metadata_store_pb2 import (
-    FRESHNESS_LABEL_DOWNGRADED,
-    FRESHNESS_LABEL_REJECTED,
-    INSERT_OUTCOME_DOWNGRADED,
-    INSERT_OUTCOME_INSERTED,
-    ClockStatus,
-    GetServerInfoRequest,
-)
 
 from tests.admin import (
     ACTIVE_CONFLICT,
@@ -32,7 +24,15 @@ from tests.admin import (
 from tests.clocked_daemon import ClockedDaemon
 from tests.tiles import TIMEOUT_S, Block, insert, key_name, tile, tile_key
 from tests.waiting import eventually
-from tilecache_daemon.client import CallError
+from tilecache.errors import CallError
+from tilecache.v1.tile_metadata_store_pb2 import (
+    FRESHNESS_LABEL_DOWNGRADED,
+    FRESHNESS_LABEL_REJECTED,
+    INSERT_OUTCOME_DOWNGRADED,
+    INSERT_OUTCOME_INSERTED,
+    ClockStatus,
+    GetServerInfoRequest,
+)
 
 EVERYWHERE = (-90.0, -180.0, 90.0, 180.0)
 FIRST, SECOND, THIRD = tile_key(10, 1, 1), tile_key(10, 2, 2), tile_key(10, 3, 3)

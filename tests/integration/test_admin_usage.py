@@ -4,13 +4,6 @@ from datetime import timedelta
 from typing import Any
 
 import psycopg
-from tilecache.v1.tile_metadata_store_pb2 import (
-    FRESHNESS_LABEL_DOWNGRADED,
-    FRESHNESS_LABEL_FRESH,
-    ON_CONFLICT_REPLACE_IF_NEWER,
-    MarkUploadedRequest,
-    UploadedTile,
-)
 
 from tests.admin import STABLE_REAR, confirm, delete, evict, read_usage, set_sector
 from tests.tiles import (
@@ -27,7 +20,14 @@ from tests.tiles import (
     tile_key,
     tile_uuid,
 )
-from tilecache_daemon.client import TileCacheClient
+from tilecache.client import TileCacheClient
+from tilecache.v1.tile_metadata_store_pb2 import (
+    FRESHNESS_LABEL_DOWNGRADED,
+    FRESHNESS_LABEL_FRESH,
+    ON_CONFLICT_REPLACE_IF_NEWER,
+    MarkUploadedRequest,
+    UploadedTile,
+)
 
 
 def used(usage: Any) -> tuple[int, int]:

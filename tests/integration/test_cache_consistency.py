@@ -16,6 +16,11 @@ from pathlib import Path
 
 import psycopg
 import pytest
+
+from tests.daemon_process import DaemonProcess
+from tests.tiles import YESTERDAY, by_id, cell_region, insert, tile, tile_key, tile_uuid
+from tests.waiting import eventually
+from tilecache.client import TileCacheClient
 from tilecache.v1.tile_cache_admin_pb2 import DeleteTilesRequest
 from tilecache.v1.tile_metadata_store_pb2 import (
     ON_CONFLICT_REPLACE_IF_NEWER,
@@ -24,11 +29,6 @@ from tilecache.v1.tile_metadata_store_pb2 import (
     TileMetadata,
     TouchTilesRequest,
 )
-
-from tests.daemon_process import DaemonProcess
-from tests.tiles import YESTERDAY, by_id, cell_region, insert, tile, tile_key, tile_uuid
-from tests.waiting import eventually
-from tilecache_daemon.client import TileCacheClient
 
 Cell = tuple[int, int]
 Versions = dict[Cell, int]

@@ -8,16 +8,15 @@ from typing import Any
 import pytest
 
 from tests.waiting import PATIENCE_S, eventually
+from tilecache.mercator import BlockKey, CellRectangle, cells_of
 from tilecache_daemon import tasks
-from tilecache_daemon.blocks import BlockKey, cells_of
-from tilecache_daemon.cache import TileCache
-from tilecache_daemon.changes import ChangeListener
-from tilecache_daemon.courtesy import Courtesy
-from tilecache_daemon.database import Database
-from tilecache_daemon.mercator import CellRectangle
+from tilecache_daemon.cache.tile_cache import TileCache
 from tilecache_daemon.models import TileFilter
+from tilecache_daemon.read_priority import ReadPriority
 from tilecache_daemon.rpc import packing
-from tilecache_daemon.store import Store
+from tilecache_daemon.store.change_feed import ChangeListener
+from tilecache_daemon.store.database import Database
+from tilecache_daemon.store.store import Store
 from tilecache_daemon.store.tiles import TileQueries
 
 KEY = BlockKey(18, 4_000, 3_000)
@@ -26,18 +25,18 @@ CORNER = CellRectangle(WHOLE.x_from, WHOLE.x_from, WHOLE.y_from, WHOLE.y_from)
 
 
 @pytest.fixture
-def courtesy() -> Courtesy:
-    return Courtesy(time.monotonic)
+def read_priority() -> ReadPriority:
+    return ReadPriority(time.monotonic)
 
 
 @pytest.fixture
-async def cache(database: str, courtesy: Courtesy) -> AsyncIterator[TileCache]:
+async def cache(database: str, read_priority: ReadPriority) -> AsyncIterator[TileCache]:
     """One that hears of changes, on a database without tiles."""
     pool = Database(database, min_size=1, max_size=4, timeout_s=5, statement_timeout_s=30)
     await pool.open()
     changes = ChangeListener(database)
     listening = asyncio.create_task(changes.run())
-    cache = TileCache(Store(pool, changes), changes, packing, courtesy, 1_000_000)
+    cache = TileCache(Store(pool, changes), changes, packing, read_priority, 1_000_000)
     await asyncio.to_thread(eventually, lambda: changes.hearing)
     yield cache
     await tasks.end(listening)
@@ -65,20 +64,20 @@ async def ask(cache: TileCache, cells: CellRectangle) -> None:
 
 
 async def test_an_answer_does_not_wait_for_the_rest_of_its_block(
-    cache: TileCache, courtesy: Courtesy, reads: "asyncio.Queue[CellRectangle]"
+    cache: TileCache, read_priority: ReadPriority, reads: "asyncio.Queue[CellRectangle]"
 ) -> None:
     await ask(cache, CORNER)
-    courtesy.note_read()
+    read_priority.note_read()
     await ask(cache, CORNER)
     read = [await asyncio.wait_for(reads.get(), PATIENCE_S) for _ in range(3)]
     assert read == [CORNER, CORNER, WHOLE]
 
 
 async def test_who_asks_a_third_time_reads_the_rest_that_nobody_had_time_for(
-    cache: TileCache, courtesy: Courtesy, reads: "asyncio.Queue[CellRectangle]"
+    cache: TileCache, read_priority: ReadPriority, reads: "asyncio.Queue[CellRectangle]"
 ) -> None:
     for _ in range(4):
-        courtesy.note_read()
+        read_priority.note_read()
         await ask(cache, CORNER)
     assert [reads.get_nowait() for _ in range(reads.qsize())] == [CORNER, CORNER, WHOLE]
 

@@ -10,7 +10,7 @@ import pytest
 from tests.daemon_process import DaemonProcess, run_tilecache
 from tests.waiting import eventually
 from tilecache_daemon import __version__
-from tilecache_daemon.schema import HEAD_REVISION
+from tilecache_daemon.schema.migrator import HEAD_REVISION
 
 
 def test_one_screen_tells_the_state(shared_daemon: DaemonProcess) -> None:

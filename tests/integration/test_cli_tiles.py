@@ -6,7 +6,6 @@ from datetime import timedelta
 from uuid import uuid4
 
 import pytest
-from tilecache.v1.tile_identity_pb2 import TileKey
 
 from tests.daemon_process import DaemonProcess, run_tilecache
 from tests.tiles import (
@@ -20,6 +19,7 @@ from tests.tiles import (
     tile_key,
     tile_uuid,
 )
+from tilecache.v1.tile_identity_pb2 import TileKey
 
 Ran = subprocess.CompletedProcess[str]
 KEY = tile_key(18, 154321, 95812)

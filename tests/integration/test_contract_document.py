@@ -8,9 +8,9 @@ from typing import Any
 import grpc
 import pytest
 from google.protobuf.descriptor import MethodDescriptor
-from tilecache.v1 import tile_cache_admin_pb2, tile_metadata_store_pb2
 
 from tests.daemon_process import DaemonProcess
+from tilecache.v1 import tile_cache_admin_pb2, tile_metadata_store_pb2
 from tilecache_daemon.models import Limits
 from tilecache_daemon.rpc.calls import CODES
 from tilecache_daemon.rpc.status import TABLE

@@ -10,7 +10,7 @@ from PIL import Image
 
 from tests.daemon_process import DaemonProcess, run_tilecache
 from tests.imagery import cut_blue_marble
-from tilecache_daemon.coverage_map import FRESH, KIND_COLOURS, MISSING
+from tilecache_daemon.cli.coverage_map import FRESH, KIND_COLOURS, MISSING
 
 WHOLE_WORLD = "-90,-180,90,180"
 FIJI = "-30,160,10,-150"  # across the antimeridian

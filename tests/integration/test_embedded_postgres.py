@@ -19,9 +19,9 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
-from tilecache_daemon.embedded_postgres import EmbeddedPostgres, EmbeddedPostgresError
-from tilecache_daemon.postgres_binaries import find_binaries
-from tilecache_daemon.postgres_launcher import ServerUser, launched
+from tilecache_daemon.postgres.binaries import find_binaries
+from tilecache_daemon.postgres.embedded import EmbeddedPostgres, EmbeddedPostgresError
+from tilecache_daemon.postgres.launcher import ServerUser, launched
 
 DEADLINE_S = 60
 NOBODY = 65534
@@ -30,7 +30,7 @@ NO_FSYNC = {"fsync": "off"}  # Only a machine without power would lose by it.
 PARENT = """
 import sys
 from pathlib import Path
-from tilecache_daemon.embedded_postgres import EmbeddedPostgres
+from tilecache_daemon.postgres.embedded import EmbeddedPostgres
 server = EmbeddedPostgres(Path(sys.argv[1]), settings={"fsync": "off"})
 server.start()
 print(server.server_pid, server.dsn, flush=True)

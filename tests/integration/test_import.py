@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from tilecache.v1.tile_metadata_store_pb2 import FreshnessLabel, TileMetadata
 
 from tests.daemon_process import TILECACHE, DaemonProcess, daemon_environment, run_tilecache
 from tests.imagery import cut_blue_marble, list_pyramid, write_mbtiles, write_pmtiles
 from tests.stored_tiles import count_covered, list_stored
+from tilecache.v1.tile_metadata_store_pb2 import FreshnessLabel, TileMetadata
 from tilecache_daemon import derive_tile_id
 
 ZOOMS = range(4)

@@ -10,15 +10,15 @@ from typing import Any
 import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
-from tilecache.v1.tile_metadata_store_pb2 import GetTileRequest
 
 from tests.daemon_process import DaemonProcess, run_tilecache
 from tests.tiles import TIMEOUT_S, Block, by_key, insert, tile
 from tests.waiting import eventually
-from tilecache_daemon.client import CallError
-from tilecache_daemon.embedded_postgres import EmbeddedPostgres
-from tilecache_daemon.identity import TILE_NAMESPACE_UUID
-from tilecache_daemon.schema import HEAD_REVISION
+from tilecache.errors import CallError
+from tilecache.identity import TILE_NAMESPACE_UUID
+from tilecache.v1.tile_metadata_store_pb2 import GetTileRequest
+from tilecache_daemon.postgres.embedded import EmbeddedPostgres
+from tilecache_daemon.schema.migrator import HEAD_REVISION
 
 SECRET = "hunter2"
 CALLS = 20

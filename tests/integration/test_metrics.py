@@ -12,11 +12,6 @@ import psycopg
 import pytest
 from prometheus_client.utils import floatToGoString
 from psycopg.sql import SQL, Identifier
-from tilecache.v1.tile_metadata_store_pb2 import (
-    BulkInsertTilesRequest,
-    GetTileRequest,
-    TouchTilesRequest,
-)
 
 from tests.admin import evict
 from tests.clocked_daemon import ClockedDaemon
@@ -24,10 +19,16 @@ from tests.daemon_process import DaemonProcess, run_tilecache
 from tests.scraping import Scrape, scrape
 from tests.tiles import GOOGLEMAPS, NOW, TIMEOUT_S, Block, by_key, insert, store_row, tile, tile_key
 from tests.waiting import PATIENCE_S, eventually
-from tilecache_daemon.client import CallError, TileCacheClient
-from tilecache_daemon.database import KEPT_FOR_READS
-from tilecache_daemon.identity import TILE_NAMESPACE_UUID
-from tilecache_daemon.schema import HEAD_REVISION, REVISIONS
+from tilecache.client import TileCacheClient
+from tilecache.errors import CallError
+from tilecache.identity import TILE_NAMESPACE_UUID
+from tilecache.v1.tile_metadata_store_pb2 import (
+    BulkInsertTilesRequest,
+    GetTileRequest,
+    TouchTilesRequest,
+)
+from tilecache_daemon.schema.migrator import HEAD_REVISION, REVISIONS
+from tilecache_daemon.store.database import KEPT_FOR_READS
 
 NEVER_S = 3_600
 POOL_MIN_SIZE, POOL_MAX_SIZE = 2, 5

@@ -12,15 +12,15 @@ import pytest
 from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
-from tilecache.v1 import tile_cache_admin_pb2 as admin_pb
-from tilecache.v1 import tile_metadata_store_pb2 as pb
-from tilecache.v1.tile_cache_admin_pb2_grpc import TileCacheAdminStub
-from tilecache.v1.tile_metadata_store_pb2_grpc import TileMetadataStoreStub
 
 from tests.certificates import LOOPBACK, Authority, Identity
 from tests.daemon_process import DaemonProcess, run_tilecache
 from tests.tiles import Block, key_name, tile
-from tilecache_daemon.client import STORE_SERVICE
+from tilecache.client import STORE_SERVICE
+from tilecache.v1 import tile_cache_admin_pb2 as admin_pb
+from tilecache.v1 import tile_metadata_store_pb2 as pb
+from tilecache.v1.tile_cache_admin_pb2_grpc import TileCacheAdminStub
+from tilecache.v1.tile_metadata_store_pb2_grpc import TileMetadataStoreStub
 
 ALLOWED_DNS = "provider.ground.example"
 ALLOWED_URI = "spiffe://ground.example/provider"

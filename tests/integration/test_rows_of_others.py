@@ -5,6 +5,9 @@ from typing import Any
 
 import psycopg
 from google.protobuf.json_format import MessageToDict
+
+from tests.tiles import FLIGHT, ONBOARD, Block, store_row
+from tilecache.client import TileCacheClient
 from tilecache.v1.tile_identity_pb2 import TILE_SOURCE_UNSPECIFIED
 from tilecache.v1.tile_metadata_store_pb2 import (
     FRESHNESS_LABEL_STALE_REJECT,
@@ -15,9 +18,6 @@ from tilecache.v1.tile_metadata_store_pb2 import (
     TileMetadata,
     TileRef,
 )
-
-from tests.tiles import FLIGHT, ONBOARD, Block, store_row
-from tilecache_daemon.client import TileCacheClient
 
 MOMENT = datetime(1969, 7, 20, 20, 17, 40, 123456, tzinfo=timezone.utc)
 EVERY_LABEL = [number for number in FreshnessLabel.values() if number]

@@ -22,12 +22,13 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
     ProtoReflectionDescriptorDatabase,
 )
 from psycopg.conninfo import make_conninfo
-from tilecache.v1.tile_metadata_store_pb2 import GetTileRequest
 
 from tests.daemon_process import TILECACHE, DaemonProcess, daemon_environment, run_tilecache
 from tests.tiles import Block, by_key, insert, store_row, tile, waiting_for_locks
 from tests.waiting import eventually
-from tilecache_daemon.client import ADMIN_SERVICE, STORE_SERVICE, CallError, TileCacheClient
+from tilecache.client import ADMIN_SERVICE, STORE_SERVICE, TileCacheClient
+from tilecache.errors import CallError
+from tilecache.v1.tile_metadata_store_pb2 import GetTileRequest
 
 UNREACHABLE = "host=/nonexistent dbname=tiles user=operator password=hunter2"
 
@@ -294,7 +295,7 @@ def test_a_bad_setting_ends_the_start_and_is_named(short_directory: Path) -> Non
 
 def test_a_daemon_whose_identity_proof_fails_does_not_start(short_directory: Path) -> None:
     broken = (
-        "from tilecache_daemon import identity; from tilecache_daemon.cli import main;"
+        "from tilecache import identity; from tilecache_daemon.cli import main;"
         "scheme = type(identity._SCHEME)(); scheme.CopyFrom(identity._SCHEME);"
         "scheme.tile_vectors[0].uuid = scheme.no_flight_uuid; identity._SCHEME = scheme;"
         "main(['serve'])"

@@ -10,6 +10,12 @@ from typing import Any
 import grpc
 import psycopg
 import pytest
+
+from tests.daemon_process import DaemonProcess
+from tests.tiles import Block, by_key, insert, store_row, tile, tile_uuid, waiting_for_locks
+from tests.waiting import eventually
+from tilecache.client import TileCacheClient
+from tilecache.errors import CallError
 from tilecache.v1.tile_metadata_store_pb2 import (
     BulkInsertTilesRequest,
     DescribeCoverageRequest,
@@ -17,11 +23,6 @@ from tilecache.v1.tile_metadata_store_pb2 import (
     InsertTileRequest,
     QueryTilesRequest,
 )
-
-from tests.daemon_process import DaemonProcess
-from tests.tiles import Block, by_key, insert, store_row, tile, tile_uuid, waiting_for_locks
-from tests.waiting import eventually
-from tilecache_daemon.client import CallError, TileCacheClient
 
 
 @contextmanager

@@ -11,6 +11,13 @@ from typing import Any
 import grpc
 import psycopg
 import pytest
+
+from tests.conftest import UNSAFE_BUT_FAST
+from tests.daemon_process import DaemonProcess, run_tilecache
+from tests.tiles import Block, by_key, cell_region, insert, tile, tile_key
+from tests.waiting import eventually
+from tilecache.client import TileCacheClient
+from tilecache.errors import CallError
 from tilecache.v1.tile_metadata_store_pb2 import (
     DeriveTileIdentityRequest,
     GetServerInfoRequest,
@@ -20,13 +27,7 @@ from tilecache.v1.tile_metadata_store_pb2 import (
     QueryTilesRequest,
     TouchTilesRequest,
 )
-
-from tests.conftest import UNSAFE_BUT_FAST
-from tests.daemon_process import DaemonProcess, run_tilecache
-from tests.tiles import Block, by_key, cell_region, insert, tile, tile_key
-from tests.waiting import eventually
-from tilecache_daemon.client import CallError, TileCacheClient
-from tilecache_daemon.embedded_postgres import EmbeddedPostgres
+from tilecache_daemon.postgres.embedded import EmbeddedPostgres
 
 
 @pytest.fixture(scope="module")

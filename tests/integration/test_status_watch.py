@@ -15,8 +15,6 @@ from typing import Any
 
 import psycopg
 from google.protobuf.message_factory import GetMessageClass
-from tilecache.v1 import tile_cache_admin_pb2, tile_metadata_store_pb2
-from tilecache.v1.tile_metadata_store_pb2 import GetTileRequest
 
 from tests.admin import evict, touch
 from tests.clocked_daemon import ClockedDaemon
@@ -29,9 +27,12 @@ from tests.daemon_process import (
 )
 from tests.tiles import NOW, TIMEOUT_S, Block, by_key, insert, store_row, tile
 from tests.waiting import eventually
-from tilecache_daemon.client import CallError, TileCacheClient
+from tilecache.client import TileCacheClient
+from tilecache.errors import CallError
+from tilecache.v1 import tile_cache_admin_pb2, tile_metadata_store_pb2
+from tilecache.v1.tile_metadata_store_pb2 import GetTileRequest
 from tilecache_daemon.models import Limits
-from tilecache_daemon.schema import REVISIONS
+from tilecache_daemon.schema.migrator import REVISIONS
 
 EXIT_USAGE = 2
 NEVER_S = 3_600

@@ -10,6 +10,12 @@ import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
+
+from tests.daemon_process import DaemonProcess
+from tests.tiles import FLIGHT, box_region, cell_region, circle_region, sha256, tile, tile_key
+from tilecache.client import TileCacheClient
+from tilecache.errors import CallError
+from tilecache.mercator import cell_bounds
 from tilecache.v1.tile_identity_pb2 import TileKey
 from tilecache.v1.tile_metadata_store_pb2 import (
     BulkInsertTilesRequest,
@@ -27,11 +33,6 @@ from tilecache.v1.tile_metadata_store_pb2 import (
     TouchTilesRequest,
     UploadedTile,
 )
-
-from tests.daemon_process import DaemonProcess
-from tests.tiles import FLIGHT, box_region, cell_region, circle_region, sha256, tile, tile_key
-from tilecache_daemon.client import CallError, TileCacheClient
-from tilecache_daemon.mercator import cell_bounds
 
 KEY = tile_key(18, 154321, 95812)
 SERVICE = "tilecache.v1.TileMetadataStore"

@@ -10,15 +10,6 @@ from typing import Any
 import grpc
 import psycopg
 import pytest
-from tilecache.v1.tile_identity_pb2 import TileKey
-from tilecache.v1.tile_metadata_store_pb2 import (
-    ON_CONFLICT_KEEP_EXISTING,
-    ON_CONFLICT_REPLACE_IF_NEWER,
-    BulkInsertTilesRequest,
-    BulkInsertTilesResponse,
-    LookupTilesRequest,
-    TileMetadata,
-)
 
 from tests.daemon_process import DaemonProcess
 from tests.tiles import (
@@ -36,7 +27,17 @@ from tests.tiles import (
     waiting_for_locks,
 )
 from tests.waiting import eventually
-from tilecache_daemon.client import CallError, TileCacheClient
+from tilecache.client import TileCacheClient
+from tilecache.errors import CallError
+from tilecache.v1.tile_identity_pb2 import TileKey
+from tilecache.v1.tile_metadata_store_pb2 import (
+    ON_CONFLICT_KEEP_EXISTING,
+    ON_CONFLICT_REPLACE_IF_NEWER,
+    BulkInsertTilesRequest,
+    BulkInsertTilesResponse,
+    LookupTilesRequest,
+    TileMetadata,
+)
 
 EARLIER = YESTERDAY - timedelta(days=10)
 

@@ -7,18 +7,18 @@ from typing import Any
 
 import psycopg
 import pytest
+
+from tests.daemon_process import DaemonProcess, run_tilecache
+from tests.tiles import Block, bulk_insert, by_key, insert, store_row, tile, tile_uuid
+from tests.waiting import eventually
+from tilecache.mercator import cell_centre
 from tilecache.v1.tile_metadata_store_pb2 import (
     INSERT_OUTCOME_DOWNGRADED,
     INSERT_OUTCOME_INSERTED,
     GetServerInfoRequest,
     TouchTilesRequest,
 )
-
-from tests.daemon_process import DaemonProcess, run_tilecache
-from tests.tiles import Block, bulk_insert, by_key, insert, store_row, tile, tile_uuid
-from tests.waiting import eventually
-from tilecache_daemon.freshness import add_months
-from tilecache_daemon.mercator import cell_centre
+from tilecache_daemon.freshness_policy import add_months
 
 NOW = datetime.now(timezone.utc)
 SEEN = NOW + timedelta(days=400)

@@ -9,13 +9,6 @@ from typing import Any
 import grpc
 import psycopg
 import pytest
-from tilecache.v1.tile_metadata_store_pb2 import (
-    CoverageSummary,
-    DescribeCoverageRequest,
-    DescribeCoverageResponse,
-    FreshnessLabel,
-    Region,
-)
 
 from tests.tiles import (
     ONBOARD,
@@ -29,8 +22,16 @@ from tests.tiles import (
     tile,
     tile_key,
 )
-from tilecache_daemon.client import CallError, TileCacheClient
-from tilecache_daemon.mercator import BoundingBox, cells_in_box, cells_in_circle
+from tilecache.client import TileCacheClient
+from tilecache.errors import CallError
+from tilecache.mercator import BoundingBox, cells_in_box, cells_in_circle
+from tilecache.v1.tile_metadata_store_pb2 import (
+    CoverageSummary,
+    DescribeCoverageRequest,
+    DescribeCoverageResponse,
+    FreshnessLabel,
+    Region,
+)
 
 Cell = tuple[int, int]
 WORDS = ["fresh", "downgraded", "stale_warn", "stale_reject", "rejected"]

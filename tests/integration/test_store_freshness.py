@@ -8,6 +8,13 @@ from typing import Any
 import grpc
 import psycopg
 import pytest
+
+from tests.daemon_process import DaemonProcess
+from tests.tiles import Block, bulk_insert, by_key, insert, store_row, tile, tile_key, tile_uuid
+from tests.waiting import eventually
+from tilecache.client import TileCacheClient
+from tilecache.errors import CallError
+from tilecache.mercator import BoundingBox, cell_bounds, cell_centre
 from tilecache.v1.tile_identity_pb2 import TileKey
 from tilecache.v1.tile_metadata_store_pb2 import (
     FRESHNESS_LABEL_DOWNGRADED,
@@ -19,12 +26,7 @@ from tilecache.v1.tile_metadata_store_pb2 import (
     ON_CONFLICT_REPLACE_IF_NEWER,
     LookupTilesRequest,
 )
-
-from tests.daemon_process import DaemonProcess
-from tests.tiles import Block, bulk_insert, by_key, insert, store_row, tile, tile_key, tile_uuid
-from tests.waiting import eventually
-from tilecache_daemon.client import CallError, TileCacheClient
-from tilecache_daemon.freshness import (
+from tilecache_daemon.freshness_policy import (
     FreshnessAction,
     FreshnessPolicy,
     FreshnessRule,
@@ -32,7 +34,6 @@ from tilecache_daemon.freshness import (
     SectorClassification,
     add_months,
 )
-from tilecache_daemon.mercator import BoundingBox, cell_bounds, cell_centre
 
 NOW = datetime.now(timezone.utc)
 DAY = timedelta(days=1)

@@ -10,21 +10,6 @@ import psycopg
 import pytest
 from google.protobuf.json_format import MessageToDict, ParseDict
 from google.protobuf.struct_pb2 import Struct
-from tilecache.v1.tile_metadata_store_pb2 import (
-    FRESHNESS_LABEL_FRESH,
-    INSERT_OUTCOME_ALREADY_PRESENT,
-    INSERT_OUTCOME_INSERTED,
-    INSERT_OUTCOME_KEPT_EXISTING,
-    INSERT_OUTCOME_REPLACED,
-    ON_CONFLICT_FAIL,
-    ON_CONFLICT_KEEP_EXISTING,
-    ON_CONFLICT_REPLACE_IF_NEWER,
-    GetTileRequest,
-    LookupTilesRequest,
-    MarkUploadedRequest,
-    TileMetadata,
-    UploadedTile,
-)
 
 from tests.tiles import (
     FLIGHT,
@@ -43,8 +28,24 @@ from tests.tiles import (
     tile_uuid,
     timestamp,
 )
-from tilecache_daemon.client import CallError, TileCacheClient
-from tilecache_daemon.mercator import cell_centre, cell_edge_meters
+from tilecache.client import TileCacheClient
+from tilecache.errors import CallError
+from tilecache.mercator import cell_centre, cell_edge_meters
+from tilecache.v1.tile_metadata_store_pb2 import (
+    FRESHNESS_LABEL_FRESH,
+    INSERT_OUTCOME_ALREADY_PRESENT,
+    INSERT_OUTCOME_INSERTED,
+    INSERT_OUTCOME_KEPT_EXISTING,
+    INSERT_OUTCOME_REPLACED,
+    ON_CONFLICT_FAIL,
+    ON_CONFLICT_KEEP_EXISTING,
+    ON_CONFLICT_REPLACE_IF_NEWER,
+    GetTileRequest,
+    LookupTilesRequest,
+    MarkUploadedRequest,
+    TileMetadata,
+    UploadedTile,
+)
 
 EARLIER = YESTERDAY - timedelta(days=10)
 

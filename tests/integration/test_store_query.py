@@ -8,21 +8,6 @@ from typing import Any
 import grpc
 import psycopg
 import pytest
-from tilecache.v1.tile_identity_pb2 import TileKey
-from tilecache.v1.tile_metadata_store_pb2 import (
-    FRESHNESS_LABEL_DOWNGRADED,
-    FRESHNESS_LABEL_FRESH,
-    FRESHNESS_LABEL_REJECTED,
-    FRESHNESS_LABEL_STALE_REJECT,
-    FRESHNESS_LABEL_STALE_WARN,
-    TILE_SELECTION_BEST_PER_CELL,
-    FreshnessLabel,
-    GetServerInfoRequest,
-    QueryTilesRequest,
-    QueryTilesResponse,
-    Region,
-    TileMetadata,
-)
 
 from tests.daemon_process import DaemonProcess
 from tests.tiles import (
@@ -43,8 +28,24 @@ from tests.tiles import (
     timestamp,
 )
 from tests.waiting import eventually
-from tilecache_daemon.client import CallError, TileCacheClient
-from tilecache_daemon.mercator import cell_bounds, cell_centre, cell_edge_meters
+from tilecache.client import TileCacheClient
+from tilecache.errors import CallError
+from tilecache.mercator import cell_bounds, cell_centre, cell_edge_meters
+from tilecache.v1.tile_identity_pb2 import TileKey
+from tilecache.v1.tile_metadata_store_pb2 import (
+    FRESHNESS_LABEL_DOWNGRADED,
+    FRESHNESS_LABEL_FRESH,
+    FRESHNESS_LABEL_REJECTED,
+    FRESHNESS_LABEL_STALE_REJECT,
+    FRESHNESS_LABEL_STALE_WARN,
+    TILE_SELECTION_BEST_PER_CELL,
+    FreshnessLabel,
+    GetServerInfoRequest,
+    QueryTilesRequest,
+    QueryTilesResponse,
+    Region,
+    TileMetadata,
+)
 
 CHUNK_BYTES = 4 * 1024 * 1024  # what a gRPC client takes unless it is told otherwise
 LABELS = {

@@ -8,18 +8,6 @@ from uuid import uuid4
 import grpc
 import psycopg
 import pytest
-from tilecache.v1.tile_identity_pb2 import TileKey
-from tilecache.v1.tile_metadata_store_pb2 import (
-    DeriveTileIdentityRequest,
-    DescribeCoverageRequest,
-    GetServerInfoRequest,
-    GetTileRequest,
-    ListPendingUploadsRequest,
-    LookupTilesRequest,
-    QueryTilesRequest,
-    TileRef,
-    TouchTilesRequest,
-)
 
 from tests.tiles import (
     FLIGHT,
@@ -35,9 +23,22 @@ from tests.tiles import (
     tile_uuid,
 )
 from tests.waiting import eventually
+from tilecache.client import TileCacheClient
+from tilecache.errors import CallError
+from tilecache.v1.tile_identity_pb2 import TileKey
+from tilecache.v1.tile_metadata_store_pb2 import (
+    DeriveTileIdentityRequest,
+    DescribeCoverageRequest,
+    GetServerInfoRequest,
+    GetTileRequest,
+    ListPendingUploadsRequest,
+    LookupTilesRequest,
+    QueryTilesRequest,
+    TileRef,
+    TouchTilesRequest,
+)
 from tilecache_daemon import __version__
-from tilecache_daemon.client import CallError, TileCacheClient
-from tilecache_daemon.schema import HEAD_REVISION
+from tilecache_daemon.schema.migrator import HEAD_REVISION
 
 
 def accessed_at(client: TileCacheClient, key: TileKey) -> datetime | None:

@@ -8,23 +8,6 @@ from typing import Any
 import grpc
 import psycopg
 import pytest
-from tilecache.v1.tile_identity_pb2 import TileKey
-from tilecache.v1.tile_metadata_store_pb2 import (
-    MARK_OUTCOME_ALREADY_MARKED,
-    MARK_OUTCOME_CONTENT_DIFFERS,
-    MARK_OUTCOME_MARKED,
-    MARK_OUTCOME_NOT_FOUND,
-    MARK_OUTCOME_NOT_UPLOADABLE,
-    ON_CONFLICT_REPLACE_IF_NEWER,
-    GetTileRequest,
-    ListPendingUploadsRequest,
-    ListPendingUploadsResponse,
-    LookupTilesRequest,
-    MarkUploadedRequest,
-    TileMetadata,
-    UploadedTile,
-)
-from tilecache.v1.tile_metadata_store_pb2_grpc import TileMetadataStoreStub
 
 from tests.daemon_process import DaemonProcess
 from tests.tiles import (
@@ -42,7 +25,25 @@ from tests.tiles import (
     tile,
     tile_uuid,
 )
-from tilecache_daemon.client import CallError, TileCacheClient
+from tilecache.client import TileCacheClient
+from tilecache.errors import CallError
+from tilecache.v1.tile_identity_pb2 import TileKey
+from tilecache.v1.tile_metadata_store_pb2 import (
+    MARK_OUTCOME_ALREADY_MARKED,
+    MARK_OUTCOME_CONTENT_DIFFERS,
+    MARK_OUTCOME_MARKED,
+    MARK_OUTCOME_NOT_FOUND,
+    MARK_OUTCOME_NOT_UPLOADABLE,
+    ON_CONFLICT_REPLACE_IF_NEWER,
+    GetTileRequest,
+    ListPendingUploadsRequest,
+    ListPendingUploadsResponse,
+    LookupTilesRequest,
+    MarkUploadedRequest,
+    TileMetadata,
+    UploadedTile,
+)
+from tilecache.v1.tile_metadata_store_pb2_grpc import TileMetadataStoreStub
 
 
 @pytest.fixture

@@ -20,16 +20,16 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2_grpc import (
 )
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
+
+from tests.daemon_process import DaemonProcess, daemon_environment
+from tests.tiles import TIMEOUT_S, Block, by_key, insert, tile
+from tests.waiting import eventually
+from tilecache.errors import CallError
 from tilecache.v1.tile_metadata_store_pb2 import (
     GetServerInfoRequest,
     GetTileRequest,
     QueryTilesRequest,
 )
-
-from tests.daemon_process import DaemonProcess, daemon_environment
-from tests.tiles import TIMEOUT_S, Block, by_key, insert, tile
-from tests.waiting import eventually
-from tilecache_daemon.client import CallError
 
 NOWHERE = "http://127.0.0.1:1"
 EXIT_USAGE = 2
@@ -187,7 +187,7 @@ def test_opentelemetry_is_not_loaded_unless_it_is_asked_for() -> None:
 import sys
 from tilecache_daemon.clock import Clock
 from tilecache_daemon.config import load_config
-from tilecache_daemon.observation import Observation
+from tilecache_daemon.observability.observation import Observation
 assert len(Observation(load_config(), Clock()).observers) == 1
 assert not [name for name in sys.modules if name.startswith("opentelemetry")]
 """

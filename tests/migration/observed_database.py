@@ -10,9 +10,9 @@ from uuid import uuid4
 import psycopg
 from psycopg.sql import SQL
 
-from tilecache_daemon.alembic_runner import run_alembic
-from tilecache_daemon.schema import find_migrations
-from tilecache_daemon.schema_connection import connect
+from tilecache_daemon.schema.alembic_runner import run_alembic
+from tilecache_daemon.schema.connection import connect
+from tilecache_daemon.schema.migrator import find_migrations
 
 PATIENCE_S = 60
 CATALOG_QUERY = (Path(__file__).parent / "catalog.sql").read_text()

@@ -9,7 +9,7 @@ import pytest
 from psycopg.sql import SQL
 
 from tests.migration.observed_database import Database
-from tilecache_daemon.schema import downgrade
+from tilecache_daemon.schema.migrator import downgrade
 
 CHANNEL = "tilecache_changes"
 FILL = """

@@ -8,7 +8,11 @@ import pytest
 
 from tests.migration.observed_database import WAITING_SESSIONS, Database
 from tilecache_daemon.config import Config
-from tilecache_daemon.schema import HEAD_REVISION, DatabaseUnreachableError, apply_migrations
+from tilecache_daemon.schema.migrator import (
+    HEAD_REVISION,
+    DatabaseUnreachableError,
+    apply_migrations,
+)
 
 # 0002 comes to the sectors when the tiles are already changed.
 STOP_HALFWAY = "LOCK TABLE sector_classifications IN ACCESS SHARE MODE"
@@ -19,7 +23,7 @@ NOBODY_MIGRATES = """NOT EXISTS (
 PROGRAM = """
 import sys
 from tilecache_daemon.config import Config
-from tilecache_daemon.schema import apply_migrations
+from tilecache_daemon.schema.migrator import apply_migrations
 apply_migrations(Config(dsn=sys.argv[1]))
 """
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.migration.observed_database import Database
-from tilecache_daemon.identity import TILE_NAMESPACE_UUID
-from tilecache_daemon.schema import HEAD_REVISION, REVISIONS
+from tilecache.identity import TILE_NAMESPACE_UUID
+from tilecache_daemon.schema.migrator import HEAD_REVISION, REVISIONS
 
 TILECACHE = Path(sys.executable).with_name("tilecache")
 ENVIRONMENT = {

@@ -12,9 +12,9 @@ from alembic.config import Config as AlembicConfig
 from alembic.script import ScriptDirectory
 
 from tests.migration.observed_database import FLIGHT, OLD_TILES, Database
+from tilecache.identity import derive_location_hash, derive_tile_id
 from tilecache_daemon.config import Config
-from tilecache_daemon.identity import derive_location_hash, derive_tile_id
-from tilecache_daemon.schema import (
+from tilecache_daemon.schema.migrator import (
     HEAD_REVISION,
     REVISIONS,
     MigrationError,

@@ -15,10 +15,11 @@ import pytest
 from psycopg.conninfo import make_conninfo
 
 from tests.migration.observed_database import Database
+from tilecache.identity import TILE_NAMESPACE_UUID
 from tilecache_daemon.config import Config
 from tilecache_daemon.errors import TileCacheError
-from tilecache_daemon.identity import TILE_NAMESPACE_UUID
-from tilecache_daemon.schema import (
+from tilecache_daemon.schema.connection import MIGRATION_LOCK_KEY
+from tilecache_daemon.schema.migrator import (
     HEAD_REVISION,
     REVISIONS,
     DatabaseUnreachableError,
@@ -28,7 +29,6 @@ from tilecache_daemon.schema import (
     downgrade,
     plan_migrations,
 )
-from tilecache_daemon.schema_connection import MIGRATION_LOCK_KEY
 
 HOLD_THE_LOCK = f"SELECT pg_advisory_lock({MIGRATION_LOCK_KEY})"
 
@@ -110,7 +110,7 @@ def test_at_head_neither_alembic_nor_sqlalchemy_is_loaded(empty: Database) -> No
     program = """
 import sys
 from tilecache_daemon.config import Config
-from tilecache_daemon.schema import apply_migrations
+from tilecache_daemon.schema.migrator import apply_migrations
 apply_migrations(Config(dsn=sys.argv[1]))
 print(sorted({"alembic", "sqlalchemy"} & set(sys.modules)))
 """

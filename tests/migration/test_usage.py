@@ -8,7 +8,7 @@ import pytest
 from psycopg.sql import SQL
 
 from tests.migration.observed_database import FLIGHT, Database
-from tilecache_daemon.schema import downgrade
+from tilecache_daemon.schema.migrator import downgrade
 
 COUNTED = """
     SELECT zoom, source, freshness_status, source = 'onboard_ingest' AND uploaded_at IS NULL,

@@ -6,7 +6,7 @@ import venv
 from pathlib import Path
 
 from tests.migration.observed_database import Database
-from tilecache_daemon.schema import find_migrations
+from tilecache_daemon.schema.migrator import find_migrations
 
 CHECKOUT = Path(__file__).parents[2]
 
@@ -32,7 +32,7 @@ def test_an_installed_wheel_migrates_an_empty_database(
     found = run(
         python,
         "-c",
-        "from tilecache_daemon import schema; print(schema.find_migrations())",
+        "from tilecache_daemon.schema import migrator; print(migrator.find_migrations())",
         cwd=tmp_path,
     )
     assert Path(found.strip()).is_relative_to(tmp_path)

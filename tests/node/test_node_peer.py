@@ -10,12 +10,12 @@ from urllib.parse import quote
 
 import grpc
 import pytest
-from tilecache.v1.tile_metadata_store_pb2 import GetServerInfoRequest
-from tilecache.v1.tile_metadata_store_pb2_grpc import TileMetadataStoreStub
 
 from tests.daemon_process import DaemonProcess
+from tilecache.identity import GOOGLEMAPS
+from tilecache.v1.tile_metadata_store_pb2 import GetServerInfoRequest
+from tilecache.v1.tile_metadata_store_pb2_grpc import TileMetadataStoreStub
 from tilecache_daemon import TILE_NAMESPACE_UUID, derive_tile_id
-from tilecache_daemon.identity import GOOGLEMAPS
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]

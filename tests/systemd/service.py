@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tests.systemd.machine import Machine
 from tests.waiting import eventually
-from tilecache_daemon.client import TileCacheClient
+from tilecache.client import TileCacheClient
 
 NAME = "tilecache-daemon.service"
 DROP_INS = f"/etc/systemd/system/{NAME}.d"

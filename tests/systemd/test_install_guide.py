@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tilecache.v1.tile_metadata_store_pb2 import GetTileRequest
 
 from tests.systemd.administrator import Administrator
 from tests.systemd.conftest import MakeMachine
@@ -12,6 +11,7 @@ from tests.systemd.machine import Machine
 from tests.systemd.service import Service
 from tests.tiles import Block, by_key, insert, tile
 from tests.waiting import eventually
+from tilecache.v1.tile_metadata_store_pb2 import GetTileRequest
 
 OUTAGE = "PostgreSQL does not answer; serving what is in memory"
 SYSTEM_POSTGRES = "postgresql.service"

@@ -9,13 +9,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tilecache.v1.tile_metadata_store_pb2 import BulkInsertTilesRequest
 
 from tests.daemon_process import DaemonProcess
 from tests.tiles import Block, tile
 from tests.waiting import eventually
+from tilecache.client import TileCacheClient
+from tilecache.errors import CallError
+from tilecache.v1.tile_metadata_store_pb2 import BulkInsertTilesRequest
 from tilecache_daemon import systemd
-from tilecache_daemon.client import CallError, TileCacheClient
 
 PATIENCE_S = 30
 LONG_DRAIN_S = 2 * systemd._REPORT_INTERVAL_S

@@ -6,17 +6,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.systemd.service import READY_TIMEOUT_S, Service, send
+from tests.tiles import Block, by_key, insert, tile
+from tests.waiting import eventually
+from tilecache.client import TileCacheClient
 from tilecache.v1.tile_metadata_store_pb2 import (
     GetServerInfoRequest,
     GetTileRequest,
     GetTileResponse,
 )
-
-from tests.systemd.service import READY_TIMEOUT_S, Service, send
-from tests.tiles import Block, by_key, insert, tile
-from tests.waiting import eventually
-from tilecache_daemon.client import TileCacheClient
-from tilecache_daemon.schema import HEAD_REVISION
+from tilecache_daemon.schema.migrator import HEAD_REVISION
 
 WATCHDOG_S = 5
 SHORT_WATCHDOG = f"[Service]\nWatchdogSec={WATCHDOG_S}\n"

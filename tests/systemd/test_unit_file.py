@@ -7,8 +7,9 @@ import pytest
 import tomllib
 
 from tests.systemd.guide import CHECKOUT
-from tilecache_daemon import postgres_process, systemd
+from tilecache_daemon import systemd
 from tilecache_daemon.config import Config
+from tilecache_daemon.postgres import process as postgres_process
 
 FILES = CHECKOUT / "systemd"
 UNIT = FILES / "tilecache-daemon.service"

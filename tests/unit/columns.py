@@ -5,9 +5,9 @@ from uuid import UUID
 
 import numpy as np
 
-from tilecache_daemon.identity import SOURCE_NUMBERS
+from tilecache.identity import SOURCE_NUMBERS
 from tilecache_daemon.models import FreshnessLabel, Tile
-from tilecache_daemon.tile_columns import (
+from tilecache_daemon.store.tile_columns import (
     LABEL_SHIFT,
     NO_FLIGHT,
     NO_SIZE,

@@ -5,7 +5,7 @@ from datetime import timezone
 
 from hypothesis import strategies as st
 
-from tilecache_daemon.identity import SOURCE_NUMBERS
+from tilecache.identity import SOURCE_NUMBERS
 from tilecache_daemon.models import FreshnessLabel, Tile, micros_of
 
 micros = st.datetimes(timezones=st.just(timezone.utc)).map(micros_of)

@@ -6,6 +6,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
+
+from tilecache.client import TileCacheClient
+from tilecache.identity import MAX_ZOOM
+from tilecache.mercator import (
+    BoundingBox,
+    CellRectangle,
+    cells_in_box,
+    cells_in_circle,
+)
 from tilecache.v1.tile_metadata_store_pb2 import (
     CellRange,
     CoverageSummary,
@@ -15,7 +24,6 @@ from tilecache.v1.tile_metadata_store_pb2 import (
     Region,
     TileSelection,
 )
-
 from tilecache_daemon.cli.output import (
     ExitCode,
     connect,
@@ -26,17 +34,9 @@ from tilecache_daemon.cli.output import (
     socket_option,
 )
 from tilecache_daemon.cli.regions import region_options
-from tilecache_daemon.client import TileCacheClient
-from tilecache_daemon.identity import MAX_ZOOM
-from tilecache_daemon.mercator import (
-    BoundingBox,
-    CellRectangle,
-    cells_in_box,
-    cells_in_circle,
-)
 
 if TYPE_CHECKING:
-    from tilecache_daemon.coverage_map import CoverageMap
+    from tilecache_daemon.cli.coverage_map import CoverageMap
 
 _MAX_LISTED: Final = 10
 _MAX_CELLS_PER_QUERY: Final = 100_000
@@ -80,7 +80,7 @@ def coverage_command(
 
 def _load_coverage_map() -> "type[CoverageMap]":
     try:
-        module = importlib.import_module("tilecache_daemon.coverage_map")
+        module = importlib.import_module("tilecache_daemon.cli.coverage_map")
     except ModuleNotFoundError as error:
         if error.name not in ("matplotlib", "numpy"):
             raise

@@ -4,9 +4,11 @@ from datetime import datetime
 from pathlib import Path
 
 import click
+
+from tilecache.client import TileCacheClient
+from tilecache.identity import MAX_ZOOM, SOURCE_NUMBERS
 from tilecache.v1 import tile_cache_admin_pb2 as pb
 from tilecache.v1.tile_metadata_store_pb2 import Region
-
 from tilecache_daemon.cli.output import (
     ExitCode,
     admin_socket_option,
@@ -25,8 +27,6 @@ from tilecache_daemon.cli.removal import (
 )
 from tilecache_daemon.cli.sizes import format_tiles
 from tilecache_daemon.cli.tiles import source_choice
-from tilecache_daemon.client import TileCacheClient
-from tilecache_daemon.identity import MAX_ZOOM, SOURCE_NUMBERS
 
 
 @click.command("delete")

@@ -4,8 +4,9 @@ from pathlib import Path
 from typing import Final
 
 import click
-from tilecache.v1 import tile_cache_admin_pb2 as pb
 
+from tilecache.client import TileCacheClient
+from tilecache.v1 import tile_cache_admin_pb2 as pb
 from tilecache_daemon.cli.output import (
     ExitCode,
     admin_socket_option,
@@ -22,7 +23,6 @@ from tilecache_daemon.cli.removal import (
     require_answer,
 )
 from tilecache_daemon.cli.sizes import format_size, format_tiles, size_option
-from tilecache_daemon.client import TileCacheClient
 
 _REASONS: Final = {
     pb.EVICTION_STOP_PENDING_UPLOADS: "what is left waits for upload, or is being written",

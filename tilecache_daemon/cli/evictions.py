@@ -6,8 +6,9 @@ from pathlib import Path, PurePosixPath
 from typing import Final
 
 import click
-from tilecache.v1 import tile_cache_admin_pb2 as pb
 
+from tilecache.client import TileCacheClient
+from tilecache.v1 import tile_cache_admin_pb2 as pb
 from tilecache_daemon.cli.output import (
     ExitCode,
     admin_socket_option,
@@ -25,7 +26,6 @@ from tilecache_daemon.cli.removal import (
     require_answer,
 )
 from tilecache_daemon.cli.sizes import format_size
-from tilecache_daemon.client import TileCacheClient
 
 PAGE_SIZE: Final = 1_000
 CALL_TIMEOUT_S: Final = 30

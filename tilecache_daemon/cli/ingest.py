@@ -20,13 +20,14 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.text import Text
+
+from tilecache.client import TileCacheClient
+from tilecache.errors import CallError
+from tilecache.identity import GOOGLEMAPS, MAX_ZOOM, SOURCE_TEXTS, flight_text
 from tilecache.v1.tile_identity_pb2 import TileSource
 from tilecache.v1.tile_metadata_store_pb2 import GetServerInfoRequest, OnConflict
-
 from tilecache_daemon.cli.import_report import ImportReport
 from tilecache_daemon.cli.output import ExitCode, connect, fail, json_option, socket_option
-from tilecache_daemon.client import CallError, TileCacheClient
-from tilecache_daemon.identity import GOOGLEMAPS, MAX_ZOOM, SOURCE_TEXTS, flight_text
 from tilecache_daemon.ingest.importer import ImportOptions, TileImporter
 from tilecache_daemon.ingest.sources import Source, SourceError, open_source
 from tilecache_daemon.ingest.unpacking import UnpackDirectory, UnpackingError

@@ -9,10 +9,10 @@ from typing import Any
 
 import click
 
-from tilecache_daemon import schema
+from tilecache.identity import TILE_NAMESPACE_UUID
 from tilecache_daemon.cli.output import ExitCode, fail, json_option, print_json
 from tilecache_daemon.config import Config, ConfigError, load_config
-from tilecache_daemon.identity import TILE_NAMESPACE_UUID
+from tilecache_daemon.schema import migrator as schema
 
 Command = Callable[..., Any]
 

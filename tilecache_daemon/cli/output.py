@@ -16,8 +16,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from tilecache_daemon.client import CallError, TileCacheClient
-from tilecache_daemon.paths import ADMIN_SOCKET_NAME, SOCKET_NAME, default_socket_path
+from tilecache.client import TileCacheClient
+from tilecache.errors import CallError
+from tilecache.paths import ADMIN_SOCKET_NAME, SOCKET_NAME, default_socket_path
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 

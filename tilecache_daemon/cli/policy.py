@@ -8,9 +8,11 @@ import click
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from tilecache.client import TileCacheClient
+from tilecache.identity import GOOGLEMAPS
 from tilecache.v1 import tile_cache_admin_pb2 as pb
 from tilecache.v1.tile_metadata_store_pb2 import BoundingBox
-
 from tilecache_daemon.cli.output import (
     ExitCode,
     admin_socket_option,
@@ -24,9 +26,7 @@ from tilecache_daemon.cli.output import (
 from tilecache_daemon.cli.regions import box_option
 from tilecache_daemon.cli.removal import ask, removal_options, require_answer
 from tilecache_daemon.cli.tiles import LABEL_TEXTS, source_choice, tile_reference
-from tilecache_daemon.client import TileCacheClient
-from tilecache_daemon.freshness import FreshnessAction, SectorClassification
-from tilecache_daemon.identity import GOOGLEMAPS
+from tilecache_daemon.freshness_policy import FreshnessAction, SectorClassification
 
 CALL_TIMEOUT_S: Final = 30
 RELABEL_TIMEOUT_S: Final = 3_600

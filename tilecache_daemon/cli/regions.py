@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import click
+
 from tilecache.v1.tile_metadata_store_pb2 import BoundingBox, CellRange, Circle, Region
 
 Number = TypeVar("Number", int, float)

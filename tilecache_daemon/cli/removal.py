@@ -15,8 +15,8 @@ from rich.progress import (
     TextColumn,
     TimeElapsedColumn,
 )
-from tilecache.v1.tile_cache_admin_pb2 import EvictedTile
 
+from tilecache.v1.tile_cache_admin_pb2 import EvictedTile
 from tilecache_daemon.cli.output import Command, ExitCode, fail
 from tilecache_daemon.cli.sizes import format_size
 

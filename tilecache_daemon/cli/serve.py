@@ -9,16 +9,16 @@ from pathlib import Path
 import click
 import structlog
 
+from tilecache.identity import IdentityProofError
 from tilecache_daemon import systemd
 from tilecache_daemon.cli.output import ExitCode, fail, print_json
 from tilecache_daemon.config import Config, ConfigError, holds_password, load_config
 from tilecache_daemon.daemon import Daemon
-from tilecache_daemon.embedded_postgres import EmbeddedPostgresError
 from tilecache_daemon.errors import MigrationError, TileCacheError
-from tilecache_daemon.identity import IdentityProofError
 from tilecache_daemon.logs import configure_logging
+from tilecache_daemon.postgres.embedded import EmbeddedPostgresError
 from tilecache_daemon.rpc.server import ListenError
-from tilecache_daemon.schema import DatabaseUnreachableError
+from tilecache_daemon.schema.migrator import DatabaseUnreachableError
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 

@@ -13,6 +13,10 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
+
+from tilecache.client import TileCacheClient
+from tilecache.errors import CallError
+from tilecache.paths import ADMIN_SOCKET_NAME
 from tilecache.v1.tile_cache_admin_pb2 import (
     GetMetricsRequest,
     GetStorageUsageRequest,
@@ -23,7 +27,6 @@ from tilecache.v1.tile_metadata_store_pb2 import (
     GetServerInfoRequest,
     GetServerInfoResponse,
 )
-
 from tilecache_daemon.cli.activity import Activity, CallActivity
 from tilecache_daemon.cli.output import (
     ExitCode,
@@ -34,8 +37,6 @@ from tilecache_daemon.cli.output import (
     socket_option,
 )
 from tilecache_daemon.cli.sizes import format_size, format_tiles
-from tilecache_daemon.client import CallError, TileCacheClient
-from tilecache_daemon.paths import ADMIN_SOCKET_NAME
 
 CALL_TIMEOUT_S = 5
 PERCENTILES = (50, 99)

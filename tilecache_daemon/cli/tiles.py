@@ -7,6 +7,15 @@ from pathlib import Path
 from typing import Final
 
 import click
+
+from tilecache.identity import (
+    GOOGLEMAPS,
+    MAX_ZOOM,
+    SOURCE_NUMBERS,
+    SOURCE_TEXTS,
+    derive_location_hash,
+    derive_tile_id,
+)
 from tilecache.v1 import tile_metadata_store_pb2 as pb
 from tilecache.v1.tile_identity_pb2 import TileKey
 from tilecache.v1.tile_metadata_store_pb2 import (
@@ -16,7 +25,6 @@ from tilecache.v1.tile_metadata_store_pb2 import (
     TileMetadata,
     TileRef,
 )
-
 from tilecache_daemon.cli.output import (
     ExitCode,
     connect,
@@ -28,14 +36,6 @@ from tilecache_daemon.cli.output import (
     socket_option,
 )
 from tilecache_daemon.cli.regions import region_options
-from tilecache_daemon.identity import (
-    GOOGLEMAPS,
-    MAX_ZOOM,
-    SOURCE_NUMBERS,
-    SOURCE_TEXTS,
-    derive_location_hash,
-    derive_tile_id,
-)
 
 LABEL_TEXTS: Final = {
     number: name.removeprefix("FRESHNESS_LABEL_").lower()

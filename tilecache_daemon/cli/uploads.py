@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Final, TextIO
 
 import click
-from tilecache.v1 import tile_metadata_store_pb2 as pb
 
+from tilecache.client import TileCacheClient
+from tilecache.v1 import tile_metadata_store_pb2 as pb
 from tilecache_daemon.cli.output import (
     ExitCode,
     connect,
@@ -18,7 +19,6 @@ from tilecache_daemon.cli.output import (
     socket_option,
 )
 from tilecache_daemon.cli.sizes import format_size
-from tilecache_daemon.client import TileCacheClient
 
 PAGE_SIZE: Final = 1_000
 CALL_TIMEOUT_S: Final = 30

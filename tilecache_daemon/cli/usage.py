@@ -7,12 +7,13 @@ import click
 from rich.console import Console
 from rich.progress_bar import ProgressBar
 from rich.table import Table
+
+from tilecache.identity import SOURCE_TEXTS
 from tilecache.v1.tile_cache_admin_pb2 import (
     GetStorageUsageRequest,
     GetStorageUsageResponse,
     StorageUsage,
 )
-
 from tilecache_daemon.cli.output import (
     admin_socket_option,
     connect,
@@ -22,7 +23,6 @@ from tilecache_daemon.cli.output import (
 )
 from tilecache_daemon.cli.sizes import format_size, format_tiles
 from tilecache_daemon.cli.tiles import LABEL_TEXTS
-from tilecache_daemon.identity import SOURCE_TEXTS
 
 BAR_WIDTH = 24
 NEARLY_FULL = 0.9

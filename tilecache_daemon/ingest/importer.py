@@ -15,14 +15,14 @@ from threading import Event
 from typing import Final, TypeVar
 
 from google.protobuf.timestamp_pb2 import Timestamp
+
+from tilecache.client import TileCacheClient
 from tilecache.v1.tile_identity_pb2 import TileKey, TileSource
 from tilecache.v1.tile_metadata_store_pb2 import (
     BulkInsertTilesResponse,
     OnConflict,
     TileMetadata,
 )
-
-from tilecache_daemon.client import TileCacheClient
 from tilecache_daemon.ingest.pictures import (
     MAX_PICTURE_BYTES,
     UnreadablePictureError,

@@ -7,14 +7,15 @@ from threading import Event
 from typing import Final, NamedTuple
 
 import grpc
+
+from tilecache.client import TileCacheClient
+from tilecache.errors import CallError
 from tilecache.v1.tile_metadata_store_pb2 import (
     BulkInsertTilesRequest,
     BulkInsertTilesResponse,
     OnConflict,
     TileMetadata,
 )
-
-from tilecache_daemon.client import CallError, TileCacheClient
 
 MAX_BATCHES_IN_FLIGHT: Final = 4
 

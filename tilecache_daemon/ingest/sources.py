@@ -25,8 +25,8 @@ from pmtiles.tile import (
     tileid_to_zxy,
 )
 
+from tilecache.identity import MAX_ZOOM, check_cell
 from tilecache_daemon.errors import InvalidRequestError
-from tilecache_daemon.identity import MAX_ZOOM, check_cell
 
 UNREADABLE: Final = "UNREADABLE_FILE"
 MISPLACED: Final = "MISPLACED_FILE"

@@ -4,18 +4,17 @@ from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import Final
 
-from tilecache.v1 import tile_cache_admin_pb2 as pb
-from tilecache.v1.tile_metadata_store_pb2 import Region
-
-from tilecache_daemon.freshness import FreshnessAction, FreshnessRule, SectorClassification
-from tilecache_daemon.identity import MAX_ZOOM, SOURCE_TEXTS
-from tilecache_daemon.mercator import (
+from tilecache.identity import MAX_ZOOM, SOURCE_TEXTS
+from tilecache.mercator import (
     BoundingBox,
     CellRectangle,
     cells_in_box,
     circle_bounds,
     circle_row,
 )
+from tilecache.v1 import tile_cache_admin_pb2 as pb
+from tilecache.v1.tile_metadata_store_pb2 import Region
+from tilecache_daemon.freshness_policy import FreshnessAction, FreshnessRule, SectorClassification
 from tilecache_daemon.models import Purge
 from tilecache_daemon.rpc import requests
 from tilecache_daemon.rpc.requests import invalid

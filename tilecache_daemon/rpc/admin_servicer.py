@@ -7,12 +7,12 @@ from itertools import islice
 from typing import Final, TypeVar
 
 from google.protobuf.duration_pb2 import Duration
+
+from tilecache.identity import SOURCE_NUMBERS
 from tilecache.v1 import tile_cache_admin_pb2 as pb
 from tilecache.v1 import tile_metadata_store_pb2 as store_pb
 from tilecache.v1.tile_identity_pb2 import TILE_SOURCE_UNSPECIFIED, TileKey
-
-from tilecache_daemon.freshness import FreshnessRule, Sector
-from tilecache_daemon.identity import SOURCE_NUMBERS
+from tilecache_daemon.freshness_policy import FreshnessRule, Sector
 from tilecache_daemon.models import Eviction, FreshnessLabel, Limits
 from tilecache_daemon.rpc import admin_requests, requests, wire
 from tilecache_daemon.service.eviction import EvictionService, EvictionSummary

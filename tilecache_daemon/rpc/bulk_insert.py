@@ -9,11 +9,10 @@ from operator import attrgetter
 from typing import Final, NamedTuple
 
 from tilecache.v1 import tile_metadata_store_pb2 as pb
-
 from tilecache_daemon import tasks
-from tilecache_daemon.courtesy import Courtesy
 from tilecache_daemon.errors import InvalidRequestError, TileCacheError
 from tilecache_daemon.models import InsertOutcome, Limits, NewTile, OnConflict
+from tilecache_daemon.read_priority import ReadPriority
 from tilecache_daemon.rpc import requests
 from tilecache_daemon.rpc.new_tile import new_tiles
 from tilecache_daemon.rpc.status import TABLE
@@ -37,9 +36,11 @@ class _Batch(NamedTuple):
 class BulkInsert:
     """One stream."""
 
-    def __init__(self, insertion: InsertionService, courtesy: Courtesy, limits: Limits) -> None:
+    def __init__(
+        self, insertion: InsertionService, read_priority: ReadPriority, limits: Limits
+    ) -> None:
         self._insertion = insertion
-        self._courtesy = courtesy
+        self._read_priority = read_priority
         self._limits = limits
         self._places = asyncio.Semaphore(_BATCHES_AT_ONCE)
         self._unanswered: list[asyncio.Task[Acknowledgement]] = []
@@ -85,7 +86,7 @@ class BulkInsert:
         requests.check_count("tiles", len(message.tiles), self._limits.max_batch_tiles)
         batch = _Batch(requests.on_conflict(message.on_conflict), {}, {})
         index = 0
-        async for some in self._courtesy.in_turns(message.tiles, _TILES_A_TURN):
+        async for some in self._read_priority.in_batches(message.tiles, _TILES_A_TURN):
             for tile in new_tiles(some):
                 if isinstance(tile, InvalidRequestError):
                     batch.refused[index] = tile

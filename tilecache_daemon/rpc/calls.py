@@ -19,15 +19,15 @@ from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 from google.rpc import status_pb2
 
-from tilecache_daemon.courtesy import Courtesy
+from tilecache.errors import FieldViolation
 from tilecache_daemon.errors import (
-    FieldViolation,
     InvalidRequestError,
     LimitExceededError,
     OverloadedError,
     TileCacheError,
 )
 from tilecache_daemon.models import Limits
+from tilecache_daemon.read_priority import ReadPriority
 from tilecache_daemon.rpc.observers import CallObserver, observed
 from tilecache_daemon.rpc.status import internal_status, status_of
 
@@ -74,7 +74,7 @@ class Calls:
     def __init__(
         self,
         limits: Limits,
-        courtesy: Courtesy,
+        read_priority: ReadPriority,
         observers: Sequence[CallObserver] = (),
         *,
         stall_timeout_s: float = 60.0,
@@ -84,7 +84,7 @@ class Calls:
         self._limits = limits
         self._observers = observers
         self._stall_timeout_s = stall_timeout_s
-        self._admission = _Admission(limits.max_concurrent_calls, courtesy)
+        self._admission = _Admission(limits.max_concurrent_calls, read_priority)
         self._admission_of_work = _AdmissionOfWork(self._admission)
 
     @property
@@ -220,16 +220,16 @@ class _Admission:
     """The places of all calls: a read has one within. Not made anew for each call, which
     takes longer than to answer some."""
 
-    def __init__(self, most: int, courtesy: Courtesy) -> None:
+    def __init__(self, most: int, read_priority: ReadPriority) -> None:
         self.most = most
         self.under_way = 0
-        self._courtesy = courtesy
+        self._read_priority = read_priority
 
     def __enter__(self) -> None:
         if self.under_way >= self.most:
             raise self.refusal()
         self.under_way += 1
-        self._courtesy.note_read()
+        self._read_priority.note_read()
 
     def __exit__(self, *_: object) -> None:
         self.under_way -= 1

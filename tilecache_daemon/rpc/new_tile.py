@@ -8,14 +8,15 @@ from typing import Final
 
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.struct_pb2 import Struct
-from tilecache.v1.tile_metadata_store_pb2 import TileMetadata
 
-from tilecache_daemon.errors import FieldViolation, InvalidRequestError
-from tilecache_daemon.identity import tile_digests
-from tilecache_daemon.mercator import cell_centre, cell_edge_meters
+from tilecache.errors import FieldViolation
+from tilecache.identity import tile_digests
+from tilecache.mercator import cell_centre, cell_edge_meters
+from tilecache.v1.tile_metadata_store_pb2 import TileMetadata
+from tilecache_daemon.errors import InvalidRequestError
 from tilecache_daemon.models import NewTile, TileKey
 from tilecache_daemon.rpc.requests import SHA256, invalid, micros, tile_key
-from tilecache_daemon.tile_ids import uuid5_texts
+from tilecache_daemon.store.tile_ids import uuid5_texts
 
 MAX_FILE_PATH_BYTES: Final = 512
 MAX_QUALITY_BYTES: Final = 2_048

@@ -16,11 +16,11 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from tilecache.v1 import tile_metadata_store_pb2
 
+from tilecache.v1 import tile_metadata_store_pb2
 from tilecache_daemon.models import UNIX_SECONDS_AT_2000
 from tilecache_daemon.rpc.wire import LABEL_NUMBERS, quality_struct, timestamp
-from tilecache_daemon.tile_columns import (
+from tilecache_daemon.store.tile_columns import (
     NO_FLIGHT,
     NO_SIZE,
     NO_TIME,
@@ -28,7 +28,7 @@ from tilecache_daemon.tile_columns import (
     Texts,
     TileColumns,
 )
-from tilecache_daemon.tile_ids import texts_of
+from tilecache_daemon.store.tile_ids import texts_of
 
 Sizes = NDArray[np.int64]
 

@@ -9,15 +9,15 @@ from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
+
 from tilecache.v1.tile_metadata_store_pb2 import (
     GetTileRequest,
     LookupTilesRequest,
     TileRef,
     TouchTilesRequest,
 )
-
 from tilecache_daemon.rpc import requests
-from tilecache_daemon.tile_ids import TEXT_SIZE, TileIds
+from tilecache_daemon.store.tile_ids import TEXT_SIZE, TileIds
 
 _REF: Final = LookupTilesRequest(tiles=[TileRef(tile_uuid="-" * TEXT_SIZE)]).SerializeToString()
 _PLAIN_REF: Final = _REF[:-TEXT_SIZE]

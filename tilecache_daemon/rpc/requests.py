@@ -10,6 +10,21 @@ from datetime import datetime, timezone
 from typing import Final, TypeVar
 
 from google.protobuf.timestamp_pb2 import Timestamp
+
+from tilecache.errors import FieldViolation
+from tilecache.identity import (
+    MAX_ZOOM,
+    SOURCE_TEXTS,
+    flight_text,
+    tile_uuid_text,
+)
+from tilecache.mercator import (
+    EARTH_RADIUS_METERS,
+    BoundingBox,
+    CellRectangle,
+    cells_in_box,
+    cells_in_circle,
+)
 from tilecache.v1.tile_cache_admin_pb2 import DeleteTilesRequest
 from tilecache.v1.tile_identity_pb2 import TileKey as TileKeyMessage
 from tilecache.v1.tile_metadata_store_pb2 import (
@@ -24,21 +39,7 @@ from tilecache.v1.tile_metadata_store_pb2 import (
     Region,
     TileRef,
 )
-
-from tilecache_daemon.errors import FieldViolation, InvalidRequestError, LimitExceededError
-from tilecache_daemon.identity import (
-    MAX_ZOOM,
-    SOURCE_TEXTS,
-    flight_text,
-    tile_uuid_text,
-)
-from tilecache_daemon.mercator import (
-    EARTH_RADIUS_METERS,
-    BoundingBox,
-    CellRectangle,
-    cells_in_box,
-    cells_in_circle,
-)
+from tilecache_daemon.errors import InvalidRequestError, LimitExceededError
 from tilecache_daemon.models import (
     UNIX_SECONDS_AT_2000,
     USABLE_LABELS,

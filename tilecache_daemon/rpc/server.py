@@ -16,8 +16,8 @@ from google.protobuf.descriptor import ServiceDescriptor
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
 from grpc_reflection.v1alpha import reflection
-from tilecache.v1 import tile_cache_admin_pb2, tile_metadata_store_pb2
 
+from tilecache.v1 import tile_cache_admin_pb2, tile_metadata_store_pb2
 from tilecache_daemon.models import Limits
 from tilecache_daemon.rpc.calls import Calls
 

@@ -7,18 +7,15 @@ from itertools import islice
 from typing import Any, Final
 
 from google.protobuf.duration_pb2 import Duration
+
+from tilecache.errors import FieldViolation
+from tilecache.identity import tile_ids_text
+from tilecache.mercator import CellRectangle
 from tilecache.v1 import tile_identity_pb2
 from tilecache.v1 import tile_metadata_store_pb2 as pb
-
-from tilecache_daemon.courtesy import Courtesy
-from tilecache_daemon.errors import (
-    FieldViolation,
-    InvalidRequestError,
-    LimitExceededError,
-)
-from tilecache_daemon.identity import tile_ids_text
-from tilecache_daemon.mercator import CellRectangle
+from tilecache_daemon.errors import InvalidRequestError, LimitExceededError
 from tilecache_daemon.models import FreshnessLabel, InsertOutcome, Limits
+from tilecache_daemon.read_priority import ReadPriority
 from tilecache_daemon.rpc import packing, refs, requests, wire
 from tilecache_daemon.rpc.bulk_insert import BulkInsert
 from tilecache_daemon.rpc.calls import Degraded
@@ -28,7 +25,7 @@ from tilecache_daemon.service.information import InformationService
 from tilecache_daemon.service.insertion import InsertionService
 from tilecache_daemon.service.reading import ReadingService
 from tilecache_daemon.service.uploads import UploadService
-from tilecache_daemon.tile_ids import TileIds
+from tilecache_daemon.store.tile_ids import TileIds
 
 CHUNK_RECTANGLES: Final = 50_000
 MAX_ANSWER_BYTES: Final = 4_000_000
@@ -52,7 +49,7 @@ class StoreServicer:
         coverage: CoverageService,
         uploads: UploadService,
         limits: Limits,
-        courtesy: Courtesy,
+        read_priority: ReadPriority,
     ) -> None:
         self._information = information
         self._insertion = insertion
@@ -60,7 +57,7 @@ class StoreServicer:
         self._coverage = coverage
         self._uploads = uploads
         self._limits = limits
-        self._courtesy = courtesy
+        self._read_priority = read_priority
         most = limits.max_request_items
         self.unpackers: Mapping[str, Callable[[bytes], Any]] = {
             "GetTile": refs.unpack_get,
@@ -118,7 +115,7 @@ class StoreServicer:
     def bulk_insert_tiles(
         self, batches: AsyncIterator[pb.BulkInsertTilesRequest]
     ) -> AsyncIterator[pb.BulkInsertTilesResponse]:
-        return BulkInsert(self._insertion, self._courtesy, self._limits).run(batches)
+        return BulkInsert(self._insertion, self._read_priority, self._limits).run(batches)
 
     async def get_tile(self, request: tuple[str, bool]) -> bytes:
         tile_uuid, record_access = request

@@ -9,9 +9,9 @@ from typing import Final, overload
 
 from google.protobuf.struct_pb2 import Struct
 from google.protobuf.timestamp_pb2 import Timestamp
-from tilecache.v1 import tile_identity_pb2, tile_metadata_store_pb2
 
-from tilecache_daemon.identity import SOURCE_NUMBERS
+from tilecache.identity import SOURCE_NUMBERS
+from tilecache.v1 import tile_identity_pb2, tile_metadata_store_pb2
 from tilecache_daemon.models import (
     UNIX_SECONDS_AT_2000,
     FreshnessLabel,

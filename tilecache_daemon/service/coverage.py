@@ -4,10 +4,10 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from tilecache_daemon.mercator import CellRectangle, count_cells
+from tilecache.mercator import CellRectangle, count_cells
 from tilecache_daemon.models import FreshnessLabel, Limits
 from tilecache_daemon.service.regions import bound_cells, split_cells
-from tilecache_daemon.store import Store
+from tilecache_daemon.store.store import Store
 
 _RANKS = {label.value: rank for rank, label in enumerate(FreshnessLabel)}
 

@@ -10,12 +10,12 @@ from datetime import timedelta
 from enum import Enum
 from typing import Final
 
-from tilecache_daemon.access import AccessLog
+from tilecache.identity import ONBOARD_INGEST
 from tilecache_daemon.clock import Clock
-from tilecache_daemon.identity import ONBOARD_INGEST
 from tilecache_daemon.models import Eviction, EvictionReason, Tile
-from tilecache_daemon.store import Queries, Store
+from tilecache_daemon.service.access_log import AccessLog
 from tilecache_daemon.store.evictions import Candidate
+from tilecache_daemon.store.store import Queries, Store
 
 BATCH_TILES: Final = 2_000
 """Tiles that one transaction looks at: some ten milliseconds of work."""

@@ -8,10 +8,10 @@ import structlog
 
 from tilecache_daemon.clock import Clock
 from tilecache_daemon.errors import TileTooOldError
-from tilecache_daemon.freshness import FreshnessPolicy
+from tilecache_daemon.freshness_policy import FreshnessPolicy
 from tilecache_daemon.models import FreshnessLabel, NewTile
-from tilecache_daemon.store import Store
 from tilecache_daemon.store.freshness import RelabelProgress
+from tilecache_daemon.store.store import Store
 
 RELABEL_BATCH_TILES: Final = 2_000
 

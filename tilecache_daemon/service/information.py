@@ -5,13 +5,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final
 
+from tilecache.identity import TILE_NAMESPACE_UUID
 from tilecache_daemon import __version__
-from tilecache_daemon.access import AccessLog
-from tilecache_daemon.cache import CacheStatus, TileCache
+from tilecache_daemon.cache.tile_cache import CacheStatus, TileCache
 from tilecache_daemon.clock import Clock
-from tilecache_daemon.identity import TILE_NAMESPACE_UUID
 from tilecache_daemon.models import Limits
-from tilecache_daemon.store import Store
+from tilecache_daemon.service.access_log import AccessLog
+from tilecache_daemon.store.store import Store
 
 CONTRACT_VERSION: Final = "1.4.0"
 

@@ -6,18 +6,17 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Final
 
+from tilecache.errors import FieldViolation
 from tilecache_daemon.clock import Clock
-from tilecache_daemon.courtesy import Courtesy
 from tilecache_daemon.errors import (
     ContentConflictError,
-    FieldViolation,
     FilePendingRemovalError,
     InvalidRequestError,
     StorageCeilingError,
     TileCacheError,
     TileTooOldError,
 )
-from tilecache_daemon.freshness import FreshnessPolicy
+from tilecache_daemon.freshness_policy import FreshnessPolicy
 from tilecache_daemon.models import (
     FreshnessLabel,
     InsertOutcome,
@@ -26,11 +25,12 @@ from tilecache_daemon.models import (
     Tile,
     micros_of,
 )
+from tilecache_daemon.read_priority import ReadPriority
 from tilecache_daemon.service.conflicts import ATTEMPTS, retried
 from tilecache_daemon.service.freshness import FreshnessService
 from tilecache_daemon.service.storage import Ceiling, Room
-from tilecache_daemon.store import Queries, Store
 from tilecache_daemon.store.binary_copy import LabelledTile
+from tilecache_daemon.store.store import Queries, Store
 
 MAX_FUTURE: Final = timedelta(days=1)
 """How far ahead of a trusted clock a capture may lie: clocks differ, and a
@@ -53,13 +53,13 @@ class InsertionService:
         freshness: FreshnessService,
         ceiling: Ceiling,
         clock: Clock,
-        courtesy: Courtesy,
+        read_priority: ReadPriority,
     ) -> None:
         self._store = store
         self._freshness = freshness
         self._ceiling = ceiling
         self._clock = clock
-        self._courtesy = courtesy
+        self._read_priority = read_priority
 
     async def insert(self, tile: NewTile, on_conflict: OnConflict) -> tuple[Tile, InsertOutcome]:
         """Stores one tile; gives what is stored now. Raises what `insert_batch` answers."""
@@ -124,7 +124,7 @@ class InsertionService:
                 on_conflict,
                 room,
                 self._clock.now(),
-                self._courtesy,
+                self._read_priority,
                 [(i, tiles[i]) for i in positions],
             )
             await self._label(batch, policy)
@@ -136,7 +136,7 @@ class InsertionService:
         latest_us = math.inf
         if self._clock.trusted:
             latest_us = micros_of(self._clock.now() + MAX_FUTURE)
-        async for some in self._courtesy.in_turns(batch.tiles, _TILES_A_TURN):
+        async for some in self._read_priority.in_batches(batch.tiles, _TILES_A_TURN):
             for position, tile in some:
                 if tile.captured_us > latest_us:
                     batch.answers[position] = InvalidRequestError(
@@ -158,14 +158,14 @@ class _Batch:
         on_conflict: OnConflict,
         room: Room,
         now: datetime,
-        courtesy: Courtesy,
+        read_priority: ReadPriority,
         tiles: Iterable[tuple[int, NewTile]],
     ) -> None:
         self._queries = queries
         self._on_conflict = on_conflict
         self._room = room
         self._now = now
-        self._courtesy = courtesy
+        self._read_priority = read_priority
         # All writers take keys in the same order, so that none waits for another in a ring.
         self.tiles = sorted(tiles, key=_key_order)
         self.labels: dict[int, FreshnessLabel] = {}
@@ -179,7 +179,7 @@ class _Batch:
         if (
             new
             and self._room.fits(size)
-            and await self._queries.tiles.copy_tiles(self._labelled_in_turns(new), self._now)
+            and await self._queries.tiles.copy_tiles(self._labelled_in_batches(new), self._now)
         ):
             self._room.take(size)
             await self._accept(new)
@@ -273,7 +273,7 @@ class _Batch:
         listed = await self._queries.evictions.find_listed_files(
             tile.file_path for _, tile in tiles
         )
-        async for some in self._courtesy.in_turns(tiles, _TILES_A_TURN):
+        async for some in self._read_priority.in_batches(tiles, _TILES_A_TURN):
             self.answers |= {
                 position: _OUTCOMES.get(self.labels[position], InsertOutcome.INSERTED)
                 for position, _ in some
@@ -286,10 +286,10 @@ class _Batch:
         self._room.take(-sum(tile.disk_bytes for _, tile in tiles))
         self.answers |= {position: _pending_removal(tile) for position, tile in tiles}
 
-    async def _labelled_in_turns(
+    async def _labelled_in_batches(
         self, tiles: Sequence[tuple[int, NewTile]]
     ) -> AsyncIterator[list[LabelledTile]]:
-        async for some in self._courtesy.in_turns(tiles, _TILES_A_TURN):
+        async for some in self._read_priority.in_batches(tiles, _TILES_A_TURN):
             yield self._labelled(some)
 
     def _labelled(self, tiles: Iterable[tuple[int, NewTile]]) -> list[LabelledTile]:

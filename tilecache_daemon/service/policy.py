@@ -4,14 +4,11 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import pairwise
 
+from tilecache.errors import FieldViolation
+from tilecache.mercator import BoundingBox
 from tilecache_daemon.clock import Clock
-from tilecache_daemon.errors import (
-    FieldViolation,
-    InvalidRequestError,
-    SectorNotFoundError,
-    TileNotFoundError,
-)
-from tilecache_daemon.freshness import (
+from tilecache_daemon.errors import InvalidRequestError, SectorNotFoundError, TileNotFoundError
+from tilecache_daemon.freshness_policy import (
     FreshnessPolicy,
     FreshnessRule,
     Sector,
@@ -19,10 +16,9 @@ from tilecache_daemon.freshness import (
     Verdict,
     add_months,
 )
-from tilecache_daemon.mercator import BoundingBox
 from tilecache_daemon.models import FreshnessLabel, Tile
 from tilecache_daemon.service.freshness import FreshnessService
-from tilecache_daemon.store import Store
+from tilecache_daemon.store.store import Store
 
 
 @dataclass(frozen=True, slots=True)

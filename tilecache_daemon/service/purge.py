@@ -6,13 +6,13 @@ from datetime import datetime, timezone
 from functools import partial
 from typing import Final, NamedTuple
 
+from tilecache.mercator import CellRectangle
 from tilecache_daemon.clock import Clock
-from tilecache_daemon.mercator import CellRectangle
 from tilecache_daemon.models import Eviction, EvictionReason, Purge
 from tilecache_daemon.service.conflicts import retried
 from tilecache_daemon.service.eviction import BATCH_TILES, remove, waits_for_upload
-from tilecache_daemon.store import Store
 from tilecache_daemon.store.evictions import Candidate, EvictionQueries
+from tilecache_daemon.store.store import Store
 
 _FIRST_CELL: Final = (-1, -1, 0)
 _FIRST_CAPTURE: Final = (datetime(1, 1, 1, tzinfo=timezone.utc), 0)

@@ -2,14 +2,15 @@
 
 from collections.abc import AsyncIterator, Iterable
 
-from tilecache_daemon.access import AccessLog
-from tilecache_daemon.blocks import Slice
-from tilecache_daemon.cache import Found, RegionPart, TileCache
-from tilecache_daemon.errors import FieldViolation, LimitExceededError, TileNotFoundError
-from tilecache_daemon.mercator import CellRectangle
+from tilecache.errors import FieldViolation
+from tilecache.mercator import CellRectangle
+from tilecache_daemon.cache.blocks import Slice
+from tilecache_daemon.cache.tile_cache import Found, RegionPart, TileCache
+from tilecache_daemon.errors import LimitExceededError, TileNotFoundError
 from tilecache_daemon.models import Limits, TileFilter
+from tilecache_daemon.service.access_log import AccessLog
 from tilecache_daemon.service.regions import bound_cells
-from tilecache_daemon.tile_ids import TileIds
+from tilecache_daemon.store.tile_ids import TileIds
 
 
 class ReadingService:

@@ -3,8 +3,9 @@
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-from tilecache_daemon.errors import FieldViolation, LimitExceededError
-from tilecache_daemon.mercator import CellRectangle
+from tilecache.errors import FieldViolation
+from tilecache.mercator import CellRectangle
+from tilecache_daemon.errors import LimitExceededError
 
 PIECE_CELLS: Final = 16_384
 """Cells that one query covers: it keeps a connection for some milliseconds, and

@@ -7,12 +7,8 @@ from typing import Final, NamedTuple
 
 import structlog
 
-from tilecache_daemon.errors import (
-    FieldViolation,
-    InvalidRequestError,
-    StorageCeilingError,
-    TileCacheError,
-)
+from tilecache.errors import FieldViolation
+from tilecache_daemon.errors import InvalidRequestError, StorageCeilingError, TileCacheError
 from tilecache_daemon.models import EvictionReason
 from tilecache_daemon.service.eviction import (
     EvictionGoal,
@@ -20,7 +16,7 @@ from tilecache_daemon.service.eviction import (
     EvictionStop,
     EvictionSummary,
 )
-from tilecache_daemon.store import Queries, Store
+from tilecache_daemon.store.store import Queries, Store
 from tilecache_daemon.store.usage import UsageRow
 
 FOLD_INTERVAL_S: Final = 10.0

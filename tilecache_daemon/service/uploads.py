@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from datetime import datetime, timezone
 from typing import Final
 
+from tilecache.errors import FieldViolation
+from tilecache.identity import ONBOARD_INGEST
 from tilecache_daemon.clock import Clock
-from tilecache_daemon.errors import FieldViolation, InvalidRequestError
-from tilecache_daemon.identity import ONBOARD_INGEST
+from tilecache_daemon.errors import InvalidRequestError
 from tilecache_daemon.models import MarkOutcome, Tile, moment_of
-from tilecache_daemon.store import Store
+from tilecache_daemon.store.store import Store
 from tilecache_daemon.store.uploads import PendingUpload, UploadState
 
 PAGE_BYTES: Final = 3 * 1024 * 1024

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any, Final, NamedTuple
 
-from tilecache_daemon.mercator import CellRectangle
+from tilecache.mercator import CellRectangle
 from tilecache_daemon.models import Eviction, EvictionReason, Purge, Tile
 from tilecache_daemon.store.statements import Statements
 

@@ -3,14 +3,14 @@
 from datetime import datetime
 from typing import Any, Final, NamedTuple
 
-from tilecache_daemon.freshness import (
+from tilecache.mercator import BoundingBox
+from tilecache_daemon.freshness_policy import (
     FreshnessAction,
     FreshnessPolicy,
     FreshnessRule,
     Sector,
     SectorClassification,
 )
-from tilecache_daemon.mercator import BoundingBox
 from tilecache_daemon.store.statements import Statements
 
 _POLICY_LOCK: Final = 0x7469_6C65_0001  # any number that nothing else locks

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
-from tilecache_daemon.connections import Connection
 from tilecache_daemon.models import Tile
-from tilecache_daemon.sql import load_queries
+from tilecache_daemon.store.connections import Connection
+from tilecache_daemon.store.sql import load_queries
 
 SQL: Final = {
     name: text.encode()

@@ -6,11 +6,11 @@ from typing import Any, Final, NamedTuple
 
 from psycopg import errors
 
-from tilecache_daemon.mercator import CellRectangle
+from tilecache.mercator import CellRectangle
 from tilecache_daemon.models import FreshnessLabel, NewTile, Tile
 from tilecache_daemon.store.binary_copy import HEADER, TRAILER, LabelledTile, pack_rows
 from tilecache_daemon.store.statements import SQL, Statements
-from tilecache_daemon.tile_columns import TileColumns
+from tilecache_daemon.store.tile_columns import TileColumns
 
 _SETTLING_LOCK: Final = 0x7469_6C65_7365  # "tilese": any number that nothing else locks
 

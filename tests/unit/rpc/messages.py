@@ -7,6 +7,8 @@ import pytest
 from google.protobuf.struct_pb2 import ListValue, Struct, Value
 from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import strategies as st
+
+from tilecache.errors import FieldViolation
 from tilecache.v1.tile_identity_pb2 import TileKey
 from tilecache.v1.tile_metadata_store_pb2 import (
     BoundingBox,
@@ -16,8 +18,7 @@ from tilecache.v1.tile_metadata_store_pb2 import (
     TileMetadata,
     TileRef,
 )
-
-from tilecache_daemon.errors import FieldViolation, InvalidRequestError
+from tilecache_daemon.errors import InvalidRequestError
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=80)
 int32s = st.integers(-(2**31), 2**31 - 1) | st.integers(-1, 23)

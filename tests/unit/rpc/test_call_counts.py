@@ -2,8 +2,8 @@
 
 import grpc
 import pytest
-from tilecache.v1 import tile_metadata_store_pb2
 
+from tilecache.v1 import tile_metadata_store_pb2
 from tilecache_daemon.rpc.call_counts import LATENCY_BOUNDS_S, CallCounts
 
 METHOD = tile_metadata_store_pb2.DESCRIPTOR.services_by_name["TileMetadataStore"].methods[0]

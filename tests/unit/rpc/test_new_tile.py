@@ -11,12 +11,12 @@ from google.protobuf.struct_pb2 import Struct
 from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import given
 from hypothesis import strategies as st
-from tilecache.v1.tile_metadata_store_pb2 import TileMetadata
 
 from tests.tiles import FLIGHT, ONBOARD, location_hash, tile, tile_key, tile_uuid
 from tests.unit.rpc import messages
+from tilecache.mercator import cell_bounds, cell_centre, cell_edge_meters
+from tilecache.v1.tile_metadata_store_pb2 import TileMetadata
 from tilecache_daemon.errors import InvalidRequestError
-from tilecache_daemon.mercator import cell_bounds, cell_centre, cell_edge_meters
 from tilecache_daemon.models import NewTile
 from tilecache_daemon.rpc.new_tile import new_tile, new_tiles, quality_json
 

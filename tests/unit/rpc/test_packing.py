@@ -6,14 +6,14 @@ from itertools import pairwise
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+
+from tests.unit.columns import columns_of
+from tests.unit.some_tiles import old_row, tiles
 from tilecache.v1.tile_metadata_store_pb2 import (
     GetTileResponse,
     LookupTilesResponse,
     QueryTilesResponse,
 )
-
-from tests.unit.columns import columns_of
-from tests.unit.some_tiles import old_row, tiles
 from tilecache_daemon.models import Tile, micros_of
 from tilecache_daemon.rpc import packing, wire
 

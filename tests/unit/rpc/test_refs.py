@@ -6,19 +6,19 @@ import pytest
 from google.protobuf.message import DecodeError
 from hypothesis import given
 from hypothesis import strategies as st
+
+from tests.tiles import FLIGHT, tile_key
+from tests.unit.rpc.messages import fields_at_fault
 from tilecache.v1.tile_metadata_store_pb2 import (
     GetTileRequest,
     LookupTilesRequest,
     TileRef,
     TouchTilesRequest,
 )
-
-from tests.tiles import FLIGHT, tile_key
-from tests.unit.rpc.messages import fields_at_fault
 from tilecache_daemon.errors import InvalidRequestError, LimitExceededError
 from tilecache_daemon.rpc import refs
 from tilecache_daemon.rpc.requests import UUID_TEXT
-from tilecache_daemon.tile_ids import TileIds
+from tilecache_daemon.store.tile_ids import TileIds
 
 ids = st.lists(st.uuids().map(str), min_size=1, max_size=9)
 

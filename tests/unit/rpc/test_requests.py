@@ -8,6 +8,10 @@ import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import given
 from hypothesis import strategies as st
+
+from tests.tiles import FLIGHT, box_region, cell_region, circle_region, tile_key
+from tests.unit.rpc import messages
+from tests.unit.rpc.messages import fields_at_fault
 from tilecache.v1.tile_identity_pb2 import TileKey
 from tilecache.v1.tile_metadata_store_pb2 import (
     ListPendingUploadsRequest,
@@ -15,10 +19,6 @@ from tilecache.v1.tile_metadata_store_pb2 import (
     Region,
     TileRef,
 )
-
-from tests.tiles import FLIGHT, box_region, cell_region, circle_region, tile_key
-from tests.unit.rpc import messages
-from tests.unit.rpc.messages import fields_at_fault
 from tilecache_daemon.errors import LimitExceededError
 from tilecache_daemon.models import OnConflict, TileSelection
 from tilecache_daemon.rpc import requests

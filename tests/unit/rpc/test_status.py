@@ -6,8 +6,9 @@ import pytest
 from google.protobuf.message import Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
+from tilecache.errors import FieldViolation
 from tilecache_daemon import errors
-from tilecache_daemon.errors import FieldViolation, InvalidRequestError, TileCacheError
+from tilecache_daemon.errors import InvalidRequestError, TileCacheError
 from tilecache_daemon.rpc.calls import CODES
 from tilecache_daemon.rpc.status import TABLE, internal_status, status_of
 

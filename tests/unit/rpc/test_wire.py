@@ -4,14 +4,14 @@ import json
 from datetime import datetime, timezone
 
 from hypothesis import given
+
+from tests.unit.some_tiles import old_row, tiles
+from tilecache.identity import SOURCE_NUMBERS
 from tilecache.v1.tile_identity_pb2 import TILE_SOURCE_UNSPECIFIED
 from tilecache.v1.tile_metadata_store_pb2 import (
     FRESHNESS_LABEL_DOWNGRADED,
     TileMetadata,
 )
-
-from tests.unit.some_tiles import old_row, tiles
-from tilecache_daemon.identity import SOURCE_NUMBERS
 from tilecache_daemon.models import FreshnessLabel, Tile, micros_of
 from tilecache_daemon.rpc import wire
 

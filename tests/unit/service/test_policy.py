@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tilecache_daemon.freshness import add_months
+from tilecache_daemon.freshness_policy import add_months
 from tilecache_daemon.service.policy import count_months
 
 EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)

@@ -1,0 +1,235 @@
+"""Web Mercator cells (EPSG:3857 in XYZ order) and the areas that they fill.
+
+Degrees are on WGS 84, lengths in metres. Formulae: OSGeo's tile map standard
+and the haversine.
+"""
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
+from typing import Final, NamedTuple
+
+MAX_LATITUDE: Final = math.degrees(math.atan(math.sinh(math.pi)))
+EQUATOR_METERS: Final = 2 * math.pi * 6_378_137.0
+EARTH_RADIUS_METERS: Final = 6_371_008.8
+
+BLOCK_BITS: Final = 5
+BLOCK_CELLS: Final = 1 << BLOCK_BITS
+"""Columns and rows of a block of cells."""
+_MASK: Final = BLOCK_CELLS - 1
+
+_ROUNDING_CELLS: Final = 1e-6  # more than the rounding of degrees at zoom 22, less than a pixel
+
+
+class CellRectangle(NamedTuple):
+    """Cells of one zoom from `x_from` to `x_to` and `y_from` to `y_to`, ends included."""
+
+    x_from: int
+    x_to: int
+    y_from: int
+    y_to: int
+
+    @property
+    def cell_count(self) -> int:
+        return (self.x_to - self.x_from + 1) * (self.y_to - self.y_from + 1)
+
+
+class BlockKey(NamedTuple):
+    """Which block: its zoom, and its cells' columns and rows without their last bits."""
+
+    zoom: int
+    x: int
+    y: int
+
+
+class BoundingBox(NamedTuple):
+    """Degrees; `west` is more than `east` when the box crosses the antimeridian."""
+
+    south: float
+    west: float
+    north: float
+    east: float
+
+    def contains(self, latitude: float, longitude: float) -> bool:
+        """Whether the point is within, edges included."""
+        if not self.south <= latitude <= self.north:
+            return False
+        if self.west <= self.east:
+            return self.west <= longitude <= self.east
+        return longitude >= self.west or longitude <= self.east
+
+
+def count_cells(rectangles: Iterable[CellRectangle]) -> int:
+    """How many cells disjoint rectangles hold together."""
+    return sum(rectangle.cell_count for rectangle in rectangles)
+
+
+def block_of(zoom: int, x: int, y: int) -> BlockKey:
+    """The block that a cell lies in."""
+    return BlockKey(zoom, x >> BLOCK_BITS, y >> BLOCK_BITS)
+
+
+def blocks_in(zoom: int, cells: Iterable[CellRectangle]) -> dict[BlockKey, list[CellRectangle]]:
+    """The blocks that rectangles touch, each with its part of them."""
+    blocks: dict[BlockKey, list[CellRectangle]] = {}
+    for x_from, x_to, y_from, y_to in cells:
+        for block_y in range(y_from >> BLOCK_BITS, (y_to >> BLOCK_BITS) + 1):
+            top, bottom = block_y << BLOCK_BITS, (block_y << BLOCK_BITS) | _MASK
+            for block_x in range(x_from >> BLOCK_BITS, (x_to >> BLOCK_BITS) + 1):
+                left, right = block_x << BLOCK_BITS, (block_x << BLOCK_BITS) | _MASK
+                part = CellRectangle(
+                    max(x_from, left), min(x_to, right), max(y_from, top), min(y_to, bottom)
+                )
+                blocks.setdefault(BlockKey(zoom, block_x, block_y), []).append(part)
+    return blocks
+
+
+def bounds_of(cells: Sequence[CellRectangle]) -> CellRectangle:
+    """The smallest rectangle that holds some."""
+    x_from, x_to, y_from, y_to = zip(*cells, strict=True)
+    return CellRectangle(min(x_from), max(x_to), min(y_from), max(y_to))
+
+
+def cells_of(key: BlockKey) -> CellRectangle:
+    """All cells of a block."""
+    x, y = key.x << BLOCK_BITS, key.y << BLOCK_BITS
+    return CellRectangle(x, x | _MASK, y, y | _MASK)
+
+
+def cell_bounds(zoom: int, x: int, y: int) -> BoundingBox:
+    """The degrees that a cell fills."""
+    return BoundingBox(
+        south=_latitude(zoom, y + 1),
+        west=_longitude(zoom, x),
+        north=_latitude(zoom, y),
+        east=_longitude(zoom, x + 1),
+    )
+
+
+def cell_centre(zoom: int, x: int, y: int) -> tuple[float, float]:
+    """Latitude and longitude of the middle of a cell, in the projection's plane."""
+    return _latitude(zoom, y + 0.5), _longitude(zoom, x + 0.5)
+
+
+def cell_edge_meters(zoom: int, latitude: float) -> float:
+    """The length on the ground of a cell's edge at a latitude."""
+    return EQUATOR_METERS * math.cos(math.radians(latitude)) / (1 << zoom)
+
+
+def cell_at(zoom: int, latitude: float, longitude: float) -> tuple[int, int]:
+    """The cell (x, y) that holds a point; the nearest one beyond the projection's edge."""
+    x, _ = _span(_column_position(zoom, longitude), 0, zoom)
+    y, _ = _span(row_position(zoom, latitude), 0, zoom)
+    return x, y
+
+
+def cells_in_box(zoom: int, box: BoundingBox) -> Iterator[CellRectangle]:
+    """The cells that a box overlaps: none beyond the projection's edge, two
+    rectangles across the antimeridian. Sharing an edge is not overlapping."""
+    if box.south > MAX_LATITUDE or box.north < -MAX_LATITUDE:
+        return
+    y_from, y_to = _span(row_position(zoom, box.north), row_position(zoom, box.south), zoom)
+    west, east = _column_position(zoom, box.west), _column_position(zoom, box.east)
+    if box.west <= box.east:
+        yield CellRectangle(*_span(west, east, zoom), y_from, y_to)
+        return
+    side = 1 << zoom
+    x_from, _ = _span(west, side, zoom)
+    _, x_to = _span(0, east, zoom)
+    if x_from <= x_to:
+        yield CellRectangle(0, side - 1, y_from, y_to)
+    else:
+        yield CellRectangle(x_from, side - 1, y_from, y_to)
+        yield CellRectangle(0, x_to, y_from, y_to)
+
+
+def cells_in_circle(
+    zoom: int, latitude: float, longitude: float, radius_meters: float
+) -> Iterator[CellRectangle]:
+    """The cells that a circle on the ground overlaps, row by row from the north."""
+    south, north = _circle_latitudes(latitude, radius_meters)
+    for rows in cells_in_box(zoom, BoundingBox(south, longitude, north, longitude)):
+        for y in range(rows.y_from, rows.y_to + 1):
+            yield from circle_row(zoom, latitude, longitude, radius_meters, y)
+
+
+def circle_row(
+    zoom: int, latitude: float, longitude: float, radius_meters: float, y: int
+) -> Iterator[CellRectangle]:
+    """The cells of one row that a circle overlaps; the row must touch it."""
+    south, north = _circle_latitudes(latitude, radius_meters)
+    band = cell_bounds(zoom, 0, y)
+    half_width = _circle_half_width(
+        latitude, radius_meters, max(band.south, south), min(band.north, north)
+    )
+    middle = (band.south + band.north) / 2
+    yield from cells_in_box(zoom, _around(longitude, half_width, middle, middle))
+
+
+def circle_bounds(latitude: float, longitude: float, radius_meters: float) -> BoundingBox:
+    """The smallest box that holds a circle on the ground."""
+    south, north = _circle_latitudes(latitude, radius_meters)
+    half_width = _circle_half_width(latitude, radius_meters, south, north)
+    return _around(longitude, half_width, south, north)
+
+
+def _circle_latitudes(latitude: float, radius_meters: float) -> tuple[float, float]:
+    reach = math.degrees(radius_meters / EARTH_RADIUS_METERS)
+    return max(latitude - reach, -90.0), min(latitude + reach, 90.0)
+
+
+def _around(longitude: float, half_width: float, south: float, north: float) -> BoundingBox:
+    west, east = longitude - half_width, longitude + half_width
+    if half_width >= 180.0:
+        west, east = -180.0, 180.0
+    elif west < -180.0:
+        west += 360.0
+    elif east > 180.0:
+        east -= 360.0
+    return BoundingBox(south, west, north, east)
+
+
+def _circle_half_width(latitude: float, radius_meters: float, south: float, north: float) -> float:
+    """The most degrees of longitude that a circle reaches from its centre within
+    a band of latitudes, by the spherical law of cosines."""
+    centre, angle = math.radians(latitude), radius_meters / EARTH_RADIUS_METERS
+    # Where the meridian touches the circle; at the pole if that is inside.
+    cosine = math.cos(angle)
+    ratio = math.sin(centre) / cosine if cosine else math.copysign(1.0, centre)
+    widest = math.degrees(math.asin(min(max(ratio, -1.0), 1.0)))
+    widths = []
+    for candidate in (south, north, min(max(widest, south), north)):
+        at = math.radians(candidate)
+        divisor = math.cos(centre) * math.cos(at)
+        if divisor < 1e-12:
+            return 180.0
+        value = (cosine - math.sin(centre) * math.sin(at)) / divisor
+        widths.append(math.degrees(math.acos(min(max(value, -1.0), 1.0))))
+    return max(widths)
+
+
+@lru_cache(maxsize=4_096)
+def _latitude(zoom: int, y: float) -> float:
+    return math.degrees(math.atan(math.sinh(math.pi * (1 - 2 * y / (1 << zoom)))))
+
+
+def _longitude(zoom: int, x: float) -> float:
+    return x / (1 << zoom) * 360.0 - 180.0
+
+
+def _column_position(zoom: int, longitude: float) -> float:
+    return (longitude + 180.0) / 360.0 * (1 << zoom)
+
+
+def row_position(zoom: int, latitude: float) -> float:
+    """Where a latitude lies, in rows from the north edge."""
+    clamped = min(max(latitude, -MAX_LATITUDE), MAX_LATITUDE)
+    position = (1 - math.asinh(math.tan(math.radians(clamped))) / math.pi) / 2
+    return position * (1 << zoom)
+
+
+def _span(start: float, end: float, zoom: int) -> tuple[int, int]:
+    """First and last of the cells between two positions; at least one."""
+    last = (1 << zoom) - 1
+    first = min(max(math.floor(start + _ROUNDING_CELLS), 0), last)
+    return first, min(max(math.ceil(end - _ROUNDING_CELLS) - 1, first), last)

@@ -1,0 +1,67 @@
+"""Work that gives way."""
+
+import asyncio
+
+import pytest
+
+from tilecache_daemon.read_priority import BUSY_S, ReadPriority
+
+
+class Clock:
+    now_s = 100.0
+
+    def monotonic(self) -> float:
+        return self.now_s
+
+
+async def count_rounds_between(read_priority: ReadPriority, pieces: int) -> list[int]:
+    """How many rounds of the event loop others had before each piece."""
+    rounds, counted = 0, []
+
+    async def others() -> None:
+        nonlocal rounds
+        while True:
+            rounds += 1
+            await asyncio.sleep(0)
+
+    task = asyncio.create_task(others())
+    async for _ in read_priority.in_batches(range(pieces), 1):
+        counted.append(rounds)
+        rounds = 0
+    task.cancel()
+    return counted
+
+
+@pytest.mark.parametrize("size", [1, 3, 10, 11])
+def test_every_item_has_its_turn_and_in_its_order(size: int) -> None:
+    async def collect() -> list[int]:
+        parts = [part async for part in ReadPriority(Clock().monotonic).in_batches(range(10), size)]
+        assert max(map(len, parts)) <= size
+        return [item for part in parts for item in part]
+
+    assert asyncio.run(collect()) == list(range(10))
+
+
+def test_while_nobody_reads_others_have_a_round_between_two_pieces() -> None:
+    rounds = asyncio.run(count_rounds_between(ReadPriority(Clock().monotonic), 20))
+    assert rounds[1:] == [1] * 19
+
+
+def test_what_is_done_in_one_piece_rests_for_nobody() -> None:
+    read_priority = ReadPriority(Clock().monotonic)
+    read_priority.note_read()
+    assert asyncio.run(count_rounds_between(read_priority, 1)) == [0]
+
+
+def test_while_somebody_reads_they_have_as_many_as_a_read_takes() -> None:
+    read_priority = ReadPriority(Clock().monotonic)
+    read_priority.note_read()
+    assert min(asyncio.run(count_rounds_between(read_priority, 3))) > 10
+
+
+def test_work_goes_on_when_the_reads_have_ended() -> None:
+    clock = Clock()
+    read_priority = ReadPriority(clock.monotonic)
+    read_priority.note_read()
+    clock.now_s += 2 * BUSY_S
+    assert asyncio.run(count_rounds_between(read_priority, 20))[1:] == [1] * 19

@@ -1,0 +1,1 @@
+"""Blocks of tiles in memory, in their wire form."""

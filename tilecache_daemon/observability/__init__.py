@@ -1,0 +1,1 @@
+"""What can be seen of the daemon from outside: metrics, traces, the log of calls."""

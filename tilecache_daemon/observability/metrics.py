@@ -1,0 +1,216 @@
+"""What the daemon counts of its calls, and its state when it is asked for.
+
+The names of the calls' metrics are those that go-grpc-prometheus made common.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from datetime import timedelta
+from itertools import accumulate
+from typing import Final, NamedTuple
+
+from prometheus_client import (
+    CollectorRegistry,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+)
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+)
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
+
+from tilecache_daemon.cache.tile_cache import TileCache
+from tilecache_daemon.clock import Clock
+from tilecache_daemon.rpc.call_counts import LATENCY_BOUNDS_S, CallCounts
+from tilecache_daemon.rpc.calls import Calls
+from tilecache_daemon.schema.migrator import MigrationResult
+from tilecache_daemon.service.access_log import AccessLog
+from tilecache_daemon.service.information import ServerInfo
+from tilecache_daemon.service.storage import Usage
+from tilecache_daemon.store.database import Database
+
+_HOUR_S: Final = 3_600
+_DAY_S: Final = 24 * _HOUR_S
+AGE_BUCKETS_S: Final = (
+    *(60, 600, _HOUR_S, 6 * _HOUR_S),
+    *(days * _DAY_S for days in (1, 2, 7, 14, 30, 60, 90, 180, 365, 730)),
+)
+_LATENCY_BOUNDS: Final = (*map(floatToGoString, LATENCY_BOUNDS_S), "+Inf")
+_RPC: Final = ("grpc_type", "grpc_service", "grpc_method")
+_TYPES: Final = {
+    (False, False): "unary",
+    (False, True): "server_stream",
+    (True, False): "client_stream",
+    (True, True): "bidi_stream",
+}
+
+
+class Sources(NamedTuple):
+    """Whose state is told. It is read in the scraper's thread, and never waited for."""
+
+    information: ServerInfo
+    """What does not change."""
+    migration: MigrationResult
+    clock: Clock
+    database: Database
+    cache: TileCache
+    accesses: AccessLog
+    calls: Calls
+
+
+class Metrics:
+    """All metrics of one daemon."""
+
+    def __init__(self, call_counts: CallCounts) -> None:
+        # When each series was made is of no use here, and would double the answer.
+        disable_created_metrics()  # type: ignore[no-untyped-call]
+        self.registry = CollectorRegistry()
+        self.registry.register(_CallCollector(call_counts))
+        self._eviction_age = Histogram(
+            "tilecache_eviction_age_seconds",
+            "Time since an evicted tile was last used, or stored if it never was.",
+            buckets=AGE_BUCKETS_S,
+            registry=self.registry,
+        )
+        self._usage: Usage | None = None
+        ProcessCollector(registry=self.registry)
+
+    def note_evicted(self, ages: Iterable[timedelta]) -> None:
+        """Tiles were evicted, so long after they were last of use."""
+        for age in ages:
+            self._eviction_age.observe(age.total_seconds())
+
+    def note_usage(self, usage: Usage) -> None:
+        """What is stored, as it was when it was last read."""
+        self._usage = usage
+
+    def expose(self) -> str:
+        """All of it, in the text that Prometheus reads. Takes milliseconds."""
+        return generate_latest(self.registry).decode()
+
+    def read_from(self, sources: Sources) -> None:
+        """Tells their state too, from now on."""
+        self.registry.register(_StateCollector(sources, lambda: self._usage))
+
+
+class _CallCollector(Collector):
+    """Reads what is counted of the calls."""
+
+    def __init__(self, call_counts: CallCounts) -> None:
+        self._call_counts = call_counts
+
+    def describe(self) -> Iterator[Metric]:
+        return iter(())
+
+    def collect(self) -> Iterator[Metric]:
+        started = CounterMetricFamily("grpc_server_started", "Calls that began.", labels=_RPC)
+        handled = CounterMetricFamily(
+            "grpc_server_handled",
+            "Calls that ended, by their status.",
+            labels=(*_RPC, "grpc_code"),
+        )
+        latency = HistogramMetricFamily(
+            "grpc_server_handling_seconds", "How long calls took, in seconds.", labels=_RPC
+        )
+        for counts in self._call_counts.methods:
+            method = counts.method
+            kind = _TYPES[method.client_streaming, method.server_streaming]
+            rpc = (kind, method.containing_service.full_name, method.name)
+            started.add_metric(rpc, counts.started)
+            handled.add_metric((*rpc, "OK"), counts.succeeded)
+            for code, count in counts.failed.items():
+                handled.add_metric((*rpc, code.name), count)
+            buckets = list(zip(_LATENCY_BOUNDS, accumulate(counts.within), strict=True))
+            latency.add_metric(rpc, buckets, counts.seconds)
+        yield from (started, handled, latency)
+
+
+class _StateCollector(Collector):
+    """Reads what is known anyway. Touches neither the database nor the event loop."""
+
+    def __init__(self, sources: Sources, usage: Callable[[], Usage | None]) -> None:
+        self._sources = sources
+        self._started_at = sources.clock.monotonic()
+        self._usage = usage
+
+    def describe(self) -> Iterator[Metric]:
+        return iter(())
+
+    def collect(self) -> Iterator[Metric]:
+        yield from self._daemon()
+        yield from self._database()
+        yield from self._cache()
+        if usage := self._usage():
+            yield from _storage(usage)
+
+    def _daemon(self) -> Iterator[Metric]:
+        info, migration = self._sources.information, self._sources.migration
+        about = {
+            "version": info.daemon_version,
+            "contract_version": info.contract_version,
+            "schema_revision": info.schema_revision,
+            "namespace_uuid": info.namespace_uuid,
+        }
+        yield InfoMetricFamily("tilecache", "Versions, and the namespace of all ids.", about)
+        uptime_s = self._sources.clock.monotonic() - self._started_at
+        yield _gauge("uptime_seconds", "How long it has been up, by a clock of no date.", uptime_s)
+        applied = len(migration.revisions_applied)
+        yield _gauge("migrations_applied", "Schema revisions that this start applied.", applied)
+        yield _gauge(
+            "migration_seconds", "How long this start's migration took.", migration.elapsed_s
+        )
+        trusted = self._sources.clock.trusted
+        yield _gauge("clock_trusted", "Whether the time of day can be believed.", trusted)
+        waiting = self._sources.accesses.pending_count
+        yield _gauge("accesses_pending", "Recorded accesses that are not yet written.", waiting)
+        under_way = self._sources.calls.under_way
+        yield _gauge("calls_under_way", "Calls that are being answered.", under_way)
+        most = info.limits.max_concurrent_calls
+        yield _gauge("calls_max", "Calls that are taken on at once.", most)
+
+    def _database(self) -> Iterator[Metric]:
+        available = self._sources.database.available
+        yield _gauge("database_available", "Whether PostgreSQL answers.", available)
+        pool = self._sources.database.pool_status
+        yield _gauge("pool_connections", "Connections to PostgreSQL.", pool.size)
+        yield _gauge("pool_connections_in_use", "Connections that work for a call.", pool.in_use)
+        yield _gauge("pool_connections_max", "Connections at most.", pool.max_size)
+        yield _gauge("pool_waiting", "Calls that wait for a connection.", pool.waiting)
+
+    def _cache(self) -> Iterator[Metric]:
+        cache = self._sources.cache.status
+        yield _counter("cache_hits", "Reads answered from memory.", cache.hits)
+        yield _counter("cache_misses", "Reads that went to PostgreSQL.", cache.misses)
+        yield _gauge("cache_tiles", "Tiles in memory.", cache.tiles)
+        yield _gauge("cache_used_bytes", "Their size in memory.", cache.used_bytes)
+        yield _gauge("cache_max_bytes", "The ceiling of that size.", cache.max_bytes)
+
+
+def _storage(usage: Usage) -> Iterator[Metric]:
+    labels = ("zoom", "source", "label", "pending_upload")
+    tiles = GaugeMetricFamily("tilecache_stored_tiles", "Stored tiles.", labels=labels)
+    used = GaugeMetricFamily("tilecache_stored_bytes", "Their pictures' size.", labels=labels)
+    for row in usage.rows:
+        values = (str(row.zoom), row.source, row.label, str(row.pending_upload).lower())
+        tiles.add_metric(values, row.tile_count)
+        used.add_metric(values, row.used_bytes)
+    yield tiles
+    yield used
+    count, byte_count = usage.pending_removal
+    yield _gauge("stored_max_bytes", "The ceiling of stored bytes; 0: none.", usage.max_used_bytes)
+    yield _gauge("pending_removal_tiles", "Evicted tiles whose files may remain.", count)
+    yield _gauge("pending_removal_bytes", "Their files' size.", byte_count)
+
+
+def _gauge(name: str, text: str, value: float) -> Metric:
+    return GaugeMetricFamily(f"tilecache_{name}", text, value)
+
+
+def _counter(name: str, text: str, value: float) -> Metric:
+    return CounterMetricFamily(f"tilecache_{name}", text, value)

@@ -1,0 +1,255 @@
+"""Brings the database's schema to what this version works with.
+
+The revisions lie in `migrations/versions`, one step each, as NNNN_what_it_brings.py;
+the name of a file is its revision's id. So the head is known, and a database
+that is at it is left alone, without loading Alembic or SQLAlchemy.
+"""
+
+import importlib
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal, NamedTuple, Protocol
+
+import psycopg
+
+from tilecache.identity import TILE_NAMESPACE_UUID
+from tilecache_daemon.clock import Clock
+from tilecache_daemon.errors import MigrationError
+from tilecache_daemon.schema.connection import (
+    LOCK_TIMEOUT_S,
+    DatabaseUnreachableError,
+    connect,
+    lock,
+    read_revision,
+    translating_errors,
+)
+
+__all__ = [
+    "HEAD_REVISION",
+    "DatabaseUnreachableError",
+    "MigrationError",
+    "MigrationResult",
+    "apply_migrations",
+    "current_revision",
+    "downgrade",
+    "plan_migrations",
+]
+
+BASE: Final = "base"
+"""What Alembic calls the revision of a database without a schema."""
+
+_log = logging.getLogger(__name__)
+
+
+class HasDsn(Protocol):
+    """What is needed of a configuration; `migration_lock_timeout_s` counts too, if it is there."""
+
+    @property
+    def dsn(self) -> str | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class MigrationResult:
+    """What a run did. A revision of None is a database without a schema."""
+
+    from_revision: str | None
+    to_revision: str | None
+    revisions_applied: tuple[str, ...]
+    """In order; for a downgrade those taken back. Empty if there was nothing to do."""
+    elapsed_s: float
+
+
+class PlannedRevision(NamedTuple):
+    """A revision that would be applied."""
+
+    revision: str
+    doc: str
+    sql: str
+
+
+def find_migrations() -> Path:
+    """The migrations inside the installed package, else those of the checkout."""
+    package = Path(__file__).parents[1]
+    for directory in (package / "migrations", package.parent / "migrations"):
+        if (directory / "env.py").is_file():
+            return directory
+    raise MigrationError(f"the migrations are missing: {package} was not installed whole")
+
+
+REVISIONS: Final = tuple(
+    sorted(file.stem for file in (find_migrations() / "versions").glob("[0-9]*.py"))
+)
+"""The chain, oldest first."""
+HEAD_REVISION: Final = REVISIONS[-1]
+
+
+def apply_migrations(config: HasDsn, clock: Clock | None = None) -> MigrationResult:
+    """Upgrades the database to `HEAD_REVISION`, in one transaction.
+
+    The address is the configuration's `dsn`, else `$DB_URL`. Raises
+    MigrationError, with the schema left as it was; DatabaseUnreachableError
+    among them if PostgreSQL does not answer.
+    """
+    dsn = config.dsn or os.environ.get("DB_URL")
+    if not dsn:
+        raise MigrationError("there is no database to migrate: set dsn, or DB_URL")
+    lock_timeout_s = float(getattr(config, "migration_lock_timeout_s", LOCK_TIMEOUT_S))
+    result = _Run(dsn, lock_timeout_s, clock or Clock()).upgrade()
+    if result.revisions_applied:
+        _log_change("schema_migrated", "Migrated the schema", result)
+    else:
+        _log_no_change(result)
+    return result
+
+
+def downgrade(
+    dsn: str,
+    revision: str,
+    lock_timeout_s: float = LOCK_TIMEOUT_S,
+    clock: Clock | None = None,
+) -> MigrationResult:
+    """Takes the schema back to an older revision (or `BASE`), in one transaction.
+
+    What the later revisions brought is lost. Raises MigrationError as
+    `apply_migrations`, and for a revision that the database has not reached.
+    """
+    result = _Run(dsn, lock_timeout_s, clock or Clock()).downgrade(revision)
+    if result.revisions_applied:
+        _log_change("schema_taken_back", "Took the schema back", result)
+    else:
+        _log_no_change(result)
+    return result
+
+
+def current_revision(dsn: str) -> str | None:
+    """The revision that the database is at, known or not; None without a schema."""
+    with translating_errors(), connect(dsn) as connection:
+        return read_revision(connection)
+
+
+def plan_migrations(dsn: str) -> list[PlannedRevision]:
+    """What `apply_migrations` would do now. Changes nothing."""
+    current = current_revision(dsn)
+    pending = pending_revisions(current)
+    if not pending:
+        return []
+    describe = _load_alembic_runner().describe_upgrade
+    return [
+        PlannedRevision(revision, *describe(find_migrations(), before, revision))
+        for before, revision in zip((current, *pending), pending, strict=False)
+    ]
+
+
+def pending_revisions(current: str | None) -> tuple[str, ...]:
+    """The revisions above `current`; raises MigrationError if this version does not know it."""
+    if current is None:
+        return REVISIONS
+    if current not in REVISIONS:
+        raise MigrationError(
+            f"the database is at revision {current!r}, which this version does not know: "
+            f"its newest is {HEAD_REVISION!r}. A newer version has migrated it, or it belongs "
+            "to something else; nothing was changed. Install the version that migrated it"
+        )
+    return REVISIONS[REVISIONS.index(current) + 1 :]
+
+
+class _Run:
+    """One run against one database."""
+
+    def __init__(self, dsn: str, lock_timeout_s: float, clock: Clock) -> None:
+        self._dsn = dsn
+        self._lock_timeout_s = lock_timeout_s
+        self._monotonic = clock.monotonic
+        self._started_at = clock.monotonic()
+
+    def upgrade(self) -> MigrationResult:
+        with translating_errors(), self._connect() as guard:
+            current = read_revision(guard)
+            if not pending_revisions(current):
+                return self._result(current, current, ())
+            lock(guard)
+            # Whoever held the lock may have done all of it.
+            current = read_revision(guard)
+            pending = pending_revisions(current)
+            if pending:
+                self._run_alembic("upgrade", HEAD_REVISION)
+            return self._result(current, HEAD_REVISION, pending)
+
+    def downgrade(self, revision: str) -> MigrationResult:
+        target = _known_revision(revision)
+        with translating_errors(), self._connect() as guard:
+            lock(guard)
+            current = read_revision(guard)
+            missing, above = pending_revisions(current), pending_revisions(target)
+            if len(above) < len(missing):
+                raise MigrationError(f"the database is at {current or BASE}, older than {revision}")
+            undone = above[: len(above) - len(missing)][::-1]
+            if undone:
+                self._run_alembic("downgrade", revision)
+            return self._result(current, target, undone)
+
+    def _connect(self) -> psycopg.Connection[Any]:
+        return connect(self._dsn, self._lock_timeout_s)
+
+    def _run_alembic(self, direction: Literal["upgrade", "downgrade"], target: str) -> None:
+        run = _load_alembic_runner().run_alembic
+        try:
+            run(find_migrations(), direction, target, self._connect)
+        except psycopg.errors.SerializationFailure:
+            run(find_migrations(), direction, target, self._connect)
+
+    def _result(
+        self, before: str | None, after: str | None, applied: tuple[str, ...]
+    ) -> MigrationResult:
+        return MigrationResult(before, after, applied, self._monotonic() - self._started_at)
+
+
+def _known_revision(revision: str) -> str | None:
+    if revision == BASE:
+        return None
+    if revision not in REVISIONS:
+        known = ", ".join((BASE, *REVISIONS))
+        raise MigrationError(f"there is no revision {revision!r}, only {known}")
+    return revision
+
+
+def _load_alembic_runner() -> Any:
+    # Alembic talks at INFO from its import on; what was done is told once, here.
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    return importlib.import_module("tilecache_daemon.schema.alembic_runner")
+
+
+def _log_change(kind: str, what: str, result: MigrationResult) -> None:
+    _log.info(
+        "%s from %s to %s in %.2f s: %s (namespace %s)",
+        what,
+        result.from_revision or BASE,
+        result.to_revision or BASE,
+        result.elapsed_s,
+        ", ".join(result.revisions_applied),
+        TILE_NAMESPACE_UUID,
+        extra=_structured(kind, result),
+    )
+
+
+def _log_no_change(result: MigrationResult) -> None:
+    _log.info(
+        "The schema is at %s, nothing to migrate (namespace %s)",
+        result.to_revision or BASE,
+        TILE_NAMESPACE_UUID,
+        extra=_structured("schema_at_head", result),
+    )
+
+
+def _structured(kind: str, result: MigrationResult) -> dict[str, object]:
+    """The same for a log of JSON lines, as `logs.py` has it."""
+    facts = {
+        "from_revision": result.from_revision or BASE,
+        "to_revision": result.to_revision or BASE,
+        "revisions": list(result.revisions_applied),
+        "elapsed_s": round(result.elapsed_s, 3),
+        "namespace_uuid": str(TILE_NAMESPACE_UUID),
+    }
+    return {"kind": kind, "kv": facts}

@@ -1,0 +1,92 @@
+"""The query catalogue: every statement that the daemon sends, by name.
+
+A file holds statements, each under a line `-- name --` and a line that says what
+it is for. `{tile_columns}` stands for the columns of `models.Tile`, in
+order, `{tile_records}` for what `tile_columns.TileColumns` is read from, and
+`{eviction_columns}` for the columns of `models.Eviction`.
+"""
+
+import re
+from collections.abc import Mapping
+from importlib.resources import files
+from typing import Final
+
+from tilecache.identity import SOURCE_NUMBERS
+from tilecache_daemon.models import FreshnessLabel
+from tilecache_daemon.store.tile_columns import (
+    LABEL_SHIFT,
+    NO_FLIGHT,
+    NO_SIZE,
+    NO_TIME,
+    SHA256_SHIFT,
+)
+
+TILE_COLUMNS: Final = """
+    t.tile_uuid::text, t.location_hash::text, t.zoom, t.x, t.y, t.source, t.flight_id::text,
+    t.latitude, t.longitude, t.tile_size_meters, t.tile_size_pixels, t.file_path,
+    t.content_sha256, t.disk_bytes,
+    t.captured_at, t.created_at, t.accessed_at, t.uploaded_at,
+    t.freshness_status, t.tile_quality_metadata::text
+"""
+
+
+def _code(column: str, codes: Mapping[str, int]) -> str:
+    cases = " ".join(f"WHEN '{text}' THEN {code}" for text, code in codes.items())
+    return f"CASE {column} {cases} ELSE 0 END"
+
+
+_SOURCE: Final = _code("t.source", SOURCE_NUMBERS)
+_LABEL: Final = _code(
+    "t.freshness_status",
+    {label.value: place << LABEL_SHIFT for place, label in enumerate(FreshnessLabel)},
+)
+_SHA256: Final = f"CASE WHEN t.content_sha256 IS NULL THEN 0 ELSE {1 << SHA256_SHIFT} END"
+
+_NO_FLIGHT: Final = rf"'\x{NO_FLIGHT.hex()}'::bytea"
+_NO_TIME: Final = rf"'\x{NO_TIME.to_bytes(8, 'big', signed=True).hex()}'::bytea"
+
+TILE_RECORD: Final = (
+    "uuid_send(t.tile_uuid)",
+    "uuid_send(t.location_hash)",
+    f"coalesce(uuid_send(t.flight_id), {_NO_FLIGHT})",
+    "int8send((t.x::bigint << 32) | (t.y & 4294967295))",
+    "int8send((t.zoom::bigint << 32) | length(t.file_path))",
+    f"int8send((t.tile_size_pixels::bigint << 32) | ({_SOURCE} + {_LABEL} + {_SHA256}))",
+    "circle_send(circle(point(t.latitude, t.longitude), t.tile_size_meters))",
+    f"int8send(coalesce(t.disk_bytes, {NO_SIZE}))",
+    "timestamptz_send(t.captured_at)",
+    "timestamptz_send(t.created_at)",
+    f"coalesce(timestamptz_send(t.accessed_at), {_NO_TIME})",
+    f"coalesce(timestamptz_send(t.uploaded_at), {_NO_TIME})",
+)
+"""What PostgreSQL's own functions make of a tile's columns: the fields of `tile_columns.RECORD`
+in order, two integers or three doubles by one call where they can be, since each call takes
+memory of its own. A value of its own for each column takes twice the time."""
+
+TILE_RECORDS: Final = f"""
+    string_agg({" || ".join(TILE_RECORD)}, ''::bytea),
+    string_agg(t.file_path, ''), string_agg(t.content_sha256, ''),
+    string_agg(coalesce(t.tile_quality_metadata::text, ''), E'\n')
+"""
+
+EVICTION_COLUMNS: Final = """
+    e.id, e.tile_uuid::text, e.zoom, e.x, e.y, e.source, e.flight_id::text, e.file_path,
+    e.content_sha256, e.disk_bytes, e.evicted_at, e.accessed_at, e.reason
+"""
+
+_STATEMENT: Final = re.compile(
+    r"^-- (?P<name>[a-z_]+) --\n(?P<body>.*?)(?=^-- [a-z_]+ --$|\Z)", re.M | re.S
+)
+
+
+def load_queries(*names: str) -> dict[str, str]:
+    """The statements of the named files of this folder."""
+    queries: dict[str, str] = {}
+    for name in names:
+        text = files(__name__).joinpath(f"{name}.sql").read_text()
+        for match in _STATEMENT.finditer(text):
+            body = match["body"].replace("{tile_columns}", TILE_COLUMNS)
+            body = body.replace("{tile_records}", TILE_RECORDS)
+            body = body.replace("{eviction_columns}", EVICTION_COLUMNS)
+            queries[match["name"]] = body.strip().rstrip(";")
+    return queries

@@ -1,0 +1,106 @@
+"""One method a query: parameters in, rows to models."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from datetime import datetime
+from typing import Final
+
+import psycopg
+from psycopg import errors
+
+from tilecache.mercator import CellRectangle
+from tilecache_daemon.store.change_feed import ChangeListener
+from tilecache_daemon.store.connections import Connection
+from tilecache_daemon.store.database import Database
+from tilecache_daemon.store.evictions import EvictionQueries
+from tilecache_daemon.store.freshness import FreshnessQueries
+from tilecache_daemon.store.statements import Statements
+from tilecache_daemon.store.tiles import TileQueries
+from tilecache_daemon.store.uploads import UploadQueries
+from tilecache_daemon.store.usage import UsageQueries
+
+_PLANNED_ANEW: Final = 6
+
+
+class Store:
+    """Opens `Queries` on the database's connections."""
+
+    def __init__(self, database: Database, changes: ChangeListener) -> None:
+        self._database = database
+        self._changes = changes
+
+    @property
+    def available(self) -> bool:
+        """Whether PostgreSQL answered when it was last asked."""
+        return self._database.available
+
+    @asynccontextmanager
+    async def connection(self) -> "AsyncIterator[Queries]":
+        """Queries that change no tile. Raises TileCacheErrors."""
+        async with self._database.connection() as connection:
+            yield Queries(connection)
+
+    @asynccontextmanager
+    async def transaction(self, *, own_accesses: bool = False) -> "AsyncIterator[Queries]":
+        """Queries that commit together, or not at all. Raises TileCacheErrors.
+
+        When it has ended, whoever caches has been told of its changes; with
+        `own_accesses` that they are only this daemon's records of use.
+        """
+        announcement = self._changes.announcement()
+        try:
+            async with self._database.transaction() as connection:
+                queries = Queries(connection)
+                if own_accesses:
+                    await queries.database.name_writer(self._changes.writer)
+                yield queries
+                await queries.database.announce(announcement)
+            await self._changes.heard(announcement)
+        finally:
+            self._changes.withdraw(announcement)
+
+
+async def warm_up(connection: Connection) -> None:
+    """Has PostgreSQL plan what an aircraft waits for: on a new connection the first time takes
+    a few milliseconds more, and it plans anew until the sixth. Whoever holds the table is
+    not waited for; a table that is not there is found out by those who need it."""
+    queries = Queries(connection)
+    with suppress(errors.LockNotAvailable, errors.QueryCanceled, psycopg.ProgrammingError):
+        async with connection.transaction():
+            await queries.database.limit_lock_wait()
+            for _ in range(_PLANNED_ANEW):
+                await queries.tiles.read_blocks(0, [CellRectangle(0, 0, 0, 0)])
+                await queries.tiles.read_tiles([])
+
+
+class DatabaseQueries(Statements):
+    """What the database says of itself."""
+
+    async def name_writer(self, writer: str) -> None:
+        """Whose changes those of this transaction are."""
+        await self._execute("name_writer", {"writer": writer})
+
+    async def limit_lock_wait(self) -> None:
+        """The rest of the transaction waits for no lock longer than a moment."""
+        await self._execute("limit_lock_wait")
+
+    async def announce(self, announcement: str) -> None:
+        """Tells listeners that all changes of this transaction were told."""
+        await self._execute("announce", {"payload": announcement})
+
+    async def read_latest_time_seen(self) -> datetime | None:
+        """The latest moment that the database has recorded as past."""
+        latest: datetime | None = await self._value("latest_time_seen")
+        return latest
+
+
+class Queries:
+    """The statements of the catalogue on one connection, by topic."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.tiles = TileQueries(connection)
+        self.uploads = UploadQueries(connection)
+        self.freshness = FreshnessQueries(connection)
+        self.evictions = EvictionQueries(connection)
+        self.usage = UsageQueries(connection)
+        self.database = DatabaseQueries(connection)
