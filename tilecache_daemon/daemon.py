@@ -41,7 +41,7 @@ from tilecache_daemon.service.purge import PurgeService
 from tilecache_daemon.service.reading import ReadingService
 from tilecache_daemon.service.storage import Ceiling, StorageService
 from tilecache_daemon.service.uploads import UploadService
-from tilecache_daemon.store.change_feed import ChangeListener
+from tilecache_daemon.store.change_feed import ChangeFeed
 from tilecache_daemon.store.database import Database
 from tilecache_daemon.store.store import Store, warm_up
 
@@ -102,10 +102,10 @@ class Daemon:
         migration = await self._migrate(config, say)
 
         database = self._database = await self._open_database(config)
-        changes = ChangeListener(config.dsn or "")
+        changes = ChangeFeed(config.dsn or "")
         store = Store(database, changes)
         read_priority = ReadPriority(self._clock.monotonic)
-        cache = TileCache(store, changes, packing, read_priority, config.cache_max_bytes)
+        cache = TileCache(store, changes, packing, config.cache_max_bytes)
         async with store.connection() as queries:
             if seen := await queries.database.read_latest_time_seen():
                 self._clock.observe(seen)
@@ -177,7 +177,10 @@ class Daemon:
                 await asyncio.to_thread(embedded.restart_if_dead)
 
         database.on_change(follow_database)
-        for work in (changes.run(), accesses.run(), storage.run(), self._keep_labels(freshness)):
+        for work in (
+            *(changes.run(), cache.run(), accesses.run(), storage.run()),
+            self._keep_labels(freshness),
+        ):
             self._run(work)
         about = information.describe()
         observation.start(

@@ -1,12 +1,10 @@
-"""Blocks of 32 x 32 cells of a zoom, held as the bytes that answers are made of.
+"""The tiles of a block of 32 x 32 cells, each as the bytes of its wire form.
 
-A tile's row, once packed, is an element of a message's field 1; a block joins
-its elements in the order of its cells, so that a run of cells is one slice.
+The cache does not read these bytes. An answer is a join of them.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from itertools import pairwise
-from typing import Any, Final, NamedTuple
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Final
 from uuid import UUID
 
 import numpy as np
@@ -14,273 +12,126 @@ from numpy.typing import NDArray
 
 from tilecache.identity import SOURCE_TEXTS
 from tilecache.mercator import BLOCK_BITS, BLOCK_CELLS, BlockKey, CellRectangle
-from tilecache_daemon.models import (
-    FreshnessLabel,
-    TileFilter,
-    TileSelection,
-    micros_of,
-)
-from tilecache_daemon.store.tile_columns import NO_FLIGHT, Bytes, TileColumns
-from tilecache_daemon.store.tile_ids import Numbers, numbers_of
+from tilecache_daemon.models import FreshnessLabel, TileFilter, TileSelection, micros_of
+from tilecache_daemon.store.tile_columns import NO_FLIGHT, TileColumns
 
-PIECE_BYTES: Final = 128 * 1024
-"""Slices are cut to this, so that a message can be filled but not burst by one."""
-
-TILE_OVERHEAD_BYTES: Final = 100
-"""What a tile takes beside its bytes: its place in the arrays and in the index by id."""
-LOOSE_OVERHEAD_BYTES: Final = 260
+TILE_OVERHEAD_BYTES: Final = 300
+"""Memory of a tile beside its element's bytes: object headers, its id, and its places in the
+block's lists and in the index by id. Measured as resident memory."""
 BLOCK_OVERHEAD_BYTES: Final = 1_500
 
 _MASK: Final = BLOCK_CELLS - 1
 _AXIS_BITS: Final = 24
-_ZERO: Final = np.zeros(1, dtype=np.int64)
-
-Places = NDArray[np.intp]
 _RANKS: Final = {label.value: rank for rank, label in enumerate(FreshnessLabel)}
 
-
-class Slice(NamedTuple):
-    """Joined elements, and how many tiles they are. The elements are not copied."""
-
-    elements: memoryview
-    tile_count: int
-
-    def first(self, count: int) -> "Slice":
-        """The first tiles of it."""
-        end = 0
-        for _ in range(count):
-            end += 1  # the field's tag
-            length = shift = 0
-            while self.elements[end] & 0x80:
-                length |= (self.elements[end] & 0x7F) << shift
-                shift, end = shift + 7, end + 1
-            end += 1 + (length | self.elements[end] << shift)
-        return Slice(self.elements[:end], count)
+Origin = tuple[str, str | None]
+"""Source and flight."""
+Indexes = NDArray[np.intp]
 
 
 def in_order(tiles: TileColumns) -> TileColumns:
-    """Tiles of a zoom, block by block, in the order of a block's cells; within a cell the
-    best label first, then the newest capture."""
+    """Tiles of one zoom by block, within it by cell, and within a cell the best label first,
+    then the newest capture, then the id."""
     cells = _block_numbers(tiles) << 2 * BLOCK_BITS | _cells(tiles)
     order = np.argsort(cells)
     if bool((np.diff(cells[order]) == 0).any()):
         uuids = tiles.rows["tile_uuid"].view(">u8")
         captured = -tiles.rows["captured_us"]
-        order = np.lexsort((uuids[:, 1], uuids[:, 0], captured, tiles.label_place, cells))
+        order = np.lexsort((uuids[:, 1], uuids[:, 0], captured, tiles.label_index, cells))
     return tiles.take(order)
 
 
-def cut_blocks(
-    keys: Iterable[BlockKey], tiles: TileColumns, data: Bytes, ends: NDArray[Any]
+def split_blocks(
+    keys: Iterable[BlockKey], tiles: TileColumns, elements: Sequence[bytes]
 ) -> "Iterator[Block]":
-    """The blocks of these keys from tiles `in_order`, packed one after the other, and where
-    each ends."""
+    """The blocks of these keys, empty ones too, from tiles `in_order` and their elements."""
     numbers = _block_numbers(tiles)
     for key in keys:
         number = key.y << _AXIS_BITS | key.x
-        first, last = np.searchsorted(numbers, (number, number + 1)).tolist()
-        start = int(ends[first - 1]) if first else 0
-        stop = int(ends[last - 1]) if last else 0
-        run = data[start:stop].tobytes()
-        yield Block(key, tiles.part(first, last), run, ends[first:last] - start)
+        start, end = np.searchsorted(numbers, (number, number + 1)).tolist()
+        yield Block(key, tiles.part(start, end), list(elements[start:end]))
 
 
 class Block:
-    """The tiles of a block. Immutable but for their uses; made from all of its rows."""
+    """All tiles of a block, in the order of its cells."""
 
     __slots__ = (
-        *("key", "number", "doubted", "ids", "data"),
-        *("_offsets", "_cells", "_ranks", "_captured", "_maker_of", "_makers"),
-        *("_one_a_cell", "_ranks_there"),
+        *("key", "number", "stale", "elements", "tile_uuids", "byte_count"),
+        *("_cells", "_ranks", "_captured", "_origins", "_origin_indexes"),
     )
 
-    def __init__(self, key: BlockKey, tiles: TileColumns, data: bytes, ends: NDArray[Any]) -> None:
-        """Tiles `in_order`, packed one after the other, and where each ends."""
+    def __init__(self, key: BlockKey, tiles: TileColumns, elements: list[bytes]) -> None:
+        """Tiles `in_order`, and their elements."""
         self.key = key
         self.number = 0
-        """Which of the cache's holders it is."""
-        self.doubted = False
-        """Whether it may be out of date."""
-        self.ids: Numbers = numbers_of(tiles.rows["tile_uuid"])
-        """In the order of the tiles' places."""
-        self.data = data
-        self._offsets = np.concatenate((_ZERO, ends)).astype(np.uint32)
+        """Assigned by the storage."""
+        self.stale = False
+        """Whether the table may have changed since the block was read."""
+        self.elements = elements
+        self.tile_uuids = tiles.tile_uuids
+        self.byte_count = (
+            sum(map(len, elements)) + len(elements) * TILE_OVERHEAD_BYTES + BLOCK_OVERHEAD_BYTES
+        )
+        """Memory that the block takes, about."""
         self._cells = _cells(tiles).astype(np.uint16)
-        self._one_a_cell = not bool((np.diff(self._cells) == 0).any())
-        self._ranks = tiles.label_place.astype(np.uint8)
-        self._ranks_there = frozenset(self._ranks.tolist())
+        self._ranks = tiles.label_index.astype(np.uint8)
         self._captured = tiles.rows["captured_us"].astype(np.int64)
-        self._makers, self._maker_of = _makers(tiles)
+        self._origins, self._origin_indexes = _origins(tiles)
 
     @property
     def tile_count(self) -> int:
-        return len(self._cells)
+        return len(self.elements)
 
-    @property
-    def byte_count(self) -> int:
-        """What the block takes in memory, about."""
-        return len(self.data) + self.tile_count * TILE_OVERHEAD_BYTES + BLOCK_OVERHEAD_BYTES
+    def replace(self, index: int, element: bytes) -> None:
+        """Another element of the same tile; nothing that a filter tests may differ."""
+        self.byte_count += len(element) - len(self.elements[index])
+        self.elements[index] = element
 
-    @property
-    def ends(self) -> NDArray[np.uint32]:
-        """Where each tile ends in `data`."""
-        return self._offsets[1:]
-
-    def doubt(self) -> None:
-        """It may be out of date from now on."""
-        self.doubted = True
-
-    def doubts(self, start: int) -> bool:
-        """Whether the tile that starts there may be out of date."""
-        return self.doubted
-
-    def element(self, start: int, end: int) -> bytes:
-        """The element of the tile from there to there."""
-        return self.data[start:end]
-
-    def select(self, cells: Iterable[CellRectangle], wanted: TileFilter) -> Iterator[Slice]:
-        """The tiles in some rectangles of the block's cells that pass the filter."""
-        starts, ends = self._runs(cells)
+    def select(self, cells: Iterable[CellRectangle], wanted: TileFilter) -> list[bytes]:
+        """The elements of the tiles in some rectangles of the block's cells that pass the
+        filter, rectangle by rectangle."""
+        runs = self._runs(cells)
         passing = self._passing(wanted)
-        best_only = wanted.selection is TileSelection.BEST_PER_CELL and not self._one_a_cell
-        if passing is not None or best_only:
-            starts, ends = self._narrowed(starts, ends, passing, best_only=best_only)
-        data, offsets = memoryview(self.data), self._offsets
-        for start, end, first, last in zip(
-            *(offsets[starts].tolist(), offsets[ends].tolist()),
-            *(starts.tolist(), ends.tolist()),
-            strict=True,
-        ):
-            if end - start <= PIECE_BYTES:
-                if last > first:
-                    yield Slice(data[start:end], last - first)
-            else:
-                yield from self._pieces(first, last)
+        best_only = wanted.selection is TileSelection.BEST_PER_CELL
+        if passing is None and not best_only:
+            return [element for start, end in runs for element in self.elements[start:end]]
+        indexes = np.concatenate([np.arange(0), *(np.arange(start, end) for start, end in runs)])
+        if passing is not None:
+            indexes = indexes[passing[indexes]]
+        if best_only:
+            # The best of a cell comes first in it.
+            indexes = indexes[np.diff(self._cells[indexes].astype(np.int64), prepend=-1) != 0]
+        return [self.elements[index] for index in indexes.tolist()]
 
-    def rewrite(self, changes: Mapping[int, Callable[[bytes], bytes]]) -> None:
-        """Gives the tiles that start at some places other elements; what the filters see may
-        not change."""
-        elements = [self.data[start:end] for start, end in pairwise(self._offsets.tolist())]
-        places = np.searchsorted(self._offsets, list(changes)).tolist()
-        for place, change in zip(places, changes.values(), strict=True):
-            elements[place] = change(elements[place])
-        self.data = b"".join(elements)
-        sizes = np.fromiter(map(len, elements), dtype=np.uint32, count=len(elements))
-        np.cumsum(sizes, out=self._offsets[1:])
-
-    def _runs(self, cells: Iterable[CellRectangle]) -> tuple[Places, Places]:
-        """Where runs of tiles in the given cells start and end."""
-        firsts: list[int] = []
+    def _runs(self, cells: Iterable[CellRectangle]) -> list[tuple[int, int]]:
+        """First and last index (exclusive) of each run of tiles in some rectangles."""
+        starts: list[int] = []
         widths: list[int] = []
         for x_from, x_to, y_from, y_to in cells:
             rows, width = range(_cell(x_from, y_from), _cell(x_from, y_to) + 1, BLOCK_CELLS), 1
             if x_to - x_from == _MASK:
-                # Whole rows follow each other.
+                # Whole rows are one run.
                 rows, width = rows[:1], len(rows)
-            firsts += rows
+            starts += rows
             widths += [(width - 1) * BLOCK_CELLS + x_to - x_from + 1] * len(rows)
-        starts = np.array(firsts, dtype=np.uint16)
-        ends = starts + np.array(widths, dtype=np.uint16)
-        return self._cells.searchsorted(starts), self._cells.searchsorted(ends)
-
-    def _narrowed(
-        self,
-        starts: Places,
-        ends: Places,
-        passing: NDArray[np.bool_] | None,
-        *,
-        best_only: bool,
-    ) -> tuple[Places, Places]:
-        """The same of those among them that pass."""
-        places = np.concatenate([np.arange(0), *map(np.arange, starts, ends)])
-        if passing is not None:
-            places = places[passing[places]]
-        if best_only:
-            # The best of a cell comes first in it.
-            places = places[np.diff(self._cells[places].astype(np.int64), prepend=-1) != 0]
-        is_first = np.diff(places, prepend=-2) != 1
-        is_last = np.diff(places, append=-1) != 1
-        return places[is_first], places[is_last] + 1
-
-    def _pieces(self, start: int, end: int) -> Iterator[Slice]:
-        data, offsets = memoryview(self.data), self._offsets
-        while start < end:
-            begin = int(offsets[start])
-            reach = int(offsets.searchsorted(begin + PIECE_BYTES, "right")) - 1
-            stop = min(max(reach, start + 1), end)
-            yield Slice(data[begin : int(offsets[stop])], stop - start)
-            start = stop
+        first = np.array(starts, dtype=np.uint16)
+        indexes = self._cells.searchsorted((first, first + np.array(widths, dtype=np.uint16)))
+        return list(zip(*indexes.tolist(), strict=True))
 
     def _passing(self, wanted: TileFilter) -> NDArray[np.bool_] | None:
         """Whether each tile passes; None if all do."""
-        makers = [
-            number
-            for number, (source, flight_id) in enumerate(self._makers)
+        origins = [
+            index
+            for index, (source, flight_id) in enumerate(self._origins)
             if (not wanted.sources or source in wanted.sources)
             and (wanted.flight_id is None or flight_id == wanted.flight_id)
         ]
-        ranks = {_RANKS[label] for label in wanted.labels}
-        after = wanted.captured_after
-        if len(makers) == len(self._makers) and after is None and ranks >= self._ranks_there:
-            return None
-        passing = np.isin(self._ranks, list(ranks)) & np.isin(self._maker_of, makers)
-        return passing if after is None else passing & (self._captured > micros_of(after))
-
-
-class LooseTiles:
-    """Tiles of a block that were read by id; the block may have others. A tile starts at its
-    place among them."""
-
-    __slots__ = ("_doubted", "_elements", "_places", "byte_count", "key", "number")
-
-    def __init__(self, key: BlockKey) -> None:
-        self.key = key
-        self.number = 0
-        self.byte_count = BLOCK_OVERHEAD_BYTES
-        self._elements: list[bytes] = []
-        self._places: dict[bytes, int] = {}
-        self._doubted: set[int] = set()
-
-    @property
-    def ids(self) -> Numbers:
-        """As `Block.ids`."""
-        return numbers_of(np.frombuffer(b"".join(self._places), dtype=np.uint8))
-
-    @property
-    def tile_count(self) -> int:
-        return len(self._elements)
-
-    def add(self, tile_id: bytes, element: bytes) -> int:
-        """Holds a tile; gives its place."""
-        place = self._places.setdefault(tile_id, len(self._elements))
-        self._doubted.discard(place)
-        if place == len(self._elements):
-            self._elements.append(element)
-            self.byte_count += len(element) + LOOSE_OVERHEAD_BYTES
-        else:
-            self._replace(place, element)
-        return place
-
-    def doubt(self) -> None:
-        """As `Block.doubt`; what is added later is believed again."""
-        self._doubted.update(self._places.values())
-
-    def doubts(self, start: int) -> bool:
-        """As `Block.doubts`."""
-        return start in self._doubted
-
-    def element(self, start: int, _: int) -> bytes:
-        """As `Block.element`."""
-        return self._elements[start]
-
-    def rewrite(self, changes: Mapping[int, Callable[[bytes], bytes]]) -> None:
-        """As `Block.rewrite`."""
-        for place, change in changes.items():
-            self._replace(place, change(self._elements[place]))
-
-    def _replace(self, place: int, element: bytes) -> None:
-        self.byte_count += len(element) - len(self._elements[place])
-        self._elements[place] = element
+        passing = np.isin(self._ranks, [_RANKS[label] for label in wanted.labels])
+        if len(origins) < len(self._origins):
+            passing &= np.isin(self._origin_indexes, origins)
+        if wanted.captured_after is not None:
+            passing &= self._captured > micros_of(wanted.captured_after)
+        return None if passing.all() else passing
 
 
 def _block_numbers(tiles: TileColumns) -> NDArray[np.int64]:
@@ -293,22 +144,17 @@ def _cells(tiles: TileColumns) -> NDArray[np.int32]:
     return cells
 
 
-def _makers(tiles: TileColumns) -> tuple[list[tuple[str, str | None]], NDArray[np.uint32]]:
-    """The distinct sources and flights, and the number of each tile's among them."""
-    sources, flights = tiles.source_number, tiles.rows["flight_id"]
-    numbers: dict[tuple[int, bytes], int] = {}
-    if not flights.any() and bool((sources == sources[:1]).all()):
-        numbers = {(int(source), NO_FLIGHT): 0 for source in sources[:1]}
-        maker_of = np.zeros(len(sources), dtype=np.uint32)
-    else:
-        makers = zip(sources.tolist(), map(bytes, flights), strict=True)
-        maker_of = np.array(
-            [numbers.setdefault(maker, len(numbers)) for maker in makers], dtype=np.uint32
-        )
+def _origins(tiles: TileColumns) -> tuple[list[Origin], NDArray[np.uint32]]:
+    """The distinct origins, and the index of each tile's among them."""
+    indexes: dict[tuple[int, bytes], int] = {}
+    pairs = zip(tiles.source_number.tolist(), tiles.flight_ids, strict=True)
+    origin_indexes = np.array(
+        [indexes.setdefault(pair, len(indexes)) for pair in pairs], dtype=np.uint32
+    )
     return [
         (SOURCE_TEXTS.get(source, ""), None if flight == NO_FLIGHT else str(UUID(bytes=flight)))
-        for source, flight in numbers
-    ], maker_of
+        for source, flight in indexes
+    ], origin_indexes
 
 
 def _cell(x: int, y: int) -> int:

@@ -1,210 +1,106 @@
-"""What is in memory: found by block and by id, least recently used out first."""
+"""The cached blocks under a ceiling of bytes, found by key and by the ids of their tiles.
 
-import asyncio
-from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Mapping
+When the ceiling is reached, the least recently used block is removed first.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
 from itertools import count
 from typing import Final
 
-import numpy as np
-
 from tilecache.mercator import BlockKey
-from tilecache_daemon.cache.blocks import Block, LooseTiles
-from tilecache_daemon.cache.id_index import NOWHERE, IdIndex, Spans
-from tilecache_daemon.store.tile_ids import TileIds, numbers_of
+from tilecache_daemon.cache.blocks import Block
 
-Element = bytes | memoryview
-"""A view is not copied until an answer is joined."""
-
-_TIDY_AFTER_S: Final = 0.005
-_TIDY_PATIENCE: Final = 40
+_INDEX_BITS: Final = 32
+_INDEX_MASK: Final = (1 << _INDEX_BITS) - 1
 
 
-class HeldTiles:
-    """Blocks, and loose tiles of others, under a ceiling of bytes."""
+class CacheStorage:
+    """All changes of what is cached, and all accounting of its bytes."""
 
-    def __init__(self, max_bytes: int, is_loading: Callable[[], bool]) -> None:
-        """Its own order is brought up to date when nobody waits for what is being loaded."""
+    def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
-        self._is_loading = is_loading
         self.used_bytes = 0
         self.tile_count = 0
-        self._held: OrderedDict[BlockKey, Block | LooseTiles] = OrderedDict()
-        self._numbers = count(1)
-        self._numbered: dict[int, Block | LooseTiles] = {}
-        self._data: dict[int, memoryview] = {}
-        """Of the blocks among them."""
-        self._doubtful: set[int] = set()
-        """The numbers of those that may hold something doubted."""
-        self._by_id = IdIndex()
-        self._forgotten: deque[Block | LooseTiles] = deque()
-        self._not_indexed: deque[Block] = deque()
-        self._tidier: asyncio.Task[None] | None = None
+        self._blocks: OrderedDict[BlockKey, Block] = OrderedDict()
+        """The least recently used first."""
+        self._new_numbers = count()
+        self._numbered: dict[int, Block] = {}
+        # A number, not a pair: the garbage collector would visit a million pairs.
+        self._locations: dict[str, int] = {}
+        """By id, the number of the tile's block and its index there."""
 
-    def block(self, key: BlockKey, *, doubted: bool) -> Block | None:
-        """A block; one that is doubted only if that is asked for, too."""
-        block = self._held.get(key)
-        if not isinstance(block, Block) or (block.doubted and not doubted):
+    def find_block(self, key: BlockKey, *, allow_stale: bool = False) -> Block | None:
+        """A block that is not stale, or also a stale one."""
+        block = self._blocks.get(key)
+        if block is None or (block.stale and not allow_stale):
             return None
-        self._held.move_to_end(key)
+        self._blocks.move_to_end(key)
         return block
 
-    def tile(self, tile_uuid: str) -> bytes | None:
-        """The element of one tile, unless it is doubted; as `find` gives it, for less."""
-        number, start, end = self._by_id.find_one(tile_uuid) or (NOWHERE, 0, 0)
-        holder = self._numbered.get(number)
-        if holder is None or (number in self._doubtful and holder.doubts(start)):
-            return None
-        self._held.move_to_end(holder.key)
-        return holder.element(start, end)
+    def find_tiles(
+        self, tile_uuids: Iterable[str], *, allow_stale: bool = False
+    ) -> list[bytes | None]:
+        """The elements of tiles in the order of their ids, None for each that is not cached."""
+        elements: list[bytes | None] = []
+        used: dict[BlockKey, None] = {}
+        for location in map(self._locations.get, tile_uuids):
+            block = None if location is None else self._numbered[location >> _INDEX_BITS]
+            if block is None or location is None or (block.stale and not allow_stale):
+                elements.append(None)
+            else:
+                elements.append(block.elements[location & _INDEX_MASK])
+                used[block.key] = None
+        for key in used:
+            self._blocks.move_to_end(key)
+        return elements
 
-    def find(self, tile_ids: TileIds, *, doubted: bool) -> tuple[list[Element | None], list[int]]:
-        """Elements in the order asked, None for a miss, and the places of misses. Those that
-        are doubted are missed unless they are asked for, too."""
-        holders, starts, ends = (column.tolist() for column in self._by_id.find(tile_ids.numbers))
-        distinct = set(holders)
-        used = self._numbered.keys() & distinct
-        # Nobody waits for it: the answer is sent meanwhile.
-        asyncio.get_running_loop().call_soon(self._note_uses, used)
-        if not doubted and (doubtful := used & self._doubtful):
-            holders = [
-                NOWHERE if number in doubtful and self._numbered[number].doubts(start) else number
-                for number, start in zip(holders, starts, strict=True)
-            ]
-            distinct.add(NOWHERE)
-        data = self._data.get
-        elements = [
-            run[start:end] if (run := data(number)) is not None else self._loose(number, start)
-            for number, start, end in zip(holders, starts, ends, strict=True)
-        ]
-        if len(distinct) == len(used):
-            return elements, []
-        return elements, [place for place, element in enumerate(elements) if element is None]
+    def put(self, block: Block) -> None:
+        """Caches a block in place of an older version of it."""
+        self._remove(block.key)
+        if block.byte_count > self.max_bytes:
+            return
+        block.number = next(self._new_numbers)
+        self._blocks[block.key] = self._numbered[block.number] = block
+        first = block.number << _INDEX_BITS
+        self._locations.update(zip(block.tile_uuids, count(first), strict=False))
+        self._account(block.byte_count, block.tile_count)
 
-    async def rewrite(self, changes: Mapping[str, Callable[[bytes], bytes]]) -> None:
-        """Gives tiles, by id, other elements, some at a time. Others are left out."""
-        await self._index_blocks()
-        of_holders: dict[int, dict[int, Callable[[bytes], bytes]]] = {}
-        found = self._by_id.find(TileIds.of(list(changes)).numbers)
-        for number, start, change in zip(
-            found.holders.tolist(), found.starts.tolist(), changes.values(), strict=True
-        ):
-            of_holders.setdefault(number, {})[start] = change
-        for number, of_holder in of_holders.items():
-            if holder := self._numbered.get(number):
-                size_before = holder.byte_count
-                holder.rewrite(of_holder)
-                self.used_bytes += holder.byte_count - size_before
-                if isinstance(holder, Block):
-                    self._data[number] = memoryview(holder.data)
-                    self._index(holder)
-            await asyncio.sleep(0)
+    def rewrite(self, tile_uuid: str, change: Callable[[bytes], bytes]) -> None:
+        """Changes the element of a tile in what no filter tests, if the tile is cached."""
+        location = self._locations.get(tile_uuid)
+        if location is None:
+            return
+        block, index = self._numbered[location >> _INDEX_BITS], location & _INDEX_MASK
+        element = change(block.elements[index])
+        bytes_before = block.byte_count
+        block.replace(index, element)
+        self._account(block.byte_count - bytes_before)
 
-    def doubt(self, keys: Iterable[BlockKey]) -> None:
-        """These blocks may be out of date."""
+    def invalidate(self, keys: Iterable[BlockKey]) -> None:
+        """Makes blocks stale."""
         for key in keys:
-            if key in self._held:
-                self._doubt(self._held[key])
+            if block := self._blocks.get(key):
+                block.stale = True
 
-    def doubt_all(self) -> None:
-        """Everything may be out of date."""
-        for holder in self._held.values():
-            self._doubt(holder)
+    def invalidate_all(self) -> None:
+        """Makes all blocks stale."""
+        for block in self._blocks.values():
+            block.stale = True
 
-    def keep(self, block: Block) -> None:
-        """Holds a block; it takes the place of what was held of it."""
-        self._forget(block.key)
-        self._hold(block)
-        self._grow(block.byte_count, block.tile_count)
-        self._not_indexed.append(block)
-        self._tidy_soon()
+    def _remove(self, key: BlockKey) -> None:
+        block = self._blocks.pop(key, None)
+        if block is None:
+            return
+        del self._numbered[block.number]
+        for tile_uuid in block.tile_uuids:
+            # Another block may have the tile by now, if a writer moved it.
+            if self._locations.get(tile_uuid, -1) >> _INDEX_BITS == block.number:
+                del self._locations[tile_uuid]
+        self._account(-block.byte_count, -block.tile_count)
 
-    def keep_loose(self, tiles: Iterable[tuple[BlockKey, bytes, bytes]]) -> None:
-        """Holds tiles, each given by its block, id and element, unless all of a block is held.
-        Also if the block is doubted: it is the better answer while PostgreSQL is away."""
-        ids, numbers, places = [], [], []
-        for key, tile_id, element in tiles:
-            holder = self._held.get(key)
-            if holder is None:
-                holder = LooseTiles(key)
-                self._hold(holder)
-            if isinstance(holder, LooseTiles):
-                bytes_before, tiles_before = holder.byte_count, holder.tile_count
-                ids.append(tile_id)
-                places.append(holder.add(tile_id, element))
-                numbers.append(holder.number)
-                self._grow(holder.byte_count - bytes_before, holder.tile_count - tiles_before)
-        starts = np.array(places, dtype=np.uint64)
-        self._by_id.put(
-            numbers_of(np.frombuffer(b"".join(ids), dtype=np.uint8)),
-            Spans(np.array(numbers, dtype=np.uint64), starts, starts),
-        )
-        self._tidy_soon()
-
-    def _doubt(self, holder: Block | LooseTiles) -> None:
-        holder.doubt()
-        self._doubtful.add(holder.number)
-
-    def _note_uses(self, numbers: Iterable[int]) -> None:
-        for number in numbers:
-            if holder := self._numbered.get(number):
-                self._held.move_to_end(holder.key)
-
-    def _loose(self, number: int, start: int) -> Element | None:
-        holder = self._numbered.get(number)
-        return holder.element(start, start) if holder else None
-
-    def _index(self, block: Block) -> None:
-        self._by_id.put(block.ids, Spans.following(block.number, block.ends))
-
-    def _hold(self, holder: Block | LooseTiles) -> None:
-        holder.number = next(self._numbers)
-        self._numbered[holder.number] = holder
-        self._held[holder.key] = holder
-        if isinstance(holder, Block):
-            self._data[holder.number] = memoryview(holder.data)
-
-    def _grow(self, byte_count: int, tile_count: int) -> None:
+    def _account(self, byte_count: int, tile_count: int = 0) -> None:
         self.used_bytes += byte_count
         self.tile_count += tile_count
-        while self.used_bytes > self.max_bytes and self._held:
-            self._forget(next(iter(self._held)))
-
-    def _forget(self, key: BlockKey) -> None:
-        """Takes a block out of reach at once; its ids are swept out in turns."""
-        holder = self._held.pop(key, None)
-        if holder is None:
-            return
-        del self._numbered[holder.number]
-        self._data.pop(holder.number, None)
-        self._doubtful.discard(holder.number)
-        self.used_bytes -= holder.byte_count
-        self.tile_count -= holder.tile_count
-        self._forgotten.append(holder)
-        self._tidy_soon()
-
-    def _tidy_soon(self) -> None:
-        if self._tidier is None or self._tidier.done():
-            self._tidier = asyncio.create_task(self._tidy())
-
-    async def _tidy(self) -> None:
-        """Brings the index by id up to date, a block a turn."""
-        for _ in range(_TIDY_PATIENCE):
-            if self._is_loading():
-                await asyncio.sleep(_TIDY_AFTER_S)
-        while self._not_indexed or self._forgotten or self._by_id.growing:
-            await self._index_blocks()
-            if self._forgotten:
-                holder = self._forgotten.popleft()
-                self._by_id.discard(holder.ids, holder.number)
-            await asyncio.sleep(0)
-
-    async def _index_blocks(self) -> None:
-        while self._not_indexed or self._by_id.growing:
-            if self._by_id.growing:
-                self._by_id.grow()
-            else:
-                block = self._not_indexed.popleft()
-                if block.number in self._numbered:
-                    self._index(block)
-            await asyncio.sleep(0)
+        while self.used_bytes > self.max_bytes and self._blocks:
+            self._remove(next(iter(self._blocks)))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, aclosing, contextmanager
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
@@ -67,8 +67,7 @@ class Calls:
     """Builds a service's handlers from an object with one method an RPC.
 
     The method for `GetTile` is `get_tile`. It takes the request, or an iterator
-    of requests, and gives a message or its bytes, or an iterator of such. A request is a
-    message, or what the object's `unpackers`, by the RPC's name, make of its bytes.
+    of requests, and returns a message or its bytes, or an iterator of them.
     """
 
     def __init__(
@@ -98,7 +97,7 @@ class Calls:
 
     def _handler(self, method: MethodDescriptor, servicer: object) -> Handler:
         behaviour = getattr(servicer, _snake_case(method.name))
-        decode = self._decoder(method, servicer)
+        decode = self._decoder(method)
         begins = [observer.watch(method) for observer in self._observers]
         admission = self._admission if method.name in READS else self._admission_of_work
         if method.client_streaming:
@@ -196,10 +195,9 @@ class Calls:
         finally:
             timer.cancel()
 
-    def _decoder(self, method: MethodDescriptor, servicer: object) -> Callable[[bytes], Any]:
+    def _decoder(self, method: MethodDescriptor) -> Callable[[bytes], Any]:
         message_type, most = method.input_type, self._limits.max_message_bytes
-        unpackers: Mapping[str, Callable[[bytes], Any]] = getattr(servicer, "unpackers", {})
-        unpack = unpackers.get(method.name) or GetMessageClass(message_type).FromString
+        parse = GetMessageClass(message_type).FromString
 
         def decode(data: bytes) -> Any:
             if len(data) > most:
@@ -207,7 +205,7 @@ class Calls:
                     FieldViolation("request", f"has {len(data)} bytes, {most} at most")
                 )
             try:
-                return unpack(data)
+                return parse(data)
             except DecodeError:
                 raise InvalidRequestError(
                     FieldViolation("request", f"is not the bytes of a {message_type.full_name}")

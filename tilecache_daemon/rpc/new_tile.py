@@ -10,13 +10,12 @@ from google.protobuf.json_format import MessageToDict
 from google.protobuf.struct_pb2 import Struct
 
 from tilecache.errors import FieldViolation
-from tilecache.identity import tile_digests
+from tilecache.identity import tile_ids_text
 from tilecache.mercator import cell_centre, cell_edge_meters
 from tilecache.v1.tile_metadata_store_pb2 import TileMetadata
 from tilecache_daemon.errors import InvalidRequestError
 from tilecache_daemon.models import NewTile, TileKey
 from tilecache_daemon.rpc.requests import SHA256, invalid, micros, tile_key
-from tilecache_daemon.store.tile_ids import uuid5_texts
 
 MAX_FILE_PATH_BYTES: Final = 512
 MAX_QUALITY_BYTES: Final = 2_048
@@ -32,7 +31,6 @@ CENTRE_TOLERANCE_CELLS: Final = 0.01
 _PART: Final = r"(?!\.{1,2}(?:/|$))[^/\\\x00-\x1f\x7f]+"
 _PATH: Final = re.compile(f"{_PART}(?:/{_PART})*")
 _SURELY_SHORT: Final = MAX_FILE_PATH_BYTES // 4  # characters; UTF-8 takes four bytes at most
-_NO_IDS: Final = ("", "")
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 
 
@@ -45,20 +43,12 @@ def new_tile(message: TileMetadata) -> NewTile:
 
 
 def new_tiles(messages: Sequence[TileMetadata]) -> list[NewTile | InvalidRequestError]:
-    """As `new_tile`, of some tiles, each by itself; their ids are derived together, in less
-    than half of the time."""
-    keys = [_key(message) for message in messages]
-    ids = iter(uuid5_texts(tile_digests(key for key in keys if isinstance(key, TileKey))))
-    pairs = zip(ids, ids, strict=True)
-    return [
-        _new_tile(message, key, *(next(pairs) if isinstance(key, TileKey) else _NO_IDS))
-        for message, key in zip(messages, keys, strict=True)
-    ]
+    """As `new_tile`, of some tiles, each by itself."""
+    return list(map(_new_tile, messages))
 
 
-def _new_tile(
-    message: TileMetadata, key: TileKey | InvalidRequestError, tile_uuid: str, location_hash: str
-) -> NewTile | InvalidRequestError:
+def _new_tile(message: TileMetadata) -> NewTile | InvalidRequestError:
+    key = _key(message)
     wrong: list[FieldViolation] = []
     file_path, content_sha256 = message.file_path, message.content_sha256
     _check_file(file_path, content_sha256, wrong)
@@ -68,6 +58,7 @@ def _new_tile(
     quality = _quality(message, wrong) if message.HasField("quality_metadata") else None
     if isinstance(key, InvalidRequestError):
         return InvalidRequestError(*key.within("key").violations, *wrong)
+    tile_uuid, location_hash = tile_ids_text(*key)
     _check_derived(message, tile_uuid, location_hash, wrong)
     place = _place(message, key, wrong)
     if captured_us is None or wrong:

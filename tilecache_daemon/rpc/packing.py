@@ -1,18 +1,21 @@
 """Tiles as the bytes of their wire form, many at once.
 
-A repeated field's wire form is the concatenation of its elements'. Every answer that
-carries tiles has them in field 1; so a tile is packed once, as an element of field 1,
-and an answer is a join of such elements.
+Every answer that carries tiles has them in field 1, and the wire form of a repeated field is
+the concatenation of its elements. So a tile is packed once, as an element of field 1, and an
+answer is a join of elements.
 
-A message for each tile first takes ten times as long, and most of the time that a region
-takes when it is first asked for. So tiles are packed as a matrix: a row a tile, a column a
-byte. Where a field is shorter in one tile than in others, bytes of its row are left out
-at last. Tags are those of the .proto: a field's number times eight, and its wire type.
+Building a message for each tile takes ten times as long, and is most of the time of a region
+that is read for the first time. So tiles are packed as a matrix of a row per tile and a column
+per byte; where a field is shorter in one tile than in others, the surplus bytes of its row are
+left out at the end. Tags are those of the .proto: a field's number times eight plus its wire
+type.
 """
 
 from collections.abc import Iterable
 from datetime import datetime
-from typing import Any, Final, NamedTuple
+from functools import lru_cache
+from itertools import pairwise
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,8 +30,8 @@ from tilecache_daemon.store.tile_columns import (
     Bytes,
     Texts,
     TileColumns,
+    uuid_texts,
 )
-from tilecache_daemon.store.tile_ids import texts_of
 
 Sizes = NDArray[np.int64]
 
@@ -38,23 +41,15 @@ _MICROS: Final = 1_000_000
 _EVERYWHERE: Final = np.ones(1, dtype=np.bool_)
 
 
-class Packed(NamedTuple):
-    """Elements of field 1, one after the other, and where each ends. Not copied once more to
-    become `bytes`: whoever takes them apart copies them anyway."""
-
-    data: Bytes
-    ends: Sizes
-
-
-def pack_tiles(tiles: TileColumns) -> Packed:
+def pack_tiles(tiles: TileColumns) -> list[bytes]:
     """Each tile as an element of field 1."""
     if tiles.tile_count == 0:
-        return Packed(np.zeros(0, dtype=np.uint8), np.zeros(0, dtype=np.int64))
-    if (halves := _halves(tiles)) is not None:
-        first, second = map(pack_tiles, halves)
-        return Packed(
-            np.append(first.data, second.data), np.append(first.ends, second.ends + len(first.data))
-        )
+        return []
+    widest = sum(text.widest for text in tiles[1:])
+    if tiles.tile_count > 1 and tiles.tile_count * widest > _MOST_MATRIX_BYTES:
+        # A long text makes each row of the matrix as wide.
+        middle = tiles.tile_count // 2
+        return pack_tiles(tiles.part(None, middle)) + pack_tiles(tiles.part(middle, None))
     rows = tiles.rows
     key = _Message()
     key.number(0x08, rows["zoom"])
@@ -77,7 +72,7 @@ def pack_tiles(tiles: TileColumns) -> Packed:
     tile.time(0x62, rows["created_us"])
     tile.time(0x6A, rows["accessed_us"])
     tile.time(0x72, rows["uploaded_us"])
-    tile.number(0x78, _LABEL_NUMBERS[_shared(tiles.label_place)])
+    tile.number(0x78, _LABEL_NUMBERS[_shared(tiles.label_index)])
     quality = tiles.quality_metadata
     tile.text(b"\x82\x01", _structs(quality), quality.sizes > 0)
     element = _Message()
@@ -85,13 +80,19 @@ def pack_tiles(tiles: TileColumns) -> Packed:
     return element.packed(tiles.tile_count)
 
 
-def pack_results(elements: Iterable[bytes | memoryview | None]) -> bytes:
+def pack_results(elements: Iterable[bytes | None]) -> bytes:
     """The whole of a LookupTilesResponse: a result for each tile, empty for a miss."""
-    found = [b"" if element is None else element for element in elements]
-    pieces: list[bytes | memoryview] = [b""] * (2 * len(found))
-    pieces[::2] = map(_RESULT_HEADS.__getitem__, map(len, found))
-    pieces[1::2] = found
-    return b"".join(pieces)
+    results: list[bytes] = []
+    for element in elements:
+        result = element or b""
+        results += (_result_head(len(result)), result)
+    return b"".join(results)
+
+
+@lru_cache(maxsize=4_096)
+def _result_head(size: int) -> bytes:
+    """Field 1 of a LookupTilesResponse up to a result of so many bytes."""
+    return b"\x0a" + _varint(size)
 
 
 def with_access(element: bytes, accessed_at: datetime) -> bytes:
@@ -102,8 +103,8 @@ def with_access(element: bytes, accessed_at: datetime) -> bytes:
 
 
 class _Message:
-    """The fields of a message for all tiles: matrices of a row a tile, or of one row where
-    all tiles have the same, and how many bytes of a row count; None for all."""
+    """The fields of a message for all tiles: matrices of a row per tile, or of one row where
+    all tiles have the same, and how many bytes of each row count; None for all bytes."""
 
     def __init__(self) -> None:
         self._parts: list[tuple[Bytes, Sizes | None]] = []
@@ -124,13 +125,13 @@ class _Message:
 
     def uuid(self, head: bytes, column: Bytes) -> None:
         """The canonical text of 16 bytes."""
-        self._field(head, texts_of(column))
+        self._field(head, uuid_texts(column))
 
     def optional_uuid(self, head: bytes, column: Bytes) -> None:
         """As `uuid`; left out where it is all zeros."""
         if column.any():
             present = (column != np.frombuffer(NO_FLIGHT, dtype=np.uint8)).any(axis=1)
-            self._field(head, texts_of(column), present=present)
+            self._field(head, uuid_texts(column), present=present)
 
     def text(self, tag: bytes, texts: Texts, present: NDArray[np.bool_]) -> None:
         """A text, or what else has a length; left out where it is not present."""
@@ -169,8 +170,8 @@ class _Message:
                 total = total + sizes
         return total
 
-    def packed(self, count: int) -> Packed:
-        """All of them, one after the other."""
+    def packed(self, count: int) -> list[bytes]:
+        """The bytes of each tile's message."""
         ends = np.cumsum(np.broadcast_to(self.sizes, count))
         width = sum(matrix.shape[1] for matrix, _ in self._parts)
         rows = np.empty((count, width), dtype=np.uint8)
@@ -186,7 +187,8 @@ class _Message:
                     counting = np.ones((count, width), dtype=np.bool_)
                 counting[:, start:end] = np.arange(end - start) < sizes[:, None]
             start = end
-        return Packed(rows.reshape(-1) if counting is None else rows[counting], ends)
+        data = (rows if counting is None else rows[counting]).tobytes()
+        return [data[start:end] for start, end in pairwise([0, *ends.tolist()])]
 
     def _field(
         self,
@@ -210,15 +212,6 @@ class _Message:
             self._parts.append((matrix, sizes))
 
 
-def _halves(tiles: TileColumns) -> tuple[TileColumns, TileColumns] | None:
-    """A long text makes each row of the matrix as wide: then fewer at once."""
-    widest = sum(text.widest for text in tiles[1:])
-    if tiles.tile_count == 1 or tiles.tile_count * widest <= _MOST_MATRIX_BYTES:
-        return None
-    middle = tiles.tile_count // 2
-    return tiles.part(None, middle), tiles.part(middle, None)
-
-
 def _shared(column: NDArray[Any]) -> NDArray[Any]:
     """One value where all are the same: it is packed once."""
     first = column[:1]
@@ -236,21 +229,21 @@ def _row(data: bytes) -> Bytes:
 
 
 def _varints(column: NDArray[Any]) -> tuple[Bytes, Sizes | None]:
-    """Seven bits a byte, the last seven first; all but the last byte have the eighth."""
+    """Seven bits per byte, the lowest first; all bytes but the last have the eighth bit set."""
     if len(column) == 1:
         return _row(_varint(int(column[0]))), None
     numbers = column.astype(np.int64).view(np.uint64)
     width = _varint_size(int(numbers.max()))
     rows = np.empty((len(numbers), width), dtype=np.uint8)
-    for place in range(width):
-        rows[:, place] = numbers >> np.uint64(7 * place)
+    for index in range(width):
+        rows[:, index] = numbers >> np.uint64(7 * index)
     if _varint_size(int(numbers.min())) == width:
         rows[:, :-1] |= np.uint8(0x80)
         rows[:, -1] &= np.uint8(0x7F)
         return rows, None
     sizes = np.ones(len(numbers), dtype=np.int64)
-    for place in range(1, width):
-        sizes += numbers >= np.uint64(1 << 7 * place)
+    for index in range(1, width):
+        sizes += numbers >= np.uint64(1 << 7 * index)
     rows |= np.uint8(0x80)
     rows[np.arange(len(rows)), sizes - 1] &= np.uint8(0x7F)
     return rows, sizes
@@ -276,23 +269,9 @@ def _structs(texts: Texts) -> Texts:
         return texts
     packed: dict[bytes, bytes] = {b"": b""}
     structs = []
-    for place in range(len(texts.sizes)):
-        text = texts.at(place)
+    for index in range(len(texts.sizes)):
+        text = texts.at(index)
         if text not in packed:
             packed[text] = quality_struct(text).SerializeToString()
         structs.append(packed[text])
     return Texts.of(structs)
-
-
-class _ResultHeads(dict[int, bytes]):
-    """Field 1 of a LookupTilesResponse up to an element of so many bytes; those that occur
-    often are kept."""
-
-    def __missing__(self, size: int) -> bytes:
-        head = b"\x0a" + _varint(size)
-        if size < 1 << 15:
-            self[size] = head
-        return head
-
-
-_RESULT_HEADS: Final = _ResultHeads()

@@ -5,7 +5,7 @@ Each function raises InvalidRequestError with every bad field that it finds.
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Final, TypeVar
 
@@ -152,6 +152,15 @@ def tile_ref(field: str, ref: TileRef) -> str:
             except InvalidRequestError as error:
                 raise error.within(f"{field}.key") from None
     raise invalid(field, "names no tile: give tile_uuid or key")
+
+
+def tile_refs(refs: Sequence[TileRef], most: int) -> list[str]:
+    """The ids that the references of a request's field `tiles` name, `most` of them at most."""
+    check_count("tiles", len(refs), most)
+    tile_uuids = [ref.tile_uuid for ref in refs]
+    if all(map(UUID_TEXT.fullmatch, tile_uuids)):
+        return tile_uuids
+    return [tile_ref(f"tiles[{index}]", ref) for index, ref in enumerate(refs)]
 
 
 def micros(field: str, message: Timestamp) -> int:

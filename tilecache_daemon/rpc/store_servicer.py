@@ -1,10 +1,9 @@
 """TileMetadataStore: each method unpacks, calls a service and packs."""
 
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import asdict
-from functools import partial
 from itertools import islice
-from typing import Any, Final
+from typing import Final
 
 from google.protobuf.duration_pb2 import Duration
 
@@ -16,7 +15,7 @@ from tilecache.v1 import tile_metadata_store_pb2 as pb
 from tilecache_daemon.errors import InvalidRequestError, LimitExceededError
 from tilecache_daemon.models import FreshnessLabel, InsertOutcome, Limits
 from tilecache_daemon.read_priority import ReadPriority
-from tilecache_daemon.rpc import packing, refs, requests, wire
+from tilecache_daemon.rpc import packing, requests, wire
 from tilecache_daemon.rpc.bulk_insert import BulkInsert
 from tilecache_daemon.rpc.calls import Degraded
 from tilecache_daemon.rpc.new_tile import new_tile
@@ -25,7 +24,6 @@ from tilecache_daemon.service.information import InformationService
 from tilecache_daemon.service.insertion import InsertionService
 from tilecache_daemon.service.reading import ReadingService
 from tilecache_daemon.service.uploads import UploadService
-from tilecache_daemon.store.tile_ids import TileIds
 
 CHUNK_RECTANGLES: Final = 50_000
 MAX_ANSWER_BYTES: Final = 4_000_000
@@ -58,13 +56,6 @@ class StoreServicer:
         self._uploads = uploads
         self._limits = limits
         self._read_priority = read_priority
-        most = limits.max_request_items
-        self.unpackers: Mapping[str, Callable[[bytes], Any]] = {
-            "GetTile": refs.unpack_get,
-            "LookupTiles": partial(refs.unpack_lookup, most),
-            "TouchTiles": partial(refs.unpack_touch, most),
-        }
-        """How the requests of these RPCs are unpacked, in the place of protobuf."""
 
     async def get_server_info(self, _: pb.GetServerInfoRequest) -> pb.GetServerInfoResponse:
         info = self._information.describe()
@@ -117,16 +108,14 @@ class StoreServicer:
     ) -> AsyncIterator[pb.BulkInsertTilesResponse]:
         return BulkInsert(self._insertion, self._read_priority, self._limits).run(batches)
 
-    async def get_tile(self, request: tuple[str, bool]) -> bytes:
-        tile_uuid, record_access = request
-        element, degraded = self._reading.get_held(
-            tile_uuid, record_access=record_access
-        ) or await self._reading.get(tile_uuid, record_access=record_access)
+    async def get_tile(self, request: pb.GetTileRequest) -> bytes:
+        tile_uuid = requests.tile_ref("tile", request.tile)
+        element, degraded = await self._reading.get(tile_uuid, record_access=request.record_access)
         return Degraded(element) if degraded else element
 
-    async def lookup_tiles(self, request: tuple[TileIds, bool]) -> bytes:
-        tile_ids, record_access = request
-        found = await self._reading.lookup(tile_ids, record_access=record_access)
+    async def lookup_tiles(self, request: pb.LookupTilesRequest) -> bytes:
+        tile_uuids = requests.tile_refs(request.tiles, self._limits.max_request_items)
+        found = await self._reading.lookup(tile_uuids, record_access=request.record_access)
         answer = packing.pack_results(found.elements)
         if len(answer) > MAX_ANSWER_BYTES:
             raise LimitExceededError(
@@ -138,19 +127,19 @@ class StoreServicer:
         zoom = requests.zoom(request.zoom)
         cells = requests.region_cells(zoom, request.region)
         wanted = requests.tile_filter(request)
-        pieces: list[memoryview] = []
+        chunk: list[bytes] = []
         byte_count, degraded = 0, False
         async for part in self._reading.query(zoom, cells, wanted):
             degraded = degraded or part.degraded
-            for piece in part.slices:
-                pieces.append(piece.elements)
-                byte_count += len(piece.elements)
+            for element in part.elements:
+                chunk.append(element)
+                byte_count += len(element)
                 if byte_count >= CHUNK_BYTES:
-                    yield _join(pieces, degraded)
-                    pieces, byte_count = [], 0
-        # That nothing is there may be out of date, too.
-        if pieces or degraded:
-            yield _join(pieces, degraded)
+                    yield _join(chunk, degraded)
+                    chunk, byte_count = [], 0
+        # An empty answer may be out of date, too.
+        if chunk or degraded:
+            yield _join(chunk, degraded)
 
     async def describe_coverage(
         self, request: pb.DescribeCoverageRequest
@@ -163,8 +152,9 @@ class StoreServicer:
         while rest := _cell_ranges(missing):
             yield pb.DescribeCoverageResponse(missing=rest)
 
-    async def touch_tiles(self, tile_ids: TileIds) -> pb.TouchTilesResponse:
-        return pb.TouchTilesResponse(recorded=await self._reading.touch(tile_ids))
+    async def touch_tiles(self, request: pb.TouchTilesRequest) -> pb.TouchTilesResponse:
+        tile_uuids = requests.tile_refs(request.tiles, self._limits.max_request_items)
+        return pb.TouchTilesResponse(recorded=await self._reading.touch(tile_uuids))
 
     async def list_pending_uploads(
         self, request: pb.ListPendingUploadsRequest
@@ -194,8 +184,8 @@ class StoreServicer:
         )
 
 
-def _join(pieces: Sequence[memoryview], degraded: bool) -> bytes:
-    answer = b"".join(pieces)
+def _join(elements: Sequence[bytes], degraded: bool) -> bytes:
+    answer = b"".join(elements)
     return Degraded(answer) if degraded else answer
 
 

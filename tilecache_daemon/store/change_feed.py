@@ -1,7 +1,19 @@
-"""What changes in the table, heard from PostgreSQL, whoever changed it."""
+"""Committed changes to the table of tiles, whoever made them: PostgreSQL's LISTEN and NOTIFY.
+
+Triggers notify one of (`migrations/`):
+
+| payload | meaning |
+| --- | --- |
+| `WRITER ZOOM/X/Y,...` | these blocks changed, with WRITER only in access times |
+| `WRITER *` | any block may have changed |
+| `WRITER !TOKEN` | the marker of a transaction: its other notifications came before |
+
+WRITER is empty, or the id of the daemon that wrote its record of accesses. A payload of another
+form is treated as `*`: anybody who may connect can send one.
+"""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Collection
 from typing import Final, Protocol
 from uuid import uuid4
 
@@ -13,110 +25,120 @@ from tilecache_daemon.store.connections import ask, connect
 
 CHANNEL: Final = "tilecache_changes"
 RETRY_S: Final = 0.5
-ASK_INTERVAL_S: Final = 1.0
-"""How often the server is asked whether it is there: a connection that was cut without
-a word is as quiet as one on which nothing happens."""
-HEARD_TIMEOUT_S: Final = 2.0
+PROBE_INTERVAL_S: Final = 1.0
+"""How often the server is probed: a connection that was dropped without a word is as silent
+as one on which nothing happens."""
+MARKER_TIMEOUT_S: Final = 2.0
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 
 class Subscriber(Protocol):
-    """Who caches what may change."""
+    """What keeps copies of tiles."""
 
-    def blocks_changed(self, blocks: Iterable[BlockKey], *, own: bool) -> None:
-        """These blocks have changed; `own` if only by accesses that this daemon wrote."""
+    def blocks_changed(self, blocks: Collection[BlockKey], *, own_accesses: bool) -> None:
+        """These blocks have changed; with `own_accesses` only in access times that this
+        daemon has written."""
 
     def all_changed(self) -> None:
         """Any block may have changed."""
 
-    def hearing_changed(self, *, hearing: bool) -> None:
-        """Changes are heard from now on, or no longer."""
+    def subscription_changed(self, *, subscribed: bool) -> None:
+        """Changes are received from now on, or no longer."""
 
 
-class ChangeListener:
-    """Listens on a connection of its own; whoever caches is told of every change.
+class ChangeFeed:
+    """Receives notifications on a connection of its own and passes them to subscribers.
 
-    A change is heard after its commit, in the order of the commits. While
-    nothing can be heard, nothing that is cached may be believed.
+    A notification arrives after its commit, in the order of the commits. While
+    the feed is not subscribed, changes are missed and no copy may be trusted.
     """
 
     def __init__(self, dsn: str) -> None:
         self._dsn = dsn
-        self.writer = uuid4().hex
-        """The name under which this daemon's own accesses are written."""
-        self._subscriber: Subscriber | None = None
-        self._awaited: dict[str, asyncio.Future[None]] = {}
-        self.hearing = False
+        self.writer_id = uuid4().hex
+        """Marks the accesses that this daemon writes."""
+        self.subscribed = False
+        self._subscribers: list[Subscriber] = []
+        self._markers: dict[str, asyncio.Future[None]] = {}
 
-    def subscribe(self, subscriber: Subscriber) -> None:
-        """Who is to be told."""
-        self._subscriber = subscriber
+    def add_subscriber(self, subscriber: Subscriber) -> None:
+        """Subscribers are called in the order in which they were added."""
+        self._subscribers.append(subscriber)
 
-    def announcement(self) -> str:
-        """What a transaction says last, for `heard` to wait for."""
+    def new_marker(self) -> str:
+        """The payload of a transaction's last notification, for `wait_for_marker`."""
         token = uuid4().hex
-        self._awaited[token] = asyncio.get_running_loop().create_future()
-        return f"{self.writer} !{token}"
+        self._markers[token] = asyncio.get_running_loop().create_future()
+        return f"{self.writer_id} !{token}"
 
-    def withdraw(self, announcement: str) -> None:
-        """Nobody will wait for it."""
-        self._awaited.pop(announcement.partition("!")[2], None)
+    def discard_marker(self, marker: str) -> None:
+        """Nothing will wait for it. Idempotent."""
+        self._markers.pop(_token(marker), None)
 
-    async def heard(self, announcement: str) -> None:
-        """Returns when the announced transaction's changes have been told, or when
-        nothing is heard any more, so that nothing cached is believed."""
-        token = announcement.partition("!")[2]
+    async def wait_for_marker(self, marker: str) -> None:
+        """Returns when subscribers have the changes of the marker's transaction, or when the
+        feed is no longer subscribed, so that they trust no copy."""
         try:
-            if self.hearing:
-                await asyncio.wait_for(self._awaited[token], HEARD_TIMEOUT_S)
+            if self.subscribed:
+                await asyncio.wait_for(self._markers[_token(marker)], MARKER_TIMEOUT_S)
         except asyncio.TimeoutError:
-            self._set_hearing(hearing=False)
+            self._set_subscribed(subscribed=False)
         finally:
-            self._awaited.pop(token, None)
+            self.discard_marker(marker)
 
     async def run(self) -> None:
-        """Listens for ever, until cancelled."""
+        """Receives until cancelled; connects again after errors."""
         while True:
             try:
                 await self._listen()
             except (psycopg.Error, OSError) as error:
-                log.debug("changes_not_heard", cause=str(error))
+                log.debug("changes_not_received", cause=str(error))
             finally:
-                self._set_hearing(hearing=False)
+                self._set_subscribed(subscribed=False)
             await asyncio.sleep(RETRY_S)
 
     async def _listen(self) -> None:
         async with await connect(self._dsn, "tilecache-changes") as connection:
             await ask(connection, f"LISTEN {CHANNEL}")
-            self._set_hearing(hearing=True)
-            while self.hearing:
-                async for notification in connection.notifies(timeout=ASK_INTERVAL_S):
-                    self._hear(notification.payload)
+            self._set_subscribed(subscribed=True)
+            while self.subscribed:
+                async for notification in connection.notifies(timeout=PROBE_INTERVAL_S):
+                    self._receive(notification.payload)
                 await ask(connection)
 
-    def _hear(self, payload: str) -> None:
-        writer, _, what = payload.partition(" ")
-        if what.startswith("!"):
-            awaited = self._awaited.get(what[1:])
-            if awaited and not awaited.done():
-                awaited.set_result(None)
-        elif self._subscriber and what == "*":
-            self._subscriber.all_changed()
-        elif self._subscriber:
-            blocks = map(_block_key, what.split(","))
-            self._subscriber.blocks_changed(blocks, own=writer == self.writer)
-
-    def _set_hearing(self, *, hearing: bool) -> None:
-        if hearing == self.hearing:
+    def _receive(self, payload: str) -> None:
+        writer, _, change = payload.partition(" ")
+        if change.startswith("!"):
+            marker = self._markers.get(change[1:])
+            if marker and not marker.done():
+                marker.set_result(None)
             return
-        self.hearing = hearing
-        if self._subscriber:
-            self._subscriber.hearing_changed(hearing=hearing)
-        if not hearing:
-            for awaited in self._awaited.values():
-                if not awaited.done():
-                    awaited.set_result(None)
+        try:
+            blocks = None if change == "*" else [_block_key(text) for text in change.split(",")]
+        except (ValueError, TypeError):
+            log.warning("unknown_change_notification", payload=payload[:100])
+            blocks = None
+        for subscriber in self._subscribers:
+            if blocks is None:
+                subscriber.all_changed()
+            else:
+                subscriber.blocks_changed(blocks, own_accesses=writer == self.writer_id)
+
+    def _set_subscribed(self, *, subscribed: bool) -> None:
+        if subscribed == self.subscribed:
+            return
+        self.subscribed = subscribed
+        for subscriber in self._subscribers:
+            subscriber.subscription_changed(subscribed=subscribed)
+        if not subscribed:
+            for marker in self._markers.values():
+                if not marker.done():
+                    marker.set_result(None)
+
+
+def _token(marker: str) -> str:
+    return marker.partition("!")[2]
 
 
 def _block_key(text: str) -> BlockKey:

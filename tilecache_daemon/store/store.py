@@ -1,4 +1,4 @@
-"""One method a query: parameters in, rows to models."""
+"""Access to the database: queries by topic on a connection or in a transaction."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -9,7 +9,7 @@ import psycopg
 from psycopg import errors
 
 from tilecache.mercator import CellRectangle
-from tilecache_daemon.store.change_feed import ChangeListener
+from tilecache_daemon.store.change_feed import ChangeFeed
 from tilecache_daemon.store.connections import Connection
 from tilecache_daemon.store.database import Database
 from tilecache_daemon.store.evictions import EvictionQueries
@@ -25,7 +25,7 @@ _PLANNED_ANEW: Final = 6
 class Store:
     """Opens `Queries` on the database's connections."""
 
-    def __init__(self, database: Database, changes: ChangeListener) -> None:
+    def __init__(self, database: Database, changes: ChangeFeed) -> None:
         self._database = database
         self._changes = changes
 
@@ -44,26 +44,26 @@ class Store:
     async def transaction(self, *, own_accesses: bool = False) -> "AsyncIterator[Queries]":
         """Queries that commit together, or not at all. Raises TileCacheErrors.
 
-        When it has ended, whoever caches has been told of its changes; with
-        `own_accesses` that they are only this daemon's records of use.
+        When it has ended, the change feed's subscribers have its changes; with
+        `own_accesses` marked as access times that this daemon wrote.
         """
-        announcement = self._changes.announcement()
+        marker = self._changes.new_marker()
         try:
             async with self._database.transaction() as connection:
                 queries = Queries(connection)
                 if own_accesses:
-                    await queries.database.name_writer(self._changes.writer)
+                    await queries.database.set_writer(self._changes.writer_id)
                 yield queries
-                await queries.database.announce(announcement)
-            await self._changes.heard(announcement)
+                await queries.database.send_marker(marker)
+            await self._changes.wait_for_marker(marker)
         finally:
-            self._changes.withdraw(announcement)
+            self._changes.discard_marker(marker)
 
 
 async def warm_up(connection: Connection) -> None:
-    """Has PostgreSQL plan what an aircraft waits for: on a new connection the first time takes
-    a few milliseconds more, and it plans anew until the sixth. Whoever holds the table is
-    not waited for; a table that is not there is found out by those who need it."""
+    """Has PostgreSQL plan the statements of reads: on a new connection the first execution takes
+    a few milliseconds more, and a statement is planned anew until its sixth. It does not wait
+    for locks on the table, and leaves a missing table to those who need it."""
     queries = Queries(connection)
     with suppress(errors.LockNotAvailable, errors.QueryCanceled, psycopg.ProgrammingError):
         async with connection.transaction():
@@ -76,17 +76,17 @@ async def warm_up(connection: Connection) -> None:
 class DatabaseQueries(Statements):
     """What the database says of itself."""
 
-    async def name_writer(self, writer: str) -> None:
-        """Whose changes those of this transaction are."""
-        await self._execute("name_writer", {"writer": writer})
+    async def set_writer(self, writer: str) -> None:
+        """Puts the writer's id into the change notifications of this transaction."""
+        await self._execute("set_writer", {"writer": writer})
 
     async def limit_lock_wait(self) -> None:
         """The rest of the transaction waits for no lock longer than a moment."""
         await self._execute("limit_lock_wait")
 
-    async def announce(self, announcement: str) -> None:
-        """Tells listeners that all changes of this transaction were told."""
-        await self._execute("announce", {"payload": announcement})
+    async def send_marker(self, marker: str) -> None:
+        """Notifies last: all other notifications of this transaction arrive before."""
+        await self._execute("send_marker", {"payload": marker})
 
     async def read_latest_time_seen(self) -> datetime | None:
         """The latest moment that the database has recorded as past."""

@@ -1,5 +1,5 @@
-"""Some tiles as columns of numbers: what is done to all of them at once takes a fraction of
-the time that it takes one by one."""
+"""Tiles as numpy columns: an operation on all of them takes a fraction of the time of a Python
+loop."""
 
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
@@ -30,9 +30,9 @@ RECORD: Final = np.dtype(
         ("uploaded_us", ">i8"),
     ]
 )
-"""All of a tile that has a fixed size, as PostgreSQL sends it (`sql.TILE_RECORD`). Times are
-microseconds since 2000. `kind` is several small numbers: from its last bit on the number of
-a `TileSource`, 0 for one that has none; from LABEL_SHIFT on the place in
+"""The fields of a tile that have a fixed size, as PostgreSQL sends them (`sql.TILE_RECORD`).
+Times are microseconds since 2000. `kind` combines small numbers: in its lowest bits the number
+of a `TileSource`, 0 for a source that has none; from LABEL_SHIFT on the index in
 `models.FreshnessLabel`; from SHA256_SHIFT on whether the content's hash is known.
 """
 
@@ -43,6 +43,29 @@ SHA256_CHARACTERS: Final = 64
 NO_FLIGHT: Final = bytes(16)
 NO_SIZE: Final = -1
 NO_TIME: Final = -(2**63)
+
+UUID_CHARACTERS: Final = 36
+_DIGITS: Final = np.dtype([("a", "V8"), ("b", "V4"), ("c", "V4"), ("d", "V4"), ("e", "V12")])
+"""The digits of a UUID in its five groups."""
+_TEXT: Final = np.dtype(
+    {
+        "names": ["a", "b", "c", "d", "e"],
+        "formats": ["V8", "V4", "V4", "V4", "V12"],
+        "offsets": [0, 9, 14, 19, 24],
+        "itemsize": UUID_CHARACTERS,
+    }
+)
+"""The same groups with dashes between them."""
+_HEX: Final = np.frombuffer("".join(f"{byte:02x}" for byte in range(256)).encode(), dtype="u2")
+
+
+def uuid_texts(uuids: Bytes) -> Bytes:
+    """The canonical text of each UUID of 16 bytes: a row of UUID_CHARACTERS."""
+    texts = np.full((len(uuids), UUID_CHARACTERS), ord("-"), dtype=np.uint8)
+    groups, digits = texts.view(_TEXT), _HEX.take(uuids).view(_DIGITS)
+    for name in _DIGITS.names or ():
+        groups[name] = digits[name]
+    return texts
 
 
 class Texts:
@@ -88,14 +111,14 @@ class Texts:
         """Texts that follow each other, with so many bytes each."""
         return cls(np.frombuffer(joined, dtype=np.uint8), np.cumsum(sizes) - sizes, sizes)
 
-    def take(self, places: Any) -> "Texts":
-        """Those at some places, in that order. Their bytes are not moved."""
-        return Texts(self.data, self.starts[places], self.sizes[places])
+    def take(self, indexes: Any) -> "Texts":
+        """Those at some indexes, in that order. Their bytes are not copied."""
+        return Texts(self.data, self.starts[indexes], self.sizes[indexes])
 
-    def at(self, place: int) -> bytes:
-        """The text at a place."""
-        start = int(self.starts[place])
-        return self.data[start : start + int(self.sizes[place])].tobytes()
+    def at(self, index: int) -> bytes:
+        """The text at an index."""
+        start = int(self.starts[index])
+        return self.data[start : start + int(self.sizes[index])].tobytes()
 
     @property
     def widest(self) -> int:
@@ -109,8 +132,8 @@ class Texts:
             return np.empty((len(self.sizes), 0), dtype=np.uint8)
         if len(self.data) == width * len(self.sizes) and bool((self.sizes == width).all()):
             return self.data.reshape(-1, width).take(self.starts // width, axis=0)
-        places = self.starts[:, None] + np.arange(width)
-        return self.data.take(places, mode="clip")
+        indexes = self.starts[:, None] + np.arange(width)
+        return self.data.take(indexes, mode="clip")
 
 
 class TileColumns(NamedTuple):
@@ -144,21 +167,36 @@ class TileColumns(NamedTuple):
         return self.rows["kind"] & ((1 << LABEL_SHIFT) - 1)
 
     @property
-    def label_place(self) -> NDArray[np.int32]:
+    def label_index(self) -> NDArray[np.int32]:
         return self.rows["kind"] >> LABEL_SHIFT & ((1 << (SHA256_SHIFT - LABEL_SHIFT)) - 1)
 
     @property
     def tile_count(self) -> int:
         return len(self.rows)
 
-    def take(self, places: NDArray[np.intp]) -> "TileColumns":
-        """Those at some places, in that order."""
-        # Records are many times as slow to index as to take.
+    @property
+    def tile_uuids(self) -> list[str]:
+        """In canonical text."""
+        texts = uuid_texts(self.rows["tile_uuid"]).tobytes().decode()
+        return [
+            texts[start : start + UUID_CHARACTERS]
+            for start in range(0, len(texts), UUID_CHARACTERS)
+        ]
+
+    @property
+    def flight_ids(self) -> list[bytes]:
+        """16 bytes each; NO_FLIGHT where there is none."""
+        flights = self.rows["flight_id"].tobytes()
+        return [flights[start : start + 16] for start in range(0, len(flights), 16)]
+
+    def take(self, indexes: NDArray[np.intp]) -> "TileColumns":
+        """Those at some indexes, in that order."""
+        # Indexing a record array is many times as slow as take().
         rows, *texts = self
-        return TileColumns(rows.take(places), *(text.take(places) for text in texts))
+        return TileColumns(rows.take(indexes), *(text.take(indexes) for text in texts))
 
     def part(self, start: int | None, stop: int | None) -> "TileColumns":
-        """Those from one place to before another. Nothing is copied."""
+        """Those from `start` to before `stop`. Nothing is copied."""
         rows, *texts = self
         some = slice(start, stop)
         return TileColumns(rows[some], *(text.take(some) for text in texts))

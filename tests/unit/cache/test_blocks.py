@@ -15,7 +15,7 @@ from tests.unit.some_tiles import old_row
 from tilecache.identity import tile_ids_text
 from tilecache.mercator import BlockKey, CellRectangle
 from tilecache.v1.tile_metadata_store_pb2 import QueryTilesResponse
-from tilecache_daemon.cache.blocks import Block, Slice, cut_blocks, in_order
+from tilecache_daemon.cache.blocks import Block, in_order, split_blocks
 from tilecache_daemon.models import Tile, TileFilter, TileSelection, micros_of
 from tilecache_daemon.rpc import packing
 
@@ -57,16 +57,13 @@ filters = st.builds(
 def blocks_of(tiles: Sequence[Tile]) -> dict[BlockKey, Block]:
     keys = [BlockKey(ZOOM, X // 32 + i, Y // 32 + j) for i in (0, 1) for j in (0, 1)]
     ordered = in_order(columns_of(tiles))
-    blocks = list(cut_blocks(keys, ordered, *packing.pack_tiles(ordered)))
+    blocks = list(split_blocks(keys, ordered, packing.pack_tiles(ordered)))
     assert [block.key for block in blocks] == keys
     return dict(zip(keys, blocks, strict=True))
 
 
-def ids_in(slices: Sequence[Slice]) -> list[str]:
-    for piece in slices:
-        assert len(QueryTilesResponse.FromString(bytes(piece.elements)).tiles) == piece.tile_count
-    read = QueryTilesResponse.FromString(b"".join(piece.elements for piece in slices))
-    return [tile.tile_uuid for tile in read.tiles]
+def ids_in(elements: Sequence[bytes]) -> list[str]:
+    return [tile.tile_uuid for tile in QueryTilesResponse.FromString(b"".join(elements)).tiles]
 
 
 def passes(tile: Tile, wanted: TileFilter) -> bool:
@@ -100,30 +97,11 @@ def test_a_block_selects_as_its_tiles_one_by_one_would(
         if wanted.selection is TileSelection.BEST_PER_CELL:
             cells = groupby(expected, key=lambda tile: (tile.y, tile.x))
             expected = [next(best) for _, best in cells]
-        found = ids_in(list(block.select([part], wanted)))
+        found = ids_in(block.select([part], wanted))
         assert found == [tile.tile_uuid for tile in expected]
 
 
-def test_a_whole_block_is_given_in_pieces_that_fill_a_message_but_do_not_burst_it() -> None:
-    tiles = [
-        old_row()._replace(
-            tile_uuid=tile_ids_text(ZOOM, X + x, Y + y, "googlemaps", None)[0],
-            x=X + x,
-            y=Y + y,
-            file_path="p" * 500,
-            freshness_label="fresh",
-        )
-        for x in range(32)
-        for y in range(32)
-    ]
-    block = blocks_of(tiles)[BlockKey(ZOOM, X // 32, Y // 32)]
-    pieces = list(block.select([CellRectangle(X, X + 31, Y, Y + 31)], TileFilter()))
-    assert len(pieces) > 1
-    assert all(len(piece.elements) <= 128 * 1024 for piece in pieces)
-    assert len(set(ids_in(pieces))) == 1024
-
-
-def test_a_rewritten_tile_is_found_among_the_others() -> None:
+def test_a_replaced_element_keeps_its_place_among_the_others() -> None:
     tiles = [
         old_row()._replace(
             tile_uuid=tile_ids_text(ZOOM, X + x, Y, "googlemaps", None)[0],
@@ -134,15 +112,12 @@ def test_a_rewritten_tile_is_found_among_the_others() -> None:
         for x in range(8)
     ]
     block = blocks_of(tiles)[BlockKey(ZOOM, X // 32, Y // 32)]
-    start = int(block.ends[2])
-    block.rewrite({start: lambda element: packing.with_access(element, DAYS[0])})
-    everything = list(block.select([CellRectangle(X, X + 31, Y, Y + 31)], TileFilter()))
-    read = QueryTilesResponse.FromString(b"".join(piece.elements for piece in everything)).tiles
+    assert block.tile_uuids == [tile.tile_uuid for tile in tiles]
+    block.replace(3, packing.with_access(block.elements[3], DAYS[0]))
+    everything = block.select([CellRectangle(X, X + 31, Y, Y + 31)], TileFilter())
+    read = QueryTilesResponse.FromString(b"".join(everything)).tiles
     assert [tile.tile_uuid for tile in read] == [tile.tile_uuid for tile in tiles]
-    assert [tile.HasField("accessed_at") for tile in read] == [place == 3 for place in range(8)]
-    ends = [0, *block.ends.tolist()]
-    assert ends[-1] == len(block.data)
-    assert block.element(ends[5], ends[6]).find(tiles[5].tile_uuid.encode()) > 0
+    assert [tile.HasField("accessed_at") for tile in read] == [index == 3 for index in range(8)]
 
 
 def test_a_block_takes_the_tiles_of_any_number_of_flights() -> None:
@@ -152,9 +127,9 @@ def test_a_block_takes_the_tiles_of_any_number_of_flights() -> None:
     tiles.rows["flight_id"][:, 12:] = np.arange(1, count + 1, dtype=">u4").view("4u1")
     ordered = in_order(tiles)
     key = BlockKey(ZOOM, X // 32, Y // 32)
-    (block,) = cut_blocks([key], ordered, *packing.pack_tiles(ordered))
+    (block,) = split_blocks([key], ordered, packing.pack_tiles(ordered))
     for number in (1, 65_536, count):
         wanted = TileFilter(flight_id=str(UUID(int=number)))
-        (piece,) = block.select([CellRectangle(X, X, Y, Y)], wanted)
-        (read,) = QueryTilesResponse.FromString(bytes(piece.elements)).tiles
+        (element,) = block.select([CellRectangle(X, X, Y, Y)], wanted)
+        (read,) = QueryTilesResponse.FromString(element).tiles
         assert read.key.flight_id == wanted.flight_id

@@ -5,14 +5,14 @@ SELECT greatest(
     (SELECT created_at FROM tiles ORDER BY id DESC LIMIT 1)
 );
 
--- announce --
--- Sent last in a transaction: whoever hears it has heard of all its changes.
+-- send_marker --
+-- Sent last in a transaction: all its other notifications arrive before.
 SELECT pg_notify('tilecache_changes', %(payload)s);
 
--- name_writer --
--- Changes of this transaction are this writer's own business.
+-- set_writer --
+-- The writer's id in the change notifications of this transaction.
 SELECT set_config('tilecache.writer', %(writer)s, true);
 
 -- limit_lock_wait --
--- The rest of the transaction waits for no lock longer than a moment.
+-- The rest of the transaction waits at most 20 ms for each lock.
 SET LOCAL lock_timeout = '20ms';
