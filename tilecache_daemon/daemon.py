@@ -105,7 +105,7 @@ class Daemon:
         changes = ChangeFeed(config.dsn or "")
         store = Store(database, changes)
         read_priority = ReadPriority(self._clock.monotonic)
-        cache = TileCache(store, changes, packing, config.cache_max_bytes)
+        cache = TileCache(store, changes, packing, read_priority, config.cache_max_bytes)
         async with store.connection() as queries:
             if seen := await queries.database.read_latest_time_seen():
                 self._clock.observe(seen)

@@ -114,7 +114,7 @@ def _warm_box(client: TileCacheClient, peer: PsycopgPeer) -> Ratio:
     return Ratio(
         "query10k_psycopg_over_daemon",
         "a box of 10,000 of 200,000 tiles, warm: psycopg's time over the daemon's",
-        *(5.0, True, quotients(theirs, ours)),
+        *(3.0, True, quotients(theirs, ours)),
         parts={"daemon": ours, "psycopg": theirs, "SQLite in process": in_process},
     )
 
@@ -138,7 +138,7 @@ def _lookup(client: TileCacheClient, peer: PsycopgPeer) -> Ratio:
     return Ratio(
         "lookup1000_psycopg_over_daemon",
         "1,000 random ids at once, warm: psycopg's time over the daemon's",
-        *(3.0, True, quotients(theirs, ours)),
+        *(2.0, True, quotients(theirs, ours)),
         parts={"daemon": ours, "psycopg": theirs},
     )
 
@@ -170,7 +170,7 @@ def _one_tile(stage: Stage, daemon: DaemonProcess) -> list[Ratio]:
         Ratio(
             "get_p50_over_echo",
             "one tile by id, warm: over an empty call with the same message sizes",
-            *(1.15, False, quotients(gets, echoes)),
+            *(1.25, False, quotients(gets, echoes)),
             parts={"daemon": gets, "empty call": echoes},
         ),
         Ratio(
@@ -209,7 +209,7 @@ def measure_size(stage: Stage, small: str, large: str) -> list[Ratio]:
             Ratio(
                 "cache_bytes_per_tile",
                 "resident memory that 1,000,000 cached tiles add, per tile",
-                *(450.0, False, [grown / held]),
+                *(600.0, False, [grown / held]),
             ),
         ]
 

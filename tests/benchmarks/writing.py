@@ -63,7 +63,7 @@ def measure_bulk(stage: Stage) -> list[Ratio]:
         Ratio(
             "bulk_insert_over_copy",
             "200,000 tiles through BulkInsertTiles: rows a second over binary COPY's",
-            *(0.7, True, quotients(theirs, ours)),
+            *(0.6, True, quotients(theirs, ours)),
             parts={"daemon": ours, "binary COPY": theirs},
         )
     ]
@@ -85,7 +85,7 @@ def measure_touches(stage: Stage) -> list[Ratio]:
         Ratio(
             "touch_wal_over_naive",
             "WAL bytes of 100,000 accesses to 10,000 tiles, over one UPDATE per access",
-            *(0.1, False, ratios),
+            *(0.15, False, ratios),
         )
     ]
 

@@ -1,4 +1,4 @@
-"""Work that gives way."""
+"""Work in batches yields to reads."""
 
 import asyncio
 
@@ -14,18 +14,18 @@ class Clock:
         return self.now_s
 
 
-async def count_rounds_between(read_priority: ReadPriority, pieces: int) -> list[int]:
-    """How many rounds of the event loop others had before each piece."""
+async def count_rounds_between(read_priority: ReadPriority, batches: int) -> list[int]:
+    """How many rounds of the event loop other tasks had before each batch."""
     rounds, counted = 0, []
 
-    async def others() -> None:
+    async def other_tasks() -> None:
         nonlocal rounds
         while True:
             rounds += 1
             await asyncio.sleep(0)
 
-    task = asyncio.create_task(others())
-    async for _ in read_priority.in_batches(range(pieces), 1):
+    task = asyncio.create_task(other_tasks())
+    async for _ in read_priority.in_batches(range(batches), 1):
         counted.append(rounds)
         rounds = 0
     task.cancel()
@@ -33,7 +33,7 @@ async def count_rounds_between(read_priority: ReadPriority, pieces: int) -> list
 
 
 @pytest.mark.parametrize("size", [1, 3, 10, 11])
-def test_every_item_has_its_turn_and_in_its_order(size: int) -> None:
+def test_batches_hold_every_item_in_order(size: int) -> None:
     async def collect() -> list[int]:
         parts = [part async for part in ReadPriority(Clock().monotonic).in_batches(range(10), size)]
         assert max(map(len, parts)) <= size
@@ -42,26 +42,52 @@ def test_every_item_has_its_turn_and_in_its_order(size: int) -> None:
     assert asyncio.run(collect()) == list(range(10))
 
 
-def test_while_nobody_reads_others_have_a_round_between_two_pieces() -> None:
+def test_without_reads_other_tasks_run_once_between_two_batches() -> None:
     rounds = asyncio.run(count_rounds_between(ReadPriority(Clock().monotonic), 20))
     assert rounds[1:] == [1] * 19
 
 
-def test_what_is_done_in_one_piece_rests_for_nobody() -> None:
+def test_a_single_batch_does_not_pause() -> None:
     read_priority = ReadPriority(Clock().monotonic)
     read_priority.note_read()
     assert asyncio.run(count_rounds_between(read_priority, 1)) == [0]
 
 
-def test_while_somebody_reads_they_have_as_many_as_a_read_takes() -> None:
+def test_beside_reads_other_tasks_run_as_often_as_a_read_takes() -> None:
     read_priority = ReadPriority(Clock().monotonic)
     read_priority.note_read()
     assert min(asyncio.run(count_rounds_between(read_priority, 3))) > 10
 
 
-def test_work_goes_on_when_the_reads_have_ended() -> None:
+def test_work_does_not_pause_after_the_last_read() -> None:
     clock = Clock()
     read_priority = ReadPriority(clock.monotonic)
     read_priority.note_read()
     clock.now_s += 2 * BUSY_S
     assert asyncio.run(count_rounds_between(read_priority, 20))[1:] == [1] * 19
+
+
+def test_waiting_for_idle_ends_when_no_read_has_begun_for_long_enough() -> None:
+    clock = Clock()
+    read_priority = ReadPriority(clock.monotonic)
+    read_priority.note_read()
+    clock.now_s += 0.1
+    asyncio.run(asyncio.wait_for(read_priority.wait_until_idle(0.05, timeout_s=1e9), timeout=10))
+
+
+def test_waiting_for_idle_ends_at_its_timeout_under_constant_reads() -> None:
+    clock = Clock()
+
+    def monotonic() -> float:
+        clock.now_s += 0.01
+        return clock.now_s
+
+    read_priority = ReadPriority(monotonic)
+
+    async def wait() -> None:
+        waiting = asyncio.create_task(read_priority.wait_until_idle(1e9, timeout_s=0.5))
+        while not waiting.done():
+            read_priority.note_read()
+            await asyncio.sleep(0)
+
+    asyncio.run(asyncio.wait_for(wait(), timeout=10))

@@ -10,10 +10,10 @@ from uuid import UUID
 import numpy as np
 from numpy.typing import NDArray
 
-from tilecache.identity import SOURCE_TEXTS
+from tilecache.identity import SOURCE_NUMBERS
 from tilecache.mercator import BLOCK_BITS, BLOCK_CELLS, BlockKey, CellRectangle
 from tilecache_daemon.models import FreshnessLabel, TileFilter, TileSelection, micros_of
-from tilecache_daemon.store.tile_columns import NO_FLIGHT, TileColumns
+from tilecache_daemon.store.tile_columns import TileColumns, uuid_texts
 
 TILE_OVERHEAD_BYTES: Final = 300
 """Memory of a tile beside its element's bytes: object headers, its id, and its places in the
@@ -23,10 +23,6 @@ BLOCK_OVERHEAD_BYTES: Final = 1_500
 _MASK: Final = BLOCK_CELLS - 1
 _AXIS_BITS: Final = 24
 _RANKS: Final = {label.value: rank for rank, label in enumerate(FreshnessLabel)}
-
-Origin = tuple[str, str | None]
-"""Source and flight."""
-Indexes = NDArray[np.intp]
 
 
 def in_order(tiles: TileColumns) -> TileColumns:
@@ -56,8 +52,8 @@ class Block:
     """All tiles of a block, in the order of its cells."""
 
     __slots__ = (
-        *("key", "number", "stale", "elements", "tile_uuids", "byte_count"),
-        *("_cells", "_ranks", "_captured", "_origins", "_origin_indexes"),
+        *("key", "number", "stale", "elements", "byte_count", "_uuids"),
+        *("_cells", "_ranks", "_captured", "_sources", "_flights"),
     )
 
     def __init__(self, key: BlockKey, tiles: TileColumns, elements: list[bytes]) -> None:
@@ -68,19 +64,26 @@ class Block:
         self.stale = False
         """Whether the table may have changed since the block was read."""
         self.elements = elements
-        self.tile_uuids = tiles.tile_uuids
         self.byte_count = (
             sum(map(len, elements)) + len(elements) * TILE_OVERHEAD_BYTES + BLOCK_OVERHEAD_BYTES
         )
         """Memory that the block takes, about."""
+        self._uuids = tiles.rows["tile_uuid"].copy()
         self._cells = _cells(tiles).astype(np.uint16)
         self._ranks = tiles.label_index.astype(np.uint8)
         self._captured = tiles.rows["captured_us"].astype(np.int64)
-        self._origins, self._origin_indexes = _origins(tiles)
+        self._sources = tiles.source_number.astype(np.uint8)
+        flights = tiles.rows["flight_id"]
+        self._flights = flights.copy() if flights.any() else None
 
     @property
     def tile_count(self) -> int:
         return len(self.elements)
+
+    @property
+    def tile_uuids(self) -> list[str]:
+        """The ids of the tiles, made anew each time."""
+        return uuid_texts(self._uuids)
 
     def replace(self, index: int, element: bytes) -> None:
         """Another element of the same tile; nothing that a filter tests may differ."""
@@ -120,15 +123,14 @@ class Block:
 
     def _passing(self, wanted: TileFilter) -> NDArray[np.bool_] | None:
         """Whether each tile passes; None if all do."""
-        origins = [
-            index
-            for index, (source, flight_id) in enumerate(self._origins)
-            if (not wanted.sources or source in wanted.sources)
-            and (wanted.flight_id is None or flight_id == wanted.flight_id)
-        ]
         passing = np.isin(self._ranks, [_RANKS[label] for label in wanted.labels])
-        if len(origins) < len(self._origins):
-            passing &= np.isin(self._origin_indexes, origins)
+        if wanted.sources:
+            passing &= np.isin(self._sources, [SOURCE_NUMBERS[text] for text in wanted.sources])
+        if wanted.flight_id is not None:
+            if self._flights is None:
+                return np.zeros(self.tile_count, dtype=np.bool_)
+            flight = np.frombuffer(UUID(wanted.flight_id).bytes, dtype=np.uint8)
+            passing &= (self._flights == flight).all(axis=1)
         if wanted.captured_after is not None:
             passing &= self._captured > micros_of(wanted.captured_after)
         return None if passing.all() else passing
@@ -142,19 +144,6 @@ def _block_numbers(tiles: TileColumns) -> NDArray[np.int64]:
 def _cells(tiles: TileColumns) -> NDArray[np.int32]:
     cells: NDArray[np.int32] = (tiles.rows["y"] & _MASK) << BLOCK_BITS | tiles.rows["x"] & _MASK
     return cells
-
-
-def _origins(tiles: TileColumns) -> tuple[list[Origin], NDArray[np.uint32]]:
-    """The distinct origins, and the index of each tile's among them."""
-    indexes: dict[tuple[int, bytes], int] = {}
-    pairs = zip(tiles.source_number.tolist(), tiles.flight_ids, strict=True)
-    origin_indexes = np.array(
-        [indexes.setdefault(pair, len(indexes)) for pair in pairs], dtype=np.uint32
-    )
-    return [
-        (SOURCE_TEXTS.get(source, ""), None if flight == NO_FLIGHT else str(UUID(bytes=flight)))
-        for source, flight in indexes
-    ], origin_indexes
 
 
 def _cell(x: int, y: int) -> int:

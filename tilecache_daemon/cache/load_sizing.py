@@ -38,6 +38,8 @@ class LoadSizing:
 
     def record(self, part: Mapping[BlockKey, CellRectangle], byte_count: int) -> None:
         """Sizes later parts by the bytes of one that was read."""
+        if not part:
+            return
         cells = sum(rectangle.cell_count for rectangle in part.values())
         fitting = cells * _PART_BYTES // max(byte_count, 1)
         self._part_cells = max(min(fitting, 2 * self._part_cells, _MOST_CELLS), 1)

@@ -12,6 +12,7 @@ A read of PostgreSQL is cached unless its blocks changed while it was under way.
 """
 
 import asyncio
+from collections import deque
 from collections.abc import (
     AsyncIterator,
     Callable,
@@ -39,13 +40,17 @@ from tilecache_daemon.cache.load_sizing import LoadSizing
 from tilecache_daemon.cache.storage import CacheStorage
 from tilecache_daemon.errors import DatabaseUnavailableError, TileCacheError
 from tilecache_daemon.models import TileFilter
+from tilecache_daemon.read_priority import ReadPriority
 from tilecache_daemon.store.change_feed import ChangeFeed
 from tilecache_daemon.store.store import Store
 from tilecache_daemon.store.tile_columns import TileColumns
 
-PACK_BATCH_TILES: Final = 1_024
+PACK_BATCH_TILES: Final = 2_048
 """Tiles that are packed before other calls continue: about a millisecond."""
 _CONCURRENT_LOADS: Final = 3
+_PARTS_AHEAD: Final = 2
+_IDLE_S: Final = 0.05
+_IDLE_TIMEOUT_S: Final = 0.2
 _MAX_READ_IN_PART: Final = 4_096
 _MAX_WAITING_BLOCKS: Final = 256
 _REWRITE_BATCH_TILES: Final = 64
@@ -89,8 +94,16 @@ class CacheStatus(NamedTuple):
 class TileCache:
     """Answers from what is cached, and loads what is not."""
 
-    def __init__(self, store: Store, changes: ChangeFeed, packer: Packer, max_bytes: int) -> None:
+    def __init__(
+        self,
+        store: Store,
+        changes: ChangeFeed,
+        packer: Packer,
+        read_priority: ReadPriority,
+        max_bytes: int,
+    ) -> None:
         self._store = store
+        self._read_priority = read_priority
         self._changes = changes
         self._packer = packer
         self._storage = CacheStorage(max_bytes)
@@ -166,9 +179,10 @@ class TileCache:
             self._storage.rewrite(tile_uuid, partial(self._packer.with_access, accessed_at=moment))
 
     async def run(self) -> None:
-        """Loads whole the blocks that were read in part repeatedly, until cancelled."""
+        """Loads the blocks that were read in part repeatedly, between reads, until cancelled."""
         while True:
             key = await self._waiting_blocks.get()
+            await self._read_priority.wait_until_idle(_IDLE_S, _IDLE_TIMEOUT_S)
             with suppress(TileCacheError):
                 await self._load_part(key.zoom, partial(_whole_block, key))
 
@@ -213,18 +227,20 @@ class TileCache:
     async def _load_blocks(
         self, zoom: int, cells: Mapping[BlockKey, CellRectangle]
     ) -> AsyncIterator[tuple[Block, bool]]:
-        """Each block, and whether it is a cached one because PostgreSQL is away. The next part
-        is read while one is sent."""
+        """Each block, and whether it is a cached one because PostgreSQL is away. The next parts
+        are read while one is sent."""
         missing = dict(cells)
         sizing = LoadSizing(cells)
-        load = self._start_load(zoom, sizing)
+        loads = deque(self._start_load(zoom, sizing) for _ in range(_PARTS_AHEAD))
         try:
-            while blocks := await load:
+            while loads:
+                blocks = await loads.popleft()
+                if blocks:
+                    loads.append(self._start_load(zoom, sizing))
                 sizing.record(
                     {block.key: missing.pop(block.key) for block in blocks},
                     sum(block.byte_count for block in blocks),
                 )
-                load = self._start_load(zoom, sizing)
                 for block in blocks:
                     yield block, False
         except DatabaseUnavailableError:
@@ -233,7 +249,8 @@ class TileCache:
                     raise
                 yield cached, True
         finally:
-            load.cancel()
+            for load in loads:
+                load.cancel()
 
     def _start_load(self, zoom: int, sizing: LoadSizing) -> "asyncio.Task[list[Block]]":
         load = asyncio.create_task(self._load_part(zoom, sizing.next_part))

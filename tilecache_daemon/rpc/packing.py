@@ -30,7 +30,7 @@ from tilecache_daemon.store.tile_columns import (
     Bytes,
     Texts,
     TileColumns,
-    uuid_texts,
+    uuid_characters,
 )
 
 Sizes = NDArray[np.int64]
@@ -125,13 +125,13 @@ class _Message:
 
     def uuid(self, head: bytes, column: Bytes) -> None:
         """The canonical text of 16 bytes."""
-        self._field(head, uuid_texts(column))
+        self._field(head, uuid_characters(column))
 
     def optional_uuid(self, head: bytes, column: Bytes) -> None:
         """As `uuid`; left out where it is all zeros."""
         if column.any():
             present = (column != np.frombuffer(NO_FLIGHT, dtype=np.uint8)).any(axis=1)
-            self._field(head, uuid_texts(column), present=present)
+            self._field(head, uuid_characters(column), present=present)
 
     def text(self, tag: bytes, texts: Texts, present: NDArray[np.bool_]) -> None:
         """A text, or what else has a length; left out where it is not present."""

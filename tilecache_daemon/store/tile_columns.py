@@ -59,13 +59,19 @@ _TEXT: Final = np.dtype(
 _HEX: Final = np.frombuffer("".join(f"{byte:02x}" for byte in range(256)).encode(), dtype="u2")
 
 
-def uuid_texts(uuids: Bytes) -> Bytes:
+def uuid_characters(uuids: Bytes) -> Bytes:
     """The canonical text of each UUID of 16 bytes: a row of UUID_CHARACTERS."""
     texts = np.full((len(uuids), UUID_CHARACTERS), ord("-"), dtype=np.uint8)
     groups, digits = texts.view(_TEXT), _HEX.take(uuids).view(_DIGITS)
     for name in _DIGITS.names or ():
         groups[name] = digits[name]
     return texts
+
+
+def uuid_texts(uuids: Bytes) -> list[str]:
+    """As `uuid_characters`, as texts."""
+    text = uuid_characters(uuids).tobytes().decode()
+    return [text[at : at + UUID_CHARACTERS] for at in range(0, len(text), UUID_CHARACTERS)]
 
 
 class Texts:
@@ -177,17 +183,7 @@ class TileColumns(NamedTuple):
     @property
     def tile_uuids(self) -> list[str]:
         """In canonical text."""
-        texts = uuid_texts(self.rows["tile_uuid"]).tobytes().decode()
-        return [
-            texts[start : start + UUID_CHARACTERS]
-            for start in range(0, len(texts), UUID_CHARACTERS)
-        ]
-
-    @property
-    def flight_ids(self) -> list[bytes]:
-        """16 bytes each; NO_FLIGHT where there is none."""
-        flights = self.rows["flight_id"].tobytes()
-        return [flights[start : start + 16] for start in range(0, len(flights), 16)]
+        return uuid_texts(self.rows["tile_uuid"])
 
     def take(self, indexes: NDArray[np.intp]) -> "TileColumns":
         """Those at some indexes, in that order."""

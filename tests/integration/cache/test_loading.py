@@ -1,6 +1,7 @@
 """What the cache reads of the table, and what it keeps."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Collection, Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from tilecache.mercator import BlockKey, CellRectangle, cells_of
 from tilecache_daemon import tasks
 from tilecache_daemon.cache.tile_cache import TileCache
 from tilecache_daemon.models import TileFilter
+from tilecache_daemon.read_priority import ReadPriority
 from tilecache_daemon.rpc import packing
 from tilecache_daemon.store.change_feed import ChangeFeed
 from tilecache_daemon.store.database import Database
@@ -50,7 +52,8 @@ async def cache(database: str, changes: ChangeFeed) -> AsyncIterator[TileCache]:
     """A subscribed cache on a database without tiles."""
     pool = Database(database, min_size=1, max_size=4, timeout_s=5, statement_timeout_s=30)
     await pool.open()
-    cache = TileCache(Store(pool, changes), changes, packing, 1_000_000)
+    read_priority = ReadPriority(time.monotonic)
+    cache = TileCache(Store(pool, changes), changes, packing, read_priority, 1_000_000)
     running = [asyncio.create_task(work) for work in (changes.run(), cache.run())]
     await asyncio.to_thread(eventually, lambda: changes.subscribed)
     yield cache

@@ -93,8 +93,8 @@ def test_a_stale_block_is_found_only_where_stale_tiles_are_allowed() -> None:
 
 def test_a_tile_that_moved_to_another_block_is_found_there() -> None:
     storage = full_storage()
-    moved = block(1)
-    moved.tile_uuids[:] = [tile_uuid(0)]
+    row = old_row()._replace(zoom=ZOOM, x=X + 32, y=0, tile_uuid=tile_uuid(0))
+    (moved,) = split_blocks([key(1)], columns_of([row]), packing.pack_tiles(columns_of([row])))
     storage.put(moved)
     storage.put(block(0, tile_count=0))
     assert storage.find_tiles([tile_uuid(0)]) == [moved.elements[0]]
