@@ -41,8 +41,9 @@ def call_error(error: grpc.RpcError) -> CallError:
     """The CallError for a gRPC error, with its details as far as they can be read."""
     call = cast(grpc.Call, error)
     failure = CallError(call.code(), call.details() or call.code().name)
-    # Code and message are worth more than the report of broken details.
-    with suppress(DecodeError):
+    # Code and message hold without the details. Protobuf's pure Python runtime raises
+    # UnicodeDecodeError, which is a ValueError, for bad text.
+    with suppress(DecodeError, ValueError):
         for key, value in call.trailing_metadata() or ():
             if key == _DETAILS_KEY:
                 _add_details(failure, cast(bytes, value))
