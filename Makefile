@@ -47,6 +47,7 @@ lint: $(INSTALLED) ## ruff, types, import contract, proto checks
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/vermin --quiet --violations --target=3.8- --exclude-regex '\.pyi$$' protos/python/tilecache
 	$(BIN)/python protos/generate.py --check
 	@$(MAKE) --no-print-directory contract
 
@@ -60,7 +61,7 @@ contract: ## buf: the proto rules, and nothing broken that was released
 	else echo "skipped: there is no npm on PATH to install buf with"; fi
 
 contract-image: $(NODE)/package-lock.json ## take the contract as it stands for the released one
-	$(BUF) build --exclude-source-info --output protos/contract.binpb
+	$(BUF) build --exclude-source-info --path protos/tilecache/v1 --output protos/contract.binpb
 
 $(NODE)/package-lock.json: tests/node/package-lock.json
 	@mkdir -p $(NODE)
@@ -72,11 +73,23 @@ format: $(INSTALLED) ## mend style
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-stubs: $(INSTALLED) ## write the Python stubs from the .proto
+# The stubs are to run with older versions of protobuf and grpcio too, so an older protoc
+# writes them. It has wheels for Python up to 3.12.
+PROTOC_PYTHON ?= $(PYTHON)
+PROTOC_VENV := build/protoc-venv
+
+stubs: $(INSTALLED) $(PROTOC_VENV)/.installed ## write the Python stubs from the .proto
 	$(BIN)/python protos/generate.py
 
-wheel: $(INSTALLED) ## build the wheel into dist/
+$(PROTOC_VENV)/.installed:
+	$(PROTOC_PYTHON) -m venv $(PROTOC_VENV)
+	$(PROTOC_VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
+	  --only-binary grpcio-tools grpcio-tools==1.62.3
+	@touch $@
+
+wheel: $(INSTALLED) ## build the wheels of daemon and client into dist/
 	$(BIN)/python -m build --wheel
+	$(BIN)/python -m build --wheel --outdir dist protos/python
 
 clean: ## remove what was built and installed
 	rm -rf $(VENV) build dist

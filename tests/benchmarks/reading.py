@@ -11,10 +11,11 @@ from tests.benchmarks.tiles import ZOOM, X, Y
 from tests.benchmarks.writing import importing
 from tests.daemon_process import DaemonProcess
 from tests.tiles import cell_region
-from tilecache.client import TileCacheClient, lookup_request
+from tilecache.client import TileCacheClient
 from tilecache.identity import tile_uuid_text
 from tilecache.v1.tile_metadata_store_pb2 import (
     GetTileRequest,
+    LookupTilesRequest,
     LookupTilesResponse,
     QueryTilesRequest,
     QueryTilesResponse,
@@ -46,7 +47,7 @@ def tiles_of(answers: Iterable[QueryTilesResponse]) -> list[TileMetadata]:
 
 def lookup(client: TileCacheClient, tile_uuids: Iterable[str]) -> LookupTilesResponse:
     """Many ids at once, decoded."""
-    request = lookup_request(tile_uuids)
+    request = LookupTilesRequest(tiles=[TileRef(tile_uuid=tile_uuid) for tile_uuid in tile_uuids])
     answer: LookupTilesResponse = client.store.LookupTiles(request, timeout=TIMEOUT_S)
     return answer
 

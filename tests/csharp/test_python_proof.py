@@ -1,13 +1,14 @@
 """The Python side of a changed scheme: the daemon's proof fails, as the C# one does."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.csharp.scheme import CHANGED_LETTERS, run_protoc, write_changed_proto
+from tests.csharp.scheme import CHANGED_LETTERS, PROTOS, run_protoc, write_changed_proto
 
 PROVE = "from tilecache.identity import prove_identity; prove_identity()"
 
@@ -33,10 +34,9 @@ def test_the_scheme_as_it_stands_is_proved(tmp_path: Path) -> None:
 
 
 def write_stubs(protos: Path, stubs: Path) -> Path:
-    stubs.mkdir()
+    """A copy of the client whose stub of the scheme is that of `protos`."""
+    shutil.copytree(PROTOS / "python" / "tilecache", stubs / "tilecache")
     run_protoc(protos, f"--python_out={stubs}")
-    for package in ("tilecache", "tilecache/v1"):
-        (stubs / package / "__init__.py").touch()
     return stubs
 
 

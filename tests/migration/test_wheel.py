@@ -1,30 +1,20 @@
 """The wheel carries the migrations."""
 
-import subprocess
-import sys
 import venv
 from pathlib import Path
 
 from tests.migration.observed_database import Database
+from tests.wheels import build_client, build_daemon, run
 from tilecache_daemon.schema.migrator import find_migrations
-
-CHECKOUT = Path(__file__).parents[2]
-
-
-def run(*command: str | Path, cwd: Path) -> str:
-    ran = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
-    assert ran.returncode == 0, ran.stdout + ran.stderr
-    return ran.stdout
 
 
 def test_an_installed_wheel_migrates_an_empty_database(
     empty: Database, written: Database, tmp_path: Path
 ) -> None:
-    run(sys.executable, "-m", "build", "--wheel", "--outdir", tmp_path, cwd=CHECKOUT)
-    (wheel,) = tmp_path.glob("*.whl")
+    wheels = build_client(tmp_path), build_daemon(tmp_path)
     venv.create(tmp_path / "venv", with_pip=True)
     python = tmp_path / "venv/bin/python"
-    run(python, "-m", "pip", "install", "--quiet", wheel, cwd=tmp_path)
+    run(python, "-m", "pip", "install", "--quiet", *wheels, cwd=tmp_path)
 
     run(tmp_path / "venv/bin/tilecache", "migrate", "up", "--dsn", empty.dsn, cwd=tmp_path)
 

@@ -44,7 +44,7 @@ exec "$@"
 
 
 class Administrator:
-    """Works in a directory that has the wheel, without a network."""
+    """Works in a directory that has the wheels, without a network."""
 
     def __init__(self, machine: Machine) -> None:
         self._machine = machine

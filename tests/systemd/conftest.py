@@ -4,14 +4,13 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from pathlib import Path
 
 import pytest
 
 from tests.systemd.administrator import WHEELS, Administrator
-from tests.systemd.guide import CHECKOUT
 from tests.systemd.machine import Machine, find_obstacle
 from tests.systemd.service import Service
+from tests.wheels import build_client, build_daemon, run
 
 SYSTEM_PYTHON = "/usr/bin/python3"
 
@@ -20,13 +19,13 @@ MakeMachine = Callable[[], AbstractContextManager[Machine]]
 
 @pytest.fixture(scope="session")
 def make_machine(tmp_path_factory: pytest.TempPathFactory) -> MakeMachine:
-    """Makes machines that have the wheel and all that it needs."""
+    """Makes machines that have the wheels and all that they need."""
     if obstacle := find_obstacle() or _find_python_obstacle():
         pytest.skip(obstacle)
     wheels = tmp_path_factory.mktemp("wheels")
-    _run("-m", "build", "--wheel", "--outdir", wheels, CHECKOUT)
-    (wheel,) = wheels.glob("*.whl")
-    _run("-m", "pip", "--python", SYSTEM_PYTHON, "download", "-qd", wheels, f"{wheel}[embedded]")
+    client, daemon = build_client(wheels), build_daemon(wheels)
+    pip = (sys.executable, "-m", "pip", "--python", SYSTEM_PYTHON)
+    run(*pip, "download", "-qd", wheels, client, f"{daemon}[embedded]")
     return lambda: Machine({wheels: WHEELS})
 
 
@@ -54,8 +53,3 @@ def _find_python_obstacle() -> str | None:
         check=False,
     )
     return f"{SYSTEM_PYTHON} is no Python 3.10 with venv" if trial.returncode else None
-
-
-def _run(*arguments: str | Path) -> None:
-    ran = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=False)
-    assert ran.returncode == 0, ran.stdout + ran.stderr

@@ -97,9 +97,7 @@ class BatchSender:
         try:
             self._client.wait_until_ready(self._patience.ready_timeout_s)
         except CallError as error:
-            # One that went away again while it was watched is the next attempt's matter.
-            if error.code is not grpc.StatusCode.UNAVAILABLE:
-                raise failure from error
+            raise failure from error
         self._open()
         for batch in self._unanswered:
             self._put(batch)

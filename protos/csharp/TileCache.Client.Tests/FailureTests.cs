@@ -1,7 +1,7 @@
 using System;
+using System.Collections.Generic;
 using System.Threading;
 using System.Threading.Tasks;
-using Google.Rpc;
 using Grpc.Core;
 using TileCache.V1;
 using Xunit;
@@ -31,10 +31,9 @@ namespace TileCache.Client.Tests
 
             Assert.Equal(StatusCode.InvalidArgument, error.StatusCode);
             AssertReason("INVALID_REQUEST", error);
-            var badRequest = error.GetRpcStatus()?.GetDetail<BadRequest>();
-            Assert.NotNull(badRequest);
-            Assert.Contains(badRequest.FieldViolations, violation => violation.Field == "tile.file_path");
-            Assert.Contains(badRequest.FieldViolations, violation => violation.Field == "tile.key.x");
+            IReadOnlyList<FieldViolation> violations = ErrorDetails.From(error).Violations;
+            Assert.Contains(violations, violation => violation.Field == "tile.file_path");
+            Assert.Contains(violations, violation => violation.Field == "tile.key.x");
         }
 
         [Fact]
@@ -99,10 +98,7 @@ namespace TileCache.Client.Tests
 
         private static void AssertReason(string reason, RpcException error)
         {
-            var info = error.GetRpcStatus()?.GetDetail<ErrorInfo>();
-            Assert.NotNull(info);
-            Assert.Equal("tilecache", info.Domain);
-            Assert.Equal(reason, info.Reason);
+            Assert.Equal(reason, ErrorDetails.From(error).Reason);
         }
     }
 }

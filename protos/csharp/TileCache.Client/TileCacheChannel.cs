@@ -15,6 +15,7 @@ namespace TileCache.Client
 
         /// <summary>
         /// A channel on a daemon's socket. It connects with its first call, and anew when the daemon was restarted.
+        /// Idempotent calls are retried while the daemon is unavailable, at most three times and within their deadline.
         /// Keep one for the life of the program; dispose it at the end.
         /// </summary>
         /// <param name="socketPath">For example <c>/run/tilecache/tilecache.sock</c>.</param>
@@ -34,6 +35,7 @@ namespace TileCache.Client
                 DisposeHttpClient = true,
                 MaxReceiveMessageSize = MaxMessageBytes,
                 MaxSendMessageSize = MaxMessageBytes,
+                ServiceConfig = RetryPolicies.CreateServiceConfig(),
             });
         }
 

@@ -8,8 +8,8 @@ using TileCache.V1;
 namespace TileCache.Client
 {
     /// <summary>
-    /// What a tile is called. The scheme stands in tilecache/v1/tile_identity.proto and is read here from the
-    /// generated descriptor: this class holds no second copy of a constant.
+    /// Derives the ids of tiles and the location hashes of cells. The scheme is defined in
+    /// tilecache/v1/tile_identity.proto and read from the generated descriptor: this class holds no copy of a constant.
     /// </summary>
     public static class TileIdentities
     {

@@ -1,1 +1,1 @@
-"""Generated from protos/tilecache."""
+"""The Python client of tilecache-daemon."""

@@ -1,34 +1,33 @@
-"""A typed client for Python peers: the stubs of both services over one socket.
+"""A typed client for Python peers: the stubs of both services on one Unix socket.
 
     with TileCacheClient("/run/tilecache/tilecache.sock") as client:
         client.wait_until_ready(timeout_s=10)
         info = client.store.GetServerInfo(GetServerInfoRequest(), timeout=1)
 
-A call that fails raises `CallError` with the facts of its `google.rpc.Status`.
-Calls that may be repeated are tried again while the daemon is `UNAVAILABLE`.
+A call that fails raises `CallError`, which carries the details of its `google.rpc.Status`.
+Idempotent calls are retried while the daemon is `UNAVAILABLE`.
 """
 
+from __future__ import annotations
+
 import json
-from collections.abc import Callable, Iterable, Iterator
+import time
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Callable, Final, Iterator, cast
 
 import grpc
-from google.rpc import error_details_pb2
 from grpc.experimental import ChannelOptions
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_status import rpc_status
 
-from tilecache.errors import CallError, FieldViolation
+from tilecache.errors import CallError, call_error
 from tilecache.paths import default_socket_path
+from tilecache.status.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from tilecache.v1.tile_cache_admin_pb2_grpc import TileCacheAdminStub
-from tilecache.v1.tile_metadata_store_pb2 import LookupTilesRequest, TileRef
 from tilecache.v1.tile_metadata_store_pb2_grpc import TileMetadataStoreStub
 
 STORE_SERVICE: Final = "tilecache.v1.TileMetadataStore"
 ADMIN_SERVICE: Final = "tilecache.v1.TileCacheAdmin"
 
-_REPEATABLE: Final = {
+_IDEMPOTENT: Final = {
     STORE_SERVICE: (
         "GetServerInfo",
         "DeriveTileIdentity",
@@ -56,7 +55,7 @@ _SERVICE_CONFIG: Final = {
         {
             "name": [
                 {"service": service, "method": method}
-                for service, methods in _REPEATABLE.items()
+                for service, methods in _IDEMPOTENT.items()
                 for method in methods
             ],
             "retryPolicy": {
@@ -70,43 +69,52 @@ _SERVICE_CONFIG: Final = {
     ]
 }
 
-_ID_SIZE: Final = 36
-_ID_HEAD: Final = (
-    LookupTilesRequest(tiles=[TileRef(tile_uuid=" " * _ID_SIZE)])
-    .SerializeToString()[:-_ID_SIZE]
-    .decode()
-)
-"""What precedes each id in a request's bytes."""
 _MAX_MESSAGE_BYTES: Final = 64 * 1024 * 1024
+
+_STATES: Final = {
+    HealthCheckResponse.SERVING_STATUS_NOT_SERVING: "NOT_SERVING (it runs, but is not ready)",
+    HealthCheckResponse.SERVING_STATUS_SERVICE_UNKNOWN: "SERVICE_UNKNOWN (not served here)",
+}
+_POLL_INTERVAL_S: Final = 0.1
 
 
 class TileCacheClient:
     """Stubs on one channel. Usable from many threads; close it, or use `with`."""
 
     def __init__(self, socket_path: Path | str | None = None) -> None:
+        """`socket_path` is by default that of the user's own daemon, else the system's."""
         self.socket_path = Path(socket_path or default_socket_path()).absolute()
         self._channel = grpc.insecure_channel(
             f"unix:{self.socket_path}",
             options=[
-                # gRPC would send the percent-encoded path, which some servers refuse.
+                # By default gRPC sends the percent-encoded path, which some servers refuse.
                 ("grpc.default_authority", "localhost"),
-                # A daemon that is back is to be seen at once; gRPC waits up to two minutes.
+                # The default of up to two minutes is too long to notice a restarted daemon.
                 ("grpc.initial_reconnect_backoff_ms", 100),
                 ("grpc.min_reconnect_backoff_ms", 100),
                 ("grpc.max_reconnect_backoff_ms", 1000),
                 ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
                 ("grpc.max_send_message_length", _MAX_MESSAGE_BYTES),
                 ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),
-                # Answers of a stream are read by who asks for them: no other thread is woken.
+                # The calling thread reads a stream's answers itself; no other is woken.
                 (ChannelOptions.SingleThreadedUnaryStream, 1),
             ],
         )
-        translating = cast(grpc.Channel, _TranslatingChannel(self._channel))
-        self.store = TileMetadataStoreStub(translating)
-        self.admin = TileCacheAdminStub(translating)
-        self._health = health_pb2_grpc.HealthStub(translating)
+        translating = _TranslatingChannel(self._channel)
+        self.store = TileMetadataStoreStub(cast(grpc.Channel, translating))
+        self.admin = TileCacheAdminStub(cast(grpc.Channel, translating))
+        self._check_health = translating.unary_unary(
+            "/grpc.health.v1.Health/Check",
+            request_serializer=HealthCheckRequest.SerializeToString,
+            response_deserializer=HealthCheckResponse.FromString,
+        )
+        self._watch_health = translating.unary_stream(
+            "/grpc.health.v1.Health/Watch",
+            request_serializer=HealthCheckRequest.SerializeToString,
+            response_deserializer=HealthCheckResponse.FromString,
+        )
 
-    def __enter__(self) -> "TileCacheClient":
+    def __enter__(self) -> TileCacheClient:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -118,33 +126,37 @@ class TileCacheClient:
 
     def is_serving(self, service: str = STORE_SERVICE, timeout_s: float = 1.0) -> bool:
         """Whether a service is ready; raises CallError if no daemon answers."""
-        answer = self._health.Check(
-            health_pb2.HealthCheckRequest(service=service), timeout=timeout_s
-        )
-        return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+        answer = self._check_health(HealthCheckRequest(service=service), timeout=timeout_s)
+        return bool(answer.status == HealthCheckResponse.SERVING_STATUS_SERVING)
 
     def wait_until_ready(self, timeout_s: float, service: str = STORE_SERVICE) -> None:
-        """Returns when a service is ready; raises CallError if that takes too long."""
-        watch = self._health.Watch(
-            health_pb2.HealthCheckRequest(service=service), timeout=timeout_s, wait_for_ready=True
+        """Returns when a service is ready.
+
+        A daemon that has not started yet, or that restarts, is waited for. Raises CallError when
+        the time is over or waiting cannot help; its message names the service, the socket and
+        the last known state.
+        """
+        deadline = time.monotonic() + timeout_s
+        code, state = grpc.StatusCode.DEADLINE_EXCEEDED, "no answer"
+        while (remaining_s := deadline - time.monotonic()) > 0:
+            watch = self._watch_health(HealthCheckRequest(service=service), timeout=remaining_s)
+            try:
+                for answer in watch:
+                    if answer.status == HealthCheckResponse.SERVING_STATUS_SERVING:
+                        watch.cancel()
+                        return
+                    state = _STATES.get(answer.status, f"health status {answer.status}")
+            except CallError as error:
+                if error.code is not grpc.StatusCode.DEADLINE_EXCEEDED:
+                    state = error.message
+                    if error.code is not grpc.StatusCode.UNAVAILABLE:
+                        code = error.code
+                        break
+            time.sleep(_POLL_INTERVAL_S)
+        raise CallError(
+            code,
+            f"{service} on {self.socket_path} is not ready, waited up to {timeout_s:g} s: {state}",
         )
-        for answer in watch:
-            if answer.status == health_pb2.HealthCheckResponse.SERVING:
-                watch.cancel()
-                return
-
-
-def lookup_request(tile_uuids: Iterable[str], *, record_access: bool = False) -> LookupTilesRequest:
-    """A request for many tiles by id, in a third of the time that adding each one takes.
-    The ids are checked by the daemon."""
-    ids = list(tile_uuids)
-    data = _ID_HEAD + _ID_HEAD.join(ids)
-    if data.isascii() and set(map(len, ids)) == {_ID_SIZE}:
-        request = LookupTilesRequest.FromString(data.encode())
-    else:
-        request = LookupTilesRequest(tiles=[TileRef(tile_uuid=tile_uuid) for tile_uuid in ids])
-    request.record_access = record_access
-    return request
 
 
 class _TranslatingChannel:
@@ -154,10 +166,10 @@ class _TranslatingChannel:
         self._channel = channel
 
     def unary_unary(self, *args: Any, **kwargs: Any) -> Callable[..., Any]:
-        return _answering(self._channel.unary_unary(*args, **kwargs))
+        return _translating(self._channel.unary_unary(*args, **kwargs))
 
     def stream_unary(self, *args: Any, **kwargs: Any) -> Callable[..., Any]:
-        return _answering(self._channel.stream_unary(*args, **kwargs))
+        return _translating(self._channel.stream_unary(*args, **kwargs))
 
     def unary_stream(self, *args: Any, **kwargs: Any) -> Callable[..., Any]:
         return _streaming(self._channel.unary_stream(*args, **kwargs))
@@ -166,18 +178,19 @@ class _TranslatingChannel:
         return _streaming(self._channel.stream_stream(*args, **kwargs))
 
 
-def _answering(call: Callable[..., Any]) -> Callable[..., Any]:
-    def answer(request: object, **options: Any) -> Any:
+def _translating(call: Callable[..., Any]) -> Callable[..., Any]:
+    def translated(request: object, **options: Any) -> Any:
         try:
             return call(request, **options)
         except grpc.RpcError as error:
-            raise _call_error(error) from error
+            raise call_error(error) from error
 
-    return answer
+    return translated
 
 
 def _streaming(call: Callable[..., Any]) -> Callable[..., Any]:
-    return lambda request, **options: _Answers(call(request, **options))
+    start = _translating(call)
+    return lambda request, **options: _Answers(start(request, **options))
 
 
 class _Answers(Iterator[Any]):
@@ -190,36 +203,7 @@ class _Answers(Iterator[Any]):
         try:
             return next(self._answers)
         except grpc.RpcError as error:
-            raise _call_error(error) from error
+            raise call_error(error) from error
 
     def cancel(self) -> None:
         self._answers.cancel()
-
-
-def _call_error(error: grpc.RpcError) -> CallError:
-    call = cast(grpc.Call, error)
-    failure = CallError(call.code(), call.details() or call.code().name)
-    status = rpc_status.from_call(call)
-    for detail in _details(status.details if status else ()):
-        if isinstance(detail, error_details_pb2.ErrorInfo):
-            failure.reason, failure.facts = detail.reason, dict(detail.metadata)
-        elif isinstance(detail, error_details_pb2.BadRequest):
-            failure.violations = [
-                FieldViolation(violation.field, violation.description)
-                for violation in detail.field_violations
-            ]
-        elif isinstance(detail, error_details_pb2.RetryInfo):
-            failure.retry_after_s = detail.retry_delay.ToNanoseconds() / 1e9
-    return failure
-
-
-def _details(packed: Iterable[Any]) -> Iterator[object]:
-    for detail in packed:
-        for kind in (
-            error_details_pb2.ErrorInfo,
-            error_details_pb2.BadRequest,
-            error_details_pb2.RetryInfo,
-        ):
-            message = kind()
-            if detail.Unpack(message):
-                yield message

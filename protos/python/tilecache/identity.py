@@ -1,14 +1,16 @@
-"""What a tile is called.
+"""Derives the ids of tiles and the location hashes of cells.
 
-The scheme (namespace, name templates, texts of the sources, locked vectors)
-stands in protos/tilecache/v1/tile_identity.proto and is read here from the
-generated descriptor: this module holds no second copy of a constant.
+The scheme (namespace, name templates, texts of the sources, locked vectors) is defined in
+tilecache/v1/tile_identity.proto and read from the generated descriptor: this module holds no
+copy of a constant.
 """
 
-from collections.abc import Callable, Iterable
+from __future__ import annotations
+
+import sys
 from functools import lru_cache
 from hashlib import sha1
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Callable, Final, Iterable
 from uuid import UUID
 
 from tilecache.v1 import tile_identity_pb2
@@ -30,41 +32,47 @@ SOURCE_TEXTS: Final[dict[int, str]] = {
     for value in tile_identity_pb2.TileSource.DESCRIPTOR.values
     if value.GetOptions().HasExtension(tile_identity_pb2.source_text)
 }
-"""Canonical text of each `TileSource` that a key may carry."""
+"""The canonical text of each `TileSource` that a key may carry."""
 
-SOURCE_NUMBERS: Final[dict[str, "tile_identity_pb2.TileSource.ValueType"]] = {
+SOURCE_NUMBERS: Final[dict[str, tile_identity_pb2.TileSource.ValueType]] = {
     SOURCE_TEXTS[number]: number
     for number in tile_identity_pb2.TileSource.values()
     if number in SOURCE_TEXTS
 }
-"""The other way round."""
+"""The `TileSource` of each canonical text."""
 
 GOOGLEMAPS: Final = SOURCE_TEXTS[tile_identity_pb2.TILE_SOURCE_GOOGLEMAPS]
 ONBOARD_INGEST: Final = SOURCE_TEXTS[tile_identity_pb2.TILE_SOURCE_ONBOARD_INGEST]
 
-_namespace_sha1 = sha1(TILE_NAMESPACE_UUID.bytes, usedforsecurity=False)
+# Python 3.8 lacks the argument that a FIPS build of a later one needs for SHA-1.
+_SHA1_OPTIONS: Final = {} if sys.version_info < (3, 9) else {"usedforsecurity": False}
+_namespace_sha1 = sha1(TILE_NAMESPACE_UUID.bytes, **_SHA1_OPTIONS)  # noqa: S324
 _VARIANT_DIGITS: Final = {f"{digit:x}": f"{digit & 3 | 8:x}" for digit in range(16)}
 _NO_FLIGHT_TEXT: Final = str(NO_FLIGHT_UUID)
 _KNOWN_SOURCES: Final = frozenset(SOURCE_TEXTS.values())
 
 
 def _positional(template: str, *names: str) -> Callable[[tuple[object, ...]], str]:
-    """A template whose placeholders, which stand in the order of these names, are filled
-    from a tuple: that takes a third of the time of filling them by name."""
+    """Formats a template from a tuple of values.
+
+    The placeholders must occur in the order of `names`. It takes a third of the time of
+    `str.format`.
+    """
     template = template.replace("%", "%%")
     for name in names:
         template = template.replace(f"{{{name}}}", "%s")
     return template.__mod__
 
 
-_name_location = _positional(_SCHEME.location_name_template, "zoom", "x", "y")
-_name_maker = _positional(
-    _SCHEME.tile_name_template.removeprefix(_SCHEME.location_name_template), "source", "flight_id"
+_format_location = _positional(_SCHEME.location_name_template, "zoom", "x", "y")
+_format_origin = _positional(
+    _SCHEME.tile_name_template[len(_SCHEME.location_name_template) :], "source", "flight_id"
 )
+"""The rest of a tile's name, after its location's."""
 
 
 class IdentityProofError(Exception):
-    """The identity scheme does not give its own locked vectors."""
+    """The scheme does not reproduce its own locked vectors."""
 
 
 def derive_tile_id(
@@ -72,10 +80,9 @@ def derive_tile_id(
 ) -> UUID:
     """The `tile_uuid` of a tile: UUIDv5 of its name in `TILE_NAMESPACE_UUID`.
 
-    `source` is a `TileSource` or its canonical text; `flight_id` a UUID, its
-    text in any form that `uuid.UUID` reads, or None where no flight made the
-    tile. Raises ValueError for a zoom outside 0..22, a cell outside its zoom,
-    an unknown source or a malformed flight.
+    `source` is a `TileSource` or its canonical text; `flight_id` a UUID, its text in any form
+    that `uuid.UUID` reads, or None for a tile that belongs to no flight. Raises ValueError for
+    a zoom outside 0..22, a cell outside its zoom, an unknown source or a malformed flight.
     """
     check_cell(zoom, x, y)
     return UUID(tile_uuid_text(zoom, x, y, source_text(source), flight_text(flight_id)))
@@ -91,35 +98,38 @@ def derive_location_hash(zoom: int, x: int, y: int) -> UUID:
 
 
 def tile_uuid_text(zoom: int, x: int, y: int, source: str, flight_id: str | None) -> str:
-    """As `derive_tile_id`, from parts that are already canonical; checks nothing."""
+    """As `derive_tile_id`, from canonical parts, which are not checked."""
     return tile_ids_text(zoom, x, y, source, flight_id)[0]
 
 
 def location_hash_text(zoom: int, x: int, y: int) -> str:
-    """As `derive_location_hash`, from a cell that is already checked."""
+    """As `derive_location_hash`, from a cell that is not checked."""
     return _uuid5_text(_hash_location(zoom, x, y).digest())
 
 
 def tile_ids_text(zoom: int, x: int, y: int, source: str, flight_id: str | None) -> tuple[str, str]:
-    """`tile_uuid` and `location_hash` of a tile, from parts that are already canonical."""
+    """`tile_uuid` and `location_hash` of a tile, from canonical parts, which are not checked."""
     tile, location = tile_digests([(zoom, x, y, source, flight_id)])
     return _uuid5_text(tile), _uuid5_text(location)
 
 
 def tile_digests(tiles: Iterable[tuple[int, int, int, str, str | None]]) -> list[bytes]:
-    """What `tile_uuid` and `location_hash` of each tile are made of, one after the other, 20
-    bytes each: the SHA-1 of its name, and of its cell's, with which that begins."""
+    """The SHA-1 digests behind `tile_uuid` and `location_hash` of each tile, alternating.
+
+    A tile's name begins with its location's, so that the second is an intermediate state of
+    the first. The parts must be canonical and are not checked.
+    """
     digests: list[bytes] = []
     for zoom, x, y, source, flight_id in tiles:
         digest = _hash_location(zoom, x, y)
         location = digest.digest()
-        digest.update(_maker(source, flight_id))
+        digest.update(_encode_origin(source, flight_id))
         digests += (digest.digest(), location)
     return digests
 
 
 def check_cell(zoom: int, x: int, y: int) -> None:
-    """Raises ValueError, naming the part at fault, unless the cell exists."""
+    """Raises ValueError, which names the bad part, unless the cell exists."""
     for name, value in (("zoom", zoom), ("x", x), ("y", y)):
         if not isinstance(value, int) or isinstance(value, bool):
             raise ValueError(f"{name} is {value!r}, not a whole number")  # noqa: TRY004
@@ -141,8 +151,7 @@ def source_text(source: int | str) -> str:
 def flight_text(flight_id: UUID | str | None) -> str | None:
     """The canonical text of a flight; raises ValueError for a malformed one.
 
-    The UUID that stands for no flight is no flight: a flight of that name could
-    not be told apart from none.
+    None stands for no flight, and so does the UUID that the scheme reserves for it.
     """
     if flight_id is None:
         return None
@@ -156,11 +165,11 @@ def flight_text(flight_id: UUID | str | None) -> str | None:
 def prove_identity() -> None:
     """Derives the locked vectors; raises IdentityProofError if one differs."""
     if not _SCHEME.tile_name_template.startswith(_SCHEME.location_name_template):
-        raise IdentityProofError("a tile's name does not begin with its cell's")
+        raise IdentityProofError("a tile's name does not begin with its location's")
     if not (_SCHEME.tile_vectors and _SCHEME.location_vectors):
         raise IdentityProofError("the scheme carries no locked vectors")
     if not any(vector.name.endswith(f"/{NO_FLIGHT_UUID}") for vector in _SCHEME.tile_vectors):
-        raise IdentityProofError("no locked vector proves the UUID that stands for no flight")
+        raise IdentityProofError("no locked vector covers the UUID that stands for no flight")
     for vector in (*_SCHEME.tile_vectors, *_SCHEME.location_vectors):
         zoom, x, y, *tile = vector.name.split("/")
         try:
@@ -174,19 +183,19 @@ def prove_identity() -> None:
             raise IdentityProofError(f"{vector.name} gives {derived}, but {vector.uuid} is locked")
 
 
-def _hash_location(zoom: int, x: int, y: int) -> "Hash":
+def _hash_location(zoom: int, x: int, y: int) -> Hash:
     digest = _namespace_sha1.copy()
-    digest.update(_name_location((zoom, x, y)).encode())
+    digest.update(_format_location((zoom, x, y)).encode())
     return digest
 
 
 @lru_cache(maxsize=256)
-def _maker(source: str, flight_id: str | None) -> bytes:
-    return _name_maker((source, flight_id or _NO_FLIGHT_TEXT)).encode()
+def _encode_origin(source: str, flight_id: str | None) -> bytes:
+    return _format_origin((source, flight_id or _NO_FLIGHT_TEXT)).encode()
 
 
 def _uuid5_text(digest: bytes) -> str:
-    # As uuid.uuid5, at a fraction of its time: no UUID object is built.
+    # As uuid.uuid5, but faster, since no UUID object is built.
     text = digest.hex()
     return (
         f"{text[:8]}-{text[8:12]}-5{text[13:16]}-"

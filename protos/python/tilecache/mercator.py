@@ -1,13 +1,14 @@
-"""Web Mercator cells (EPSG:3857 in XYZ order) and the areas that they fill.
+"""Web Mercator cells (EPSG:3857 in XYZ order), areas of cells, and blocks of cells.
 
-Degrees are on WGS 84, lengths in metres. Formulae: OSGeo's tile map standard
-and the haversine.
+Degrees are on WGS 84, lengths in metres. Formulae: OSGeo's Tile Map Service specification, and
+the spherical law of cosines for circles.
 """
 
+from __future__ import annotations
+
 import math
-from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
-from typing import Final, NamedTuple
+from typing import Final, Iterable, Iterator, NamedTuple, Sequence
 
 MAX_LATITUDE: Final = math.degrees(math.atan(math.sinh(math.pi)))
 EQUATOR_METERS: Final = 2 * math.pi * 6_378_137.0
@@ -15,10 +16,11 @@ EARTH_RADIUS_METERS: Final = 6_371_008.8
 
 BLOCK_BITS: Final = 5
 BLOCK_CELLS: Final = 1 << BLOCK_BITS
-"""Columns and rows of a block of cells."""
+"""A block has so many columns and rows of cells."""
 _MASK: Final = BLOCK_CELLS - 1
 
-_ROUNDING_CELLS: Final = 1e-6  # more than the rounding of degrees at zoom 22, less than a pixel
+# More than the rounding error of degrees at zoom 22, less than a pixel.
+_ROUNDING_CELLS: Final = 1e-6
 
 
 class CellRectangle(NamedTuple):
@@ -35,7 +37,7 @@ class CellRectangle(NamedTuple):
 
 
 class BlockKey(NamedTuple):
-    """Which block: its zoom, and its cells' columns and rows without their last bits."""
+    """A block: its zoom, and its cells' columns and rows without their last `BLOCK_BITS` bits."""
 
     zoom: int
     x: int
@@ -60,7 +62,7 @@ class BoundingBox(NamedTuple):
 
 
 def count_cells(rectangles: Iterable[CellRectangle]) -> int:
-    """How many cells disjoint rectangles hold together."""
+    """The number of cells in disjoint rectangles."""
     return sum(rectangle.cell_count for rectangle in rectangles)
 
 
@@ -70,7 +72,7 @@ def block_of(zoom: int, x: int, y: int) -> BlockKey:
 
 
 def blocks_in(zoom: int, cells: Iterable[CellRectangle]) -> dict[BlockKey, list[CellRectangle]]:
-    """The blocks that rectangles touch, each with its part of them."""
+    """The blocks that rectangles overlap, each with the parts of the rectangles in it."""
     blocks: dict[BlockKey, list[CellRectangle]] = {}
     for x_from, x_to, y_from, y_to in cells:
         for block_y in range(y_from >> BLOCK_BITS, (y_to >> BLOCK_BITS) + 1):
@@ -85,8 +87,8 @@ def blocks_in(zoom: int, cells: Iterable[CellRectangle]) -> dict[BlockKey, list[
 
 
 def bounds_of(cells: Sequence[CellRectangle]) -> CellRectangle:
-    """The smallest rectangle that holds some."""
-    x_from, x_to, y_from, y_to = zip(*cells, strict=True)
+    """The smallest rectangle that contains all of some."""
+    x_from, x_to, y_from, y_to = zip(*cells)
     return CellRectangle(min(x_from), max(x_to), min(y_from), max(y_to))
 
 
@@ -97,7 +99,7 @@ def cells_of(key: BlockKey) -> CellRectangle:
 
 
 def cell_bounds(zoom: int, x: int, y: int) -> BoundingBox:
-    """The degrees that a cell fills."""
+    """The box of a cell in degrees."""
     return BoundingBox(
         south=_latitude(zoom, y + 1),
         west=_longitude(zoom, x),
@@ -107,7 +109,7 @@ def cell_bounds(zoom: int, x: int, y: int) -> BoundingBox:
 
 
 def cell_centre(zoom: int, x: int, y: int) -> tuple[float, float]:
-    """Latitude and longitude of the middle of a cell, in the projection's plane."""
+    """Latitude and longitude of a cell's centre, in the projection's plane."""
     return _latitude(zoom, y + 0.5), _longitude(zoom, x + 0.5)
 
 
@@ -117,15 +119,17 @@ def cell_edge_meters(zoom: int, latitude: float) -> float:
 
 
 def cell_at(zoom: int, latitude: float, longitude: float) -> tuple[int, int]:
-    """The cell (x, y) that holds a point; the nearest one beyond the projection's edge."""
+    """The cell (x, y) that contains a point; beyond the projection's edge, the nearest one."""
     x, _ = _span(_column_position(zoom, longitude), 0, zoom)
     y, _ = _span(row_position(zoom, latitude), 0, zoom)
     return x, y
 
 
 def cells_in_box(zoom: int, box: BoundingBox) -> Iterator[CellRectangle]:
-    """The cells that a box overlaps: none beyond the projection's edge, two
-    rectangles across the antimeridian. Sharing an edge is not overlapping."""
+    """The cells that a box overlaps; sharing an edge is not overlapping.
+
+    Gives nothing beyond the projection's edge and two rectangles across the antimeridian.
+    """
     if box.south > MAX_LATITUDE or box.north < -MAX_LATITUDE:
         return
     y_from, y_to = _span(row_position(zoom, box.north), row_position(zoom, box.south), zoom)
@@ -156,7 +160,7 @@ def cells_in_circle(
 def circle_row(
     zoom: int, latitude: float, longitude: float, radius_meters: float, y: int
 ) -> Iterator[CellRectangle]:
-    """The cells of one row that a circle overlaps; the row must touch it."""
+    """The cells of a row that a circle overlaps; the row and the circle must overlap."""
     south, north = _circle_latitudes(latitude, radius_meters)
     band = cell_bounds(zoom, 0, y)
     half_width = _circle_half_width(
@@ -167,7 +171,7 @@ def circle_row(
 
 
 def circle_bounds(latitude: float, longitude: float, radius_meters: float) -> BoundingBox:
-    """The smallest box that holds a circle on the ground."""
+    """The smallest box that contains a circle on the ground."""
     south, north = _circle_latitudes(latitude, radius_meters)
     half_width = _circle_half_width(latitude, radius_meters, south, north)
     return _around(longitude, half_width, south, north)
@@ -190,10 +194,10 @@ def _around(longitude: float, half_width: float, south: float, north: float) -> 
 
 
 def _circle_half_width(latitude: float, radius_meters: float, south: float, north: float) -> float:
-    """The most degrees of longitude that a circle reaches from its centre within
-    a band of latitudes, by the spherical law of cosines."""
+    """The largest difference of longitude, in degrees, between a circle's centre and its edge
+    within a band of latitudes, by the spherical law of cosines."""
     centre, angle = math.radians(latitude), radius_meters / EARTH_RADIUS_METERS
-    # Where the meridian touches the circle; at the pole if that is inside.
+    # The latitude at which a meridian touches the circle; the pole if the circle contains it.
     cosine = math.cos(angle)
     ratio = math.sin(centre) / cosine if cosine else math.copysign(1.0, centre)
     widest = math.degrees(math.asin(min(max(ratio, -1.0), 1.0)))
@@ -222,14 +226,14 @@ def _column_position(zoom: int, longitude: float) -> float:
 
 
 def row_position(zoom: int, latitude: float) -> float:
-    """Where a latitude lies, in rows from the north edge."""
+    """The position of a latitude, in rows from the north edge."""
     clamped = min(max(latitude, -MAX_LATITUDE), MAX_LATITUDE)
     position = (1 - math.asinh(math.tan(math.radians(clamped))) / math.pi) / 2
     return position * (1 << zoom)
 
 
 def _span(start: float, end: float, zoom: int) -> tuple[int, int]:
-    """First and last of the cells between two positions; at least one."""
+    """The first and the last cell between two positions; at least one."""
     last = (1 << zoom) - 1
     first = min(max(math.floor(start + _ROUNDING_CELLS), 0), last)
     return first, min(max(math.ceil(end - _ROUNDING_CELLS) - 1, first), last)

@@ -1,10 +1,13 @@
-"""Where the daemon and its clients meet when nobody says otherwise."""
+"""The default places of the daemon's sockets and data.
+
+Users' own directories are those of the XDG base directory specification.
+"""
+
+from __future__ import annotations
 
 import os
 from pathlib import Path
 from typing import Final
-
-import platformdirs
 
 SYSTEM_RUNTIME_DIRECTORY: Final = Path("/run/tilecache")
 SYSTEM_STATE_DIRECTORY: Final = Path("/var/lib/tilecache")
@@ -13,32 +16,38 @@ ADMIN_SOCKET_NAME: Final = "admin.sock"
 
 
 def runtime_directory() -> Path:
-    """Where the sockets lie: the system's for root, else the user's own.
+    """The directory of the sockets: the system's for root, else the user's own.
 
-    A systemd unit's RuntimeDirectory= goes before both.
+    RUNTIME_DIRECTORY, which systemd sets for a unit, overrides both.
     """
-    if given := os.environ.get("RUNTIME_DIRECTORY"):
+    given = os.environ.get("RUNTIME_DIRECTORY")
+    if given:
         return Path(given)
     if os.geteuid() == 0:
         return SYSTEM_RUNTIME_DIRECTORY
-    if os.environ.get("XDG_RUNTIME_DIR"):
-        return platformdirs.user_runtime_path("tilecache")
-    return state_directory()
+    return _user_directory("XDG_RUNTIME_DIR") or state_directory()
 
 
 def state_directory() -> Path:
-    """Where an embedded PostgreSQL keeps its data: the system's for root, else the user's own.
+    """The directory of an embedded PostgreSQL's data: the system's for root, else the user's own.
 
-    A systemd unit's StateDirectory= goes before both.
+    STATE_DIRECTORY, which systemd sets for a unit, overrides both.
     """
-    if given := os.environ.get("STATE_DIRECTORY"):
+    given = os.environ.get("STATE_DIRECTORY")
+    if given:
         return Path(given)
     if os.geteuid() == 0:
         return SYSTEM_STATE_DIRECTORY
-    return platformdirs.user_state_path("tilecache")
+    return _user_directory("XDG_STATE_HOME") or Path.home() / ".local" / "state" / "tilecache"
 
 
 def default_socket_path(name: str = SOCKET_NAME) -> Path:
-    """The user's own daemon's if that is there, else the system's."""
+    """The socket of the user's own daemon if it exists, else the system's."""
     own = runtime_directory() / name
     return own if own.exists() else SYSTEM_RUNTIME_DIRECTORY / name
+
+
+def _user_directory(variable: str) -> Path | None:
+    base = Path(os.environ.get(variable, ""))
+    # The specification has relative paths ignored.
+    return base / "tilecache" if base.is_absolute() else None

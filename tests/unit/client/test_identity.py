@@ -1,4 +1,4 @@
-"""The identity scheme, against Python's own uuid and the vectors that are locked."""
+"""The identity scheme, compared with Python's own uuid and with the locked vectors."""
 
 from hashlib import sha1
 from uuid import UUID, uuid5
@@ -16,6 +16,8 @@ from tilecache.identity import (
     derive_location_hash,
     derive_tile_id,
     prove_identity,
+    tile_digests,
+    tile_ids_text,
 )
 from tilecache.v1.tile_identity_pb2 import (
     TILE_SOURCE_GOOGLEMAPS,
@@ -137,6 +139,22 @@ def test_an_unknown_source_is_a_value_error(source: int | str) -> None:
 def test_a_malformed_flight_is_a_value_error(flight_id: str) -> None:
     with pytest.raises(ValueError, match=r"^flight_id is "):
         derive_tile_id(0, 0, 0, "onboard_ingest", flight_id)
+
+
+@given(st.lists(cells()), st.sampled_from(["googlemaps", "onboard_ingest"]), st.none() | st.uuids())
+def test_many_ids_at_once_are_those_derived_one_by_one(
+    found: list[tuple[int, int, int]], source: str, flight_id: UUID | None
+) -> None:
+    flight = None if flight_id is None else str(flight_id)
+    derived = [
+        identifier
+        for cell in found
+        for identifier in (derive_tile_id(*cell, source, flight), derive_location_hash(*cell))
+    ]
+    digests = tile_digests((*cell, source, flight) for cell in found)
+    assert [UUID(bytes=digest[:16], version=5) for digest in digests] == derived
+    texts = [text for cell in found for text in tile_ids_text(*cell, source, flight)]
+    assert texts == [str(identifier) for identifier in derived]
 
 
 def test_the_proof_holds() -> None:

@@ -9,17 +9,24 @@ from hypothesis import strategies as st
 
 from tests.tiles import cells
 from tilecache.mercator import (
+    BLOCK_BITS,
+    BLOCK_CELLS,
     EARTH_RADIUS_METERS,
     EQUATOR_METERS,
     MAX_LATITUDE,
+    BlockKey,
     BoundingBox,
     CellRectangle,
+    block_of,
+    blocks_in,
+    bounds_of,
     cell_at,
     cell_bounds,
     cell_centre,
     cell_edge_meters,
     cells_in_box,
     cells_in_circle,
+    cells_of,
     count_cells,
 )
 
@@ -28,8 +35,14 @@ SLIVER_DEGREES = 1e-4  # more than the rounding that is tolerated, far less than
 CIRCLE_ZOOM = 3
 SAMPLES = 12
 
+BLOCK_ZOOM = BLOCK_BITS + 2
+
 longitudes = st.floats(-180, 180)
 latitudes = st.floats(-90, 90)
+positions = st.integers(0, (1 << BLOCK_ZOOM) - 1)
+rectangles = st.tuples(positions, positions, positions, positions).map(
+    lambda ends: CellRectangle(*sorted(ends[:2]), *sorted(ends[2:]))
+)
 
 
 def all_cells(rectangles: list[CellRectangle]) -> set[tuple[int, int]]:
@@ -231,3 +244,42 @@ def test_a_small_circle_at_a_cells_centre_is_that_cell(
 )
 def test_a_box_across_the_antimeridian_contains_both_sides(longitude: float, within: bool) -> None:
     assert BoundingBox(0.0, 170.0, 10.0, -170.0).contains(5.0, longitude) is within
+
+
+@given(cells())
+def test_a_cell_is_one_of_its_blocks_cells(cell: tuple[int, int, int]) -> None:
+    zoom, x, y = cell
+    block = block_of(*cell)
+    x_from, x_to, y_from, y_to = cells_of(block)
+    assert block.zoom == zoom
+    assert x_from <= x <= x_to
+    assert y_from <= y <= y_to
+
+
+def test_a_block_has_32_columns_and_rows() -> None:
+    assert BLOCK_CELLS == 32
+    assert cells_of(BlockKey(18, 1, 2)) == CellRectangle(32, 63, 64, 95)
+
+
+@given(rectangles)
+def test_blocks_divide_a_rectangle_among_them(rectangle: CellRectangle) -> None:
+    blocks = blocks_in(BLOCK_ZOOM, [rectangle])
+    parts = [part for parts in blocks.values() for part in parts]
+    assert all_cells(parts) == all_cells([rectangle])
+    for block, (part,) in blocks.items():
+        assert bounds_of([part, cells_of(block)]) == cells_of(block)
+
+
+def test_a_block_has_its_part_of_every_rectangle() -> None:
+    first, second = CellRectangle(0, 40, 0, 0), CellRectangle(3, 3, 5, 5)
+    assert blocks_in(18, [first, second]) == {
+        BlockKey(18, 0, 0): [CellRectangle(0, 31, 0, 0), second],
+        BlockKey(18, 1, 0): [CellRectangle(32, 40, 0, 0)],
+    }
+
+
+@given(st.lists(rectangles, min_size=1))
+def test_bounds_contain_each_rectangle_and_touch_all_edges(given: list[CellRectangle]) -> None:
+    bounds = bounds_of(given)
+    for axis, furthest in enumerate((min, max, min, max)):
+        assert bounds[axis] == furthest(rectangle[axis] for rectangle in given)
