@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import asdict
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,9 @@ import pytest
 from google.protobuf.descriptor import MethodDescriptor
 
 from tests.daemon_process import DaemonProcess
+from tests.tiles import YESTERDAY, Block, insert, tile
+from tilecache.client import TileCacheClient
+from tilecache.errors import CallError
 from tilecache.v1 import tile_cache_admin_pb2, tile_metadata_store_pb2
 from tilecache_daemon.models import Limits
 from tilecache_daemon.rpc.calls import CODES
@@ -56,6 +60,36 @@ def test_each_reason_stands_in_the_table_with_its_code_and_delay() -> None:
         delay = f"{retry_after.total_seconds():g} s" if retry_after else "no"
         assert rows.pop(error.reason) == f"`{CODES[code].name}` | {delay}"
     assert set(rows) == {grpc.StatusCode.INTERNAL.name}
+
+
+CONTENTS = {"same": "picture", "different": "another picture"}
+CAPTURES = {"not later": YESTERDAY, "later": YESTERDAY + timedelta(hours=1)}
+
+
+@pytest.mark.parametrize("content", CONTENTS)
+@pytest.mark.parametrize("capture", CAPTURES)
+def test_a_conflict_ends_as_its_table_says(
+    client: TileCacheClient, content: str, capture: str
+) -> None:
+    header, *rows = re.findall(r"^\|(.*)\|$", section_of("Conflicts", level=2), re.MULTILINE)
+    (row,) = (row for row in rows if row.startswith(f" {content} | {capture} |"))
+    policies, outcomes = (re.findall(r"`(\w+)`", line) for line in (header, row))
+
+    for policy, outcome in zip(policies, outcomes, strict=True):
+        key = Block().key()
+        insert(client, tile(key))
+        again = tile(key, CONTENTS[content], CAPTURES[capture])
+        assert outcome_of(client, again, f"ON_CONFLICT_{policy}") == outcome
+
+
+def outcome_of(client: TileCacheClient, message: Any, policy: str) -> str:
+    """What becomes of an insert: its outcome, or the reason of its refusal."""
+    enums = tile_metadata_store_pb2
+    try:
+        answer = insert(client, message, enums.OnConflict.Value(policy))
+    except CallError as error:
+        return error.reason
+    return enums.InsertOutcome.Name(answer.outcome).removeprefix("INSERT_OUTCOME_")
 
 
 def test_the_limits_are_those_of_the_daemon() -> None:

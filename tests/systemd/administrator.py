@@ -1,8 +1,10 @@
-"""Who follows the guide on a machine, command by command."""
+"""Follows a guide on a machine, command by command."""
+
+from pathlib import Path
 
 import pytest
 
-from tests.systemd.guide import read_commands
+from tests.systemd.guide import INSTALL, read_blocks
 from tests.systemd.machine import Machine
 
 WORKPLACE = "/srv/work"
@@ -46,13 +48,13 @@ exec "$@"
 class Administrator:
     """Works in a directory that has the wheels, without a network."""
 
-    def __init__(self, machine: Machine) -> None:
+    def __init__(self, machine: Machine, guide: Path = INSTALL) -> None:
         self._machine = machine
-        self._commands = read_commands()
+        self._commands = read_blocks(guide)
         machine.write("/etc/pip.conf", PIP_CONFIGURATION)
         machine.write("/usr/local/bin/apt-get", APT_GET, 0o755)
         machine.write("/usr/local/bin/sudo", SUDO, 0o755)
-        machine.run("sh", "-c", f"mkdir {WORKPLACE}; ln -s {WHEELS}/tilecache_* {WORKPLACE}")
+        machine.run("sh", "-c", f"mkdir -p {WORKPLACE}; ln -sf {WHEELS}/tilecache_* {WORKPLACE}")
 
     def follow(self, section: str) -> str:
         """Runs the commands under a heading; gives what they print."""

@@ -1,19 +1,16 @@
-"""docs/install.md as something that can be run."""
+"""Guides in docs/ as something that can be run."""
 
 import re
 from pathlib import Path
 
 CHECKOUT = Path(__file__).parents[2]
-GUIDE = CHECKOUT / "docs/install.md"
+INSTALL = CHECKOUT / "docs/install.md"
+NETWORK = CHECKOUT / "docs/network.md"
 
 
-def read_commands() -> dict[str, list[str]]:
-    """The blocks of commands under each heading. Blocks for another system, which name it
+def read_blocks(guide: Path, language: str = "sh") -> dict[str, list[str]]:
+    """The blocks of a language under each heading. Blocks for another system, which name it
     beside their language, are not among them."""
-    _, *sections = re.split(r"^## ", GUIDE.read_text(), flags=re.MULTILINE)
-    return {
-        section.partition("\n")[0]: re.findall(
-            r"^```sh\n(.*?)^```$", section, flags=re.MULTILINE | re.DOTALL
-        )
-        for section in sections
-    }
+    _, *sections = re.split(r"^## ", guide.read_text(), flags=re.MULTILINE)
+    block = re.compile(rf"^```{language}\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+    return {section.partition("\n")[0]: block.findall(section) for section in sections}
