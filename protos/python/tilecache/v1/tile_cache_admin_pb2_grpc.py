@@ -6,7 +6,8 @@ from tilecache.v1 import tile_cache_admin_pb2 as tilecache_dot_v1_dot_tile__cach
 
 
 class TileCacheAdminStub(object):
-    """Watches and cleans the cache. Served on the administrator's socket only.
+    """Reports usage, evicts and deletes tiles, and changes sectors and rules.
+    Served on the admin socket only.
     """
 
     def __init__(self, channel):
@@ -83,50 +84,51 @@ class TileCacheAdminStub(object):
 
 
 class TileCacheAdminServicer(object):
-    """Watches and cleans the cache. Served on the administrator's socket only.
+    """Reports usage, evicts and deletes tiles, and changes sectors and rules.
+    Served on the admin socket only.
     """
 
     def GetStorageUsage(self, request, context):
-        """Tiles and bytes, beside the ceiling in force.
+        """Returns the number and the size of the tiles, and the ceiling.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetMetrics(self, request, context):
-        """What the daemon counts of itself: calls and how long they took, the pool of
-        connections, the cache, what waits.
+        """Returns the daemon's metrics: calls and their durations, the connection
+        pool, the memory cache, pending work. Needs no database.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def EvictTiles(self, request, context):
-        """Evicts the least recently used tiles until the goal is met. An evicted
-        tile's row is gone and its file is listed by `ListEvictions`.
+        """Evicts the least recently used tiles until the goal is reached. The row of
+        an evicted tile is deleted, and `ListEvictions` lists its file.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListEvictions(self, request, context):
-        """Lists evicted tiles whose files are still to be removed, oldest eviction
-        first.
+        """Lists the evicted, deleted and replaced tiles whose files are not yet
+        removed, oldest eviction first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ConfirmEvictions(self, request, context):
-        """Takes evictions off the list, once their files are gone.
+        """Takes evictions off the list. Call it after their files are removed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteTiles(self, request, context):
-        """Deletes tiles by id, or by region, source and capture time. Their files
-        are listed by `ListEvictions` like those of evicted tiles.
+        """Deletes tiles by id, or by region, source, capture time and flight.
+        `ListEvictions` lists their files.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -140,14 +142,14 @@ class TileCacheAdminServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def SetSector(self, request, context):
-        """Makes a sector, or changes the one with the same name.
+        """Creates a sector, or changes the one with the same name.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteSector(self, request, context):
-        """Deletes a sector. NOT_FOUND if there is none of that name.
+        """Deletes a sector. NOT_FOUND if there is none with that name.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -168,15 +170,15 @@ class TileCacheAdminServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ReevaluateFreshness(self, request, context):
-        """Applies the rules to all tiles now.
+        """Re-evaluates the labels of all tiles now.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ExplainFreshness(self, request, context):
-        """Says which sector and which rule gave a tile its label, and when the label
-        changes next.
+        """Returns the sector and the rule that determine a tile's label, and when the
+        label changes next.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -258,7 +260,8 @@ def add_TileCacheAdminServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class TileCacheAdmin(object):
-    """Watches and cleans the cache. Served on the administrator's socket only.
+    """Reports usage, evicts and deletes tiles, and changes sectors and rules.
+    Served on the admin socket only.
     """
 
     @staticmethod

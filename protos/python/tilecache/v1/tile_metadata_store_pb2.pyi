@@ -3,11 +3,11 @@
 isort:skip_file
 The metadata of map tiles, for the navigation process and its peers.
 
-UUIDs travel as canonical lower-case text, hashes as 64 lower-case
-hexadecimal digits, positions as degrees on WGS 84, lengths in metres, sizes
-in bytes. Errors carry google.rpc.Status details: `ErrorInfo` with a stable
-reason in the domain `tilecache`, `BadRequest` naming each bad field, and
-`RetryInfo` where trying again may help.
+UUIDs are canonical lower-case text, hashes 64 lower-case hexadecimal digits,
+positions degrees on WGS 84, lengths metres, sizes bytes. Errors carry
+google.rpc.Status details: `ErrorInfo` with a stable reason in the domain
+`tilecache`, `BadRequest` with each bad field, and `RetryInfo` where a retry
+may succeed. docs/concepts.md explains the words.
 """
 
 from collections import abc as _abc
@@ -37,33 +37,33 @@ class _FreshnessLabel:
 class _FreshnessLabelEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FreshnessLabel.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     FRESHNESS_LABEL_UNSPECIFIED: _FreshnessLabel.ValueType  # 0
-    """Not given."""
+    """Not set."""
     FRESHNESS_LABEL_FRESH: _FreshnessLabel.ValueType  # 1
-    """No rule speaks against it."""
+    """Not older than its rule allows, or in no sector."""
     FRESHNESS_LABEL_STALE_WARN: _FreshnessLabel.ValueType  # 2
-    """Old rows only: stale, usable with a warning."""
+    """Rows of schema 0001 only: stale, use with care."""
     FRESHNESS_LABEL_STALE_REJECT: _FreshnessLabel.ValueType  # 3
-    """Old rows only: stale, not to be used."""
+    """Rows of schema 0001 only: stale, do not use."""
     FRESHNESS_LABEL_DOWNGRADED: _FreshnessLabel.ValueType  # 4
-    """Past the age at which its sector's rule downgrades."""
+    """Older than its rule, with the action `downgrade`, allows."""
     FRESHNESS_LABEL_REJECTED: _FreshnessLabel.ValueType  # 5
-    """Past the age at which its sector's rule rejects."""
+    """Older than its rule, with the action `reject`, allows."""
 
 class FreshnessLabel(_FreshnessLabel, metaclass=_FreshnessLabelEnumTypeWrapper):
-    """How fresh a tile is. The words of the database."""
+    """How fresh a tile is. The database uses the same words."""
 
 FRESHNESS_LABEL_UNSPECIFIED: FreshnessLabel.ValueType  # 0
-"""Not given."""
+"""Not set."""
 FRESHNESS_LABEL_FRESH: FreshnessLabel.ValueType  # 1
-"""No rule speaks against it."""
+"""Not older than its rule allows, or in no sector."""
 FRESHNESS_LABEL_STALE_WARN: FreshnessLabel.ValueType  # 2
-"""Old rows only: stale, usable with a warning."""
+"""Rows of schema 0001 only: stale, use with care."""
 FRESHNESS_LABEL_STALE_REJECT: FreshnessLabel.ValueType  # 3
-"""Old rows only: stale, not to be used."""
+"""Rows of schema 0001 only: stale, do not use."""
 FRESHNESS_LABEL_DOWNGRADED: FreshnessLabel.ValueType  # 4
-"""Past the age at which its sector's rule downgrades."""
+"""Older than its rule, with the action `downgrade`, allows."""
 FRESHNESS_LABEL_REJECTED: FreshnessLabel.ValueType  # 5
-"""Past the age at which its sector's rule rejects."""
+"""Older than its rule, with the action `reject`, allows."""
 Global___FreshnessLabel: _TypeAlias = FreshnessLabel  # noqa: Y015
 
 class _OnConflict:
@@ -75,23 +75,27 @@ class _OnConflictEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_OnConflict
     ON_CONFLICT_UNSPECIFIED: _OnConflict.ValueType  # 0
     """The same as ON_CONFLICT_FAIL."""
     ON_CONFLICT_FAIL: _OnConflict.ValueType  # 1
-    """Refuse the new tile: ALREADY_EXISTS."""
+    """Refuse the new tile with ALREADY_EXISTS."""
     ON_CONFLICT_KEEP_EXISTING: _OnConflict.ValueType  # 2
-    """Keep the stored tile and call it a success."""
+    """Keep the stored tile. The call succeeds."""
     ON_CONFLICT_REPLACE_IF_NEWER: _OnConflict.ValueType  # 3
-    """Replace the stored tile if the new capture is later, otherwise keep it."""
+    """Replace the stored tile if the capture time of the new one is later, else
+    keep it. The call succeeds.
+    """
 
 class OnConflict(_OnConflict, metaclass=_OnConflictEnumTypeWrapper):
-    """What to do when another content is stored under the same key."""
+    """What to do if different content is stored under the same key."""
 
 ON_CONFLICT_UNSPECIFIED: OnConflict.ValueType  # 0
 """The same as ON_CONFLICT_FAIL."""
 ON_CONFLICT_FAIL: OnConflict.ValueType  # 1
-"""Refuse the new tile: ALREADY_EXISTS."""
+"""Refuse the new tile with ALREADY_EXISTS."""
 ON_CONFLICT_KEEP_EXISTING: OnConflict.ValueType  # 2
-"""Keep the stored tile and call it a success."""
+"""Keep the stored tile. The call succeeds."""
 ON_CONFLICT_REPLACE_IF_NEWER: OnConflict.ValueType  # 3
-"""Replace the stored tile if the new capture is later, otherwise keep it."""
+"""Replace the stored tile if the capture time of the new one is later, else
+keep it. The call succeeds.
+"""
 Global___OnConflict: _TypeAlias = OnConflict  # noqa: Y015
 
 class _InsertOutcome:
@@ -101,33 +105,33 @@ class _InsertOutcome:
 class _InsertOutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_InsertOutcome.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     INSERT_OUTCOME_UNSPECIFIED: _InsertOutcome.ValueType  # 0
-    """Not given."""
+    """Not set."""
     INSERT_OUTCOME_INSERTED: _InsertOutcome.ValueType  # 1
     """Stored."""
     INSERT_OUTCOME_DOWNGRADED: _InsertOutcome.ValueType  # 2
     """Stored with the label `downgraded`."""
     INSERT_OUTCOME_ALREADY_PRESENT: _InsertOutcome.ValueType  # 3
-    """The same content was there already."""
+    """The same content is stored already. Nothing was changed."""
     INSERT_OUTCOME_KEPT_EXISTING: _InsertOutcome.ValueType  # 4
-    """Another content was there and was kept, as asked."""
+    """Different content is stored, and was kept as `on_conflict` says."""
     INSERT_OUTCOME_REPLACED: _InsertOutcome.ValueType  # 5
-    """Another or an older content was there and was replaced, as asked."""
+    """A tile with an earlier capture time was replaced, as `on_conflict` says."""
 
 class InsertOutcome(_InsertOutcome, metaclass=_InsertOutcomeEnumTypeWrapper):
-    """What became of a tile that was accepted."""
+    """The outcome of an insert that succeeded."""
 
 INSERT_OUTCOME_UNSPECIFIED: InsertOutcome.ValueType  # 0
-"""Not given."""
+"""Not set."""
 INSERT_OUTCOME_INSERTED: InsertOutcome.ValueType  # 1
 """Stored."""
 INSERT_OUTCOME_DOWNGRADED: InsertOutcome.ValueType  # 2
 """Stored with the label `downgraded`."""
 INSERT_OUTCOME_ALREADY_PRESENT: InsertOutcome.ValueType  # 3
-"""The same content was there already."""
+"""The same content is stored already. Nothing was changed."""
 INSERT_OUTCOME_KEPT_EXISTING: InsertOutcome.ValueType  # 4
-"""Another content was there and was kept, as asked."""
+"""Different content is stored, and was kept as `on_conflict` says."""
 INSERT_OUTCOME_REPLACED: InsertOutcome.ValueType  # 5
-"""Another or an older content was there and was replaced, as asked."""
+"""A tile with an earlier capture time was replaced, as `on_conflict` says."""
 Global___InsertOutcome: _TypeAlias = InsertOutcome  # noqa: Y015
 
 class _TileSelection:
@@ -141,20 +145,22 @@ class _TileSelectionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TileSel
     TILE_SELECTION_ALL: _TileSelection.ValueType  # 1
     """Every tile that passes the filters."""
     TILE_SELECTION_BEST_PER_CELL: _TileSelection.ValueType  # 2
-    """One tile a cell: the best label, then the newest capture. Labels from best
-    to worst: fresh, downgraded, stale_warn, stale_reject, rejected.
+    """One tile for each cell: the one with the best label, and of these the one
+    with the latest capture time. Labels from best to worst: fresh, downgraded,
+    stale_warn, stale_reject, rejected.
     """
 
 class TileSelection(_TileSelection, metaclass=_TileSelectionEnumTypeWrapper):
-    """Which tiles of a cell are wanted."""
+    """Which tiles of a cell to return."""
 
 TILE_SELECTION_UNSPECIFIED: TileSelection.ValueType  # 0
 """The same as TILE_SELECTION_ALL."""
 TILE_SELECTION_ALL: TileSelection.ValueType  # 1
 """Every tile that passes the filters."""
 TILE_SELECTION_BEST_PER_CELL: TileSelection.ValueType  # 2
-"""One tile a cell: the best label, then the newest capture. Labels from best
-to worst: fresh, downgraded, stale_warn, stale_reject, rejected.
+"""One tile for each cell: the one with the best label, and of these the one
+with the latest capture time. Labels from best to worst: fresh, downgraded,
+stale_warn, stale_reject, rejected.
 """
 Global___TileSelection: _TypeAlias = TileSelection  # noqa: Y015
 
@@ -165,38 +171,38 @@ class _MarkOutcome:
 class _MarkOutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_MarkOutcome.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     MARK_OUTCOME_UNSPECIFIED: _MarkOutcome.ValueType  # 0
-    """Not given."""
+    """Not set."""
     MARK_OUTCOME_MARKED: _MarkOutcome.ValueType  # 1
-    """Marked now."""
+    """The tile was pending and is marked now."""
     MARK_OUTCOME_ALREADY_MARKED: _MarkOutcome.ValueType  # 2
-    """Was marked before."""
+    """The tile was marked before."""
     MARK_OUTCOME_NOT_FOUND: _MarkOutcome.ValueType  # 3
-    """There is no such tile."""
+    """The tile does not exist."""
     MARK_OUTCOME_CONTENT_DIFFERS: _MarkOutcome.ValueType  # 4
-    """The tile has another content by now; it stays pending."""
+    """The tile has different content now. It stays as it is."""
     MARK_OUTCOME_NOT_UPLOADABLE: _MarkOutcome.ValueType  # 5
-    """The tile was not made onboard and is never uploaded."""
+    """The tile is not from `onboard_ingest`: it is never uploaded."""
 
 class MarkOutcome(_MarkOutcome, metaclass=_MarkOutcomeEnumTypeWrapper):
-    """What became of a mark."""
+    """The outcome of a mark."""
 
 MARK_OUTCOME_UNSPECIFIED: MarkOutcome.ValueType  # 0
-"""Not given."""
+"""Not set."""
 MARK_OUTCOME_MARKED: MarkOutcome.ValueType  # 1
-"""Marked now."""
+"""The tile was pending and is marked now."""
 MARK_OUTCOME_ALREADY_MARKED: MarkOutcome.ValueType  # 2
-"""Was marked before."""
+"""The tile was marked before."""
 MARK_OUTCOME_NOT_FOUND: MarkOutcome.ValueType  # 3
-"""There is no such tile."""
+"""The tile does not exist."""
 MARK_OUTCOME_CONTENT_DIFFERS: MarkOutcome.ValueType  # 4
-"""The tile has another content by now; it stays pending."""
+"""The tile has different content now. It stays as it is."""
 MARK_OUTCOME_NOT_UPLOADABLE: MarkOutcome.ValueType  # 5
-"""The tile was not made onboard and is never uploaded."""
+"""The tile is not from `onboard_ingest`: it is never uploaded."""
 Global___MarkOutcome: _TypeAlias = MarkOutcome  # noqa: Y015
 
 @_typing.final
 class TileMetadata(_message.Message):
-    """What the store knows of a tile."""
+    """The metadata of a tile."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -217,34 +223,37 @@ class TileMetadata(_message.Message):
     FRESHNESS_LABEL_FIELD_NUMBER: _builtins.int
     QUALITY_METADATA_FIELD_NUMBER: _builtins.int
     tile_uuid: _builtins.str
-    """Derived from `key`. May be absent in an insert; a wrong one is an error."""
+    """Derived from `key`. May be absent in an insert; a wrong value is an error."""
     location_hash: _builtins.str
-    """Derived from the key's cell. May be absent in an insert; a wrong one is an
-    error.
+    """Derived from the cell of the key. May be absent in an insert; a wrong value
+    is an error.
     """
     latitude: _builtins.float
-    """Latitude of the cell's centre in degrees. Derived when absent; one that is
-    not the centre's is an error.
+    """Latitude of the cell's centre in degrees. Derived if absent; a value that
+    is more than a hundredth of the cell's height away is an error.
     """
     longitude: _builtins.float
-    """Longitude of the cell's centre in degrees, as `latitude`."""
+    """Longitude of the cell's centre in degrees. As `latitude`, with the cell's
+    width.
+    """
     tile_size_meters: _builtins.float
-    """Edge of the tile on the ground, in metres at its centre. Derived when
-    absent; otherwise positive.
+    """Edge of the cell on the ground, in metres at its centre. Derived if absent,
+    else positive.
     """
     tile_size_pixels: _builtins.int
-    """Edge of the picture in pixels. 256 when absent; otherwise 1 to 65536."""
+    """Edge of the image in pixels. 256 if absent, else 1 to 65536."""
     file_path: _builtins.str
-    """Path of the picture, relative to the callers' tile directory, with forward
-    slashes. Required; may not leave that directory; 512 bytes at most.
+    """Path of the image file, relative to the callers' tile directory, with
+    forward slashes. Required; must not lead out of that directory; 512 bytes
+    at most.
     """
     content_sha256: _builtins.str
-    """SHA-256 of the picture's bytes. Required in an insert; empty for rows from
-    before schema revision 0002.
+    """SHA-256 of the image file. Required in an insert; empty for rows of schema
+    0001.
     """
     disk_bytes: _builtins.int
-    """Size of the picture in bytes, not negative. Absent where
-    `content_sha256` is empty.
+    """Size of the image file in bytes, not negative. Required in an insert;
+    absent if `content_sha256` is empty.
     """
     freshness_label: Global___FreshnessLabel.ValueType
     """Output only."""
@@ -254,23 +263,25 @@ class TileMetadata(_message.Message):
 
     @_builtins.property
     def captured_at(self) -> _timestamp_pb2.Timestamp:
-        """When the picture was taken. Required. Kept to the microsecond."""
+        """When the image was taken. Required. Stored with a precision of one
+        microsecond.
+        """
 
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp:
-        """When the row was made. Output only."""
+        """When the tile was first stored. Output only."""
 
     @_builtins.property
     def accessed_at(self) -> _timestamp_pb2.Timestamp:
-        """When the tile was last used, as far as it is written. Output only."""
+        """When the tile was last used, as far as that is written yet. Output only."""
 
     @_builtins.property
     def uploaded_at(self) -> _timestamp_pb2.Timestamp:
-        """When the tile was uploaded. Output only."""
+        """When the tile was marked as uploaded. Output only."""
 
     @_builtins.property
     def quality_metadata(self) -> _struct_pb2.Struct:
-        """What the maker knows of the picture's quality. 2,048 bytes at most as JSON."""
+        """Anything about the image's quality. 2,048 bytes at most as JSON."""
 
     def __init__(
         self,
@@ -329,8 +340,8 @@ Global___TileMetadata: _TypeAlias = TileMetadata  # noqa: Y015
 
 @_typing.final
 class BoundingBox(_message.Message):
-    """A box of degrees. Its cells are those that it overlaps; sharing an edge is
-    not overlapping.
+    """A box in degrees. Its cells are those that it overlaps; a shared edge is no
+    overlap.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -342,7 +353,7 @@ class BoundingBox(_message.Message):
     south: _builtins.float
     """-90 to 90, not more than `north`."""
     west: _builtins.float
-    """-180 to 180. More than `east` when the box crosses the antimeridian."""
+    """-180 to 180. More than `east` if the box crosses the antimeridian."""
     north: _builtins.float
     """-90 to 90."""
     east: _builtins.float
@@ -377,7 +388,7 @@ class Circle(_message.Message):
     longitude: _builtins.float
     """Longitude of the centre, -180 to 180."""
     radius_meters: _builtins.float
-    """Metres, more than 0 and not more than half the Earth's circumference."""
+    """Metres, more than 0, at most half the Earth's circumference."""
     def __init__(
         self,
         *,
@@ -429,7 +440,7 @@ Global___CellRange: _TypeAlias = CellRange  # noqa: Y015
 
 @_typing.final
 class Region(_message.Message):
-    """An area of one zoom."""
+    """An area. Its cells are those of the zoom in the same request."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -467,7 +478,7 @@ Global___Region: _TypeAlias = Region  # noqa: Y015
 
 @_typing.final
 class TileRef(_message.Message):
-    """Names a tile."""
+    """Refers to a tile."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -531,26 +542,28 @@ class GetServerInfoResponse(_message.Message):
     schema_revision: _builtins.str
     """The revision of the database's schema."""
     namespace_uuid: _builtins.str
-    """The namespace of all identities."""
+    """The UUIDv5 namespace of all ids."""
     database_available: _builtins.bool
-    """Whether the database answers at the moment."""
+    """Whether the database answers at present."""
     tiles_directory: _builtins.str
-    """Where the callers' pictures lie, if the daemon was told."""
+    """The callers' tile directory, in which the image files are stored. Empty if
+    it is not configured.
+    """
     @_builtins.property
     def limits(self) -> Global___Limits:
-        """What is refused early."""
+        """Limits of requests and answers."""
 
     @_builtins.property
     def clock(self) -> Global___ClockStatus:
-        """Whether the time of day can be believed."""
+        """Whether the clock is trusted."""
 
     @_builtins.property
     def cache(self) -> Global___CacheStatus:
-        """What is held in memory."""
+        """The state of the memory cache."""
 
     @_builtins.property
     def access_loss_bound(self) -> _duration_pb2.Duration:
-        """Recorded accesses younger than this may be lost in a crash."""
+        """A crash may lose recorded accesses that are younger than this."""
 
     def __init__(
         self,
@@ -576,7 +589,7 @@ Global___GetServerInfoResponse: _TypeAlias = GetServerInfoResponse  # noqa: Y015
 
 @_typing.final
 class Limits(_message.Message):
-    """Bounds on requests and answers."""
+    """Limits of requests and answers."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -591,13 +604,13 @@ class Limits(_message.Message):
     max_request_items: _builtins.int
     """Items in a request of any other batch call."""
     max_message_bytes: _builtins.int
-    """Bytes in a message, either way."""
+    """Bytes in a message, in either direction."""
     max_region_cells: _builtins.int
     """Cells in a region."""
     max_answer_tiles: _builtins.int
     """Tiles in the answer of one query."""
     max_concurrent_calls: _builtins.int
-    """Calls at once."""
+    """Concurrent calls."""
     def __init__(
         self,
         *,
@@ -618,7 +631,7 @@ Global___Limits: _TypeAlias = Limits  # noqa: Y015
 
 @_typing.final
 class ClockStatus(_message.Message):
-    """What is known of the clock."""
+    """The state of the clock."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -626,13 +639,15 @@ class ClockStatus(_message.Message):
     TIME_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     trusted: _builtins.bool
-    """False while the clock is behind what the database has already seen."""
+    """False while the clock is behind the latest time that the database has
+    recorded, or behind the daemon's release date.
+    """
     reason: _builtins.str
-    """Why the clock is not trusted. Empty if it is."""
+    """Why the clock is not trusted. Empty if it is trusted."""
     @_builtins.property
     def time(self) -> _timestamp_pb2.Timestamp:
-        """The time that the daemon works with: the clock's, or while that is not
-        trusted the earliest that it can be.
+        """The time that the daemon uses: the clock's or, while that is not trusted,
+        the earliest possible one.
         """
 
     def __init__(
@@ -652,7 +667,7 @@ Global___ClockStatus: _TypeAlias = ClockStatus  # noqa: Y015
 
 @_typing.final
 class CacheStatus(_message.Message):
-    """What is held in memory."""
+    """The state of the memory cache."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -664,13 +679,13 @@ class CacheStatus(_message.Message):
     tiles: _builtins.int
     """Tiles in memory."""
     used_bytes: _builtins.int
-    """Their size."""
+    """Memory that they take."""
     max_bytes: _builtins.int
-    """The ceiling of that size. 0 where nothing is cached."""
+    """The limit of that memory. 0 if the cache is off."""
     hits: _builtins.int
-    """Reads answered from memory since the start."""
+    """Reads answered from memory since the daemon started."""
     misses: _builtins.int
-    """Reads that went to the database since the start."""
+    """Reads answered from the database since the daemon started."""
     def __init__(
         self,
         *,
@@ -739,7 +754,7 @@ class InsertTileRequest(_message.Message):
     TILE_FIELD_NUMBER: _builtins.int
     ON_CONFLICT_FIELD_NUMBER: _builtins.int
     on_conflict: Global___OnConflict.ValueType
-    """Default: refuse."""
+    """Default: ON_CONFLICT_FAIL."""
     @_builtins.property
     def tile(self) -> Global___TileMetadata:
         """Required."""
@@ -765,7 +780,7 @@ class InsertTileResponse(_message.Message):
     TILE_FIELD_NUMBER: _builtins.int
     OUTCOME_FIELD_NUMBER: _builtins.int
     outcome: Global___InsertOutcome.ValueType
-    """What was done."""
+    """The outcome."""
     @_builtins.property
     def tile(self) -> Global___TileMetadata:
         """The tile as it is stored now."""
@@ -791,11 +806,11 @@ class BulkInsertTilesRequest(_message.Message):
     TILES_FIELD_NUMBER: _builtins.int
     ON_CONFLICT_FIELD_NUMBER: _builtins.int
     on_conflict: Global___OnConflict.ValueType
-    """For this batch. Default: refuse."""
+    """For this batch. Default: ON_CONFLICT_FAIL."""
     @_builtins.property
     def tiles(self) -> _containers.RepeatedCompositeFieldContainer[Global___TileMetadata]:
-        """At most `Limits.max_batch_tiles`. The same key twice in a batch is treated
-        as two inserts, one after the other.
+        """At most `Limits.max_batch_tiles`. A key that occurs twice in a batch is
+        inserted twice, one after the other.
         """
 
     def __init__(
@@ -824,21 +839,21 @@ class BulkInsertTilesResponse(_message.Message):
     REPLACED_COUNT_FIELD_NUMBER: _builtins.int
     REFUSED_FIELD_NUMBER: _builtins.int
     batch_index: _builtins.int
-    """Which batch of the stream this answers, from 0."""
+    """Number of the batch in the stream, from 0."""
     inserted_count: _builtins.int
     """Tiles stored as `fresh`."""
     downgraded_count: _builtins.int
     """Tiles stored as `downgraded`."""
     already_present_count: _builtins.int
-    """Tiles whose content was there already."""
+    """Tiles whose content was stored already."""
     kept_existing_count: _builtins.int
-    """Tiles that gave way to another content, as asked."""
+    """Tiles that were not stored because different content was kept."""
     replaced_count: _builtins.int
-    """Tiles that took the place of another content, as asked."""
+    """Tiles that replaced a stored one."""
     @_builtins.property
     def refused(self) -> _containers.RepeatedCompositeFieldContainer[Global___RefusedTile]:
-        """Tiles that are not stored, in order. All counts and this list together are
-        the whole batch.
+        """Tiles that were refused, in order. The counts and this list add up to the
+        batch.
         """
 
     def __init__(
@@ -862,7 +877,7 @@ Global___BulkInsertTilesResponse: _TypeAlias = BulkInsertTilesResponse  # noqa: 
 
 @_typing.final
 class RefusedTile(_message.Message):
-    """A tile of a batch that is not stored, and why."""
+    """A tile of a batch that was refused, and why."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -874,13 +889,13 @@ class RefusedTile(_message.Message):
     index: _builtins.int
     """Position in the batch, from 0."""
     code: _builtins.int
-    """The gRPC status code that `InsertTile` would have answered."""
+    """The gRPC status code that `InsertTile` would return."""
     reason: _builtins.str
-    """The `ErrorInfo.reason` that `InsertTile` would have answered. Stable."""
+    """The `ErrorInfo.reason` that `InsertTile` would return. Stable."""
     field: _builtins.str
-    """The field at fault, for example `tiles[3].key.zoom`. Empty where none is."""
+    """The bad field, for example `tiles[3].key.zoom`. Empty if no field is bad."""
     message: _builtins.str
-    """For people."""
+    """A message for people."""
     def __init__(
         self,
         *,
@@ -979,7 +994,7 @@ class LookupTilesResponse(_message.Message):
     RESULTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___LookupResult]:
-        """One for each asked, in order."""
+        """One for each reference, in order."""
 
     def __init__(
         self,
@@ -996,14 +1011,14 @@ Global___LookupTilesResponse: _TypeAlias = LookupTilesResponse  # noqa: Y015
 
 @_typing.final
 class LookupResult(_message.Message):
-    """A tile, or that there is none."""
+    """The result for one reference."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     TILE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def tile(self) -> Global___TileMetadata:
-        """Absent if there is none."""
+        """Absent if the tile does not exist."""
 
     def __init__(
         self,
@@ -1035,16 +1050,16 @@ class QueryTilesRequest(_message.Message):
     flight_id: _builtins.str
     """Only tiles of this flight."""
     selection: Global___TileSelection.ValueType
-    """Default: all."""
+    """Default: TILE_SELECTION_ALL."""
     limit: _builtins.int
-    """At most so many tiles. 0: no limit but `Limits.max_answer_tiles`."""
+    """Maximum number of tiles. 0: `Limits.max_answer_tiles`."""
     @_builtins.property
     def region(self) -> Global___Region:
         """Required; at most `Limits.max_region_cells`."""
 
     @_builtins.property
     def sources(self) -> _containers.RepeatedScalarFieldContainer[_tile_identity_pb2.TileSource.ValueType]:
-        """Only these sources. All when empty."""
+        """Only these sources. Empty: all."""
 
     @_builtins.property
     def captured_after(self) -> _timestamp_pb2.Timestamp:
@@ -1052,7 +1067,7 @@ class QueryTilesRequest(_message.Message):
 
     @_builtins.property
     def labels(self) -> _containers.RepeatedScalarFieldContainer[Global___FreshnessLabel.ValueType]:
-        """Only these labels. When empty: all but `rejected` and `stale_reject`."""
+        """Only these labels. Empty: all except `rejected` and `stale_reject`."""
 
     def __init__(
         self,
@@ -1136,7 +1151,9 @@ class DescribeCoverageResponse(_message.Message):
 
     @_builtins.property
     def missing(self) -> _containers.RepeatedCompositeFieldContainer[Global___CellRange]:
-        """Cells without any tile, as disjoint rectangles, over all messages."""
+        """Cells without a tile, as disjoint rectangles. All messages together list
+        them all.
+        """
 
     def __init__(
         self,
@@ -1154,7 +1171,7 @@ Global___DescribeCoverageResponse: _TypeAlias = DescribeCoverageResponse  # noqa
 
 @_typing.final
 class CoverageSummary(_message.Message):
-    """The numbers of a region. A cell counts under the label of its best tile."""
+    """The numbers of a region. A cell counts under the best label of its tiles."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1190,7 +1207,7 @@ Global___CoverageSummary: _TypeAlias = CoverageSummary  # noqa: Y015
 
 @_typing.final
 class LabelCount(_message.Message):
-    """How often a label occurs."""
+    """The number of cells with a label."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1199,7 +1216,7 @@ class LabelCount(_message.Message):
     label: Global___FreshnessLabel.ValueType
     """The label."""
     count: _builtins.int
-    """How often."""
+    """Cells."""
     def __init__(
         self,
         *,
@@ -1243,7 +1260,7 @@ class TouchTilesResponse(_message.Message):
     RECORDED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def recorded(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bool]:
-        """Whether each tile is there and its use was recorded, in order."""
+        """Whether each tile exists and its use was recorded, in order."""
 
     def __init__(
         self,
@@ -1266,9 +1283,9 @@ class ListPendingUploadsRequest(_message.Message):
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     FLIGHT_ID_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
-    """0 and what is more than 1,000 are taken as 1,000."""
+    """0, and any value above 1,000, means 1,000."""
     page_token: _builtins.str
-    """From the page before; empty for the first."""
+    """The `next_page_token` of the page before. Empty for the first page."""
     flight_id: _builtins.str
     """Only tiles of this flight."""
     def __init__(
@@ -1338,16 +1355,16 @@ Global___MarkUploadedRequest: _TypeAlias = MarkUploadedRequest  # noqa: Y015
 
 @_typing.final
 class UploadedTile(_message.Message):
-    """A tile that reached the ground."""
+    """A tile that was uploaded."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     TILE_UUID_FIELD_NUMBER: _builtins.int
     CONTENT_SHA256_FIELD_NUMBER: _builtins.int
     tile_uuid: _builtins.str
-    """Which tile."""
+    """The tile."""
     content_sha256: _builtins.str
-    """SHA-256 of what was uploaded."""
+    """SHA-256 of the uploaded file."""
     def __init__(
         self,
         *,

@@ -6,7 +6,7 @@ from tilecache.v1 import tile_metadata_store_pb2 as tilecache_dot_v1_dot_tile__m
 
 
 class TileMetadataStoreStub(object):
-    """Stores and finds tile metadata. An answered write is committed.
+    """Stores and finds tile metadata. A write that was answered is committed.
     """
 
     def __init__(self, channel):
@@ -73,11 +73,12 @@ class TileMetadataStoreStub(object):
 
 
 class TileMetadataStoreServicer(object):
-    """Stores and finds tile metadata. An answered write is committed.
+    """Stores and finds tile metadata. A write that was answered is committed.
     """
 
     def GetServerInfo(self, request, context):
-        """Versions, limits, the clock's state and what the cache holds.
+        """Returns versions, limits, the state of the clock and of the memory cache.
+        Needs no database.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -93,47 +94,49 @@ class TileMetadataStoreServicer(object):
     def InsertTile(self, request, context):
         """Stores one tile.
 
-        The same content again succeeds and returns the stored tile. Another
-        content under the same key is ALREADY_EXISTS unless `on_conflict` says
-        otherwise. A tile that its sector's rule rejects is FAILED_PRECONDITION.
+        If the same content is stored already, the call succeeds and returns the
+        stored tile. If different content is stored under the same key, the call
+        fails with ALREADY_EXISTS, unless `on_conflict` says otherwise. A tile that
+        the rule of its sector rejects fails with FAILED_PRECONDITION.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def BulkInsertTiles(self, request_iterator, context):
-        """Stores batches of tiles. Each batch is answered in order after its commit.
-        A tile that is refused does not keep its neighbours out.
+        """Stores batches of tiles. Each batch is answered after its commit, in order.
+        A tile that is refused does not affect the others.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetTile(self, request, context):
-        """Reads one tile. NOT_FOUND if there is none.
+        """Returns one tile. NOT_FOUND if it does not exist.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def LookupTiles(self, request, context):
-        """Reads many tiles at once. Answers come in the order asked; a miss is an
-        answer, not an error.
+        """Returns many tiles at once, in the order of the request. A tile that does
+        not exist is not an error.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def QueryTiles(self, request, context):
-        """Reads all tiles of a zoom in a region, as a stream of chunks. The order of
-        the tiles is not promised.
+        """Returns all tiles of a zoom in a region, as a stream. The order of the
+        tiles is not defined.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DescribeCoverage(self, request, context):
-        """Says which cells of a region are covered, how fresh, and which are missing.
+        """Returns how many cells of a region are covered, with which labels, and
+        which cells are missing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -141,21 +144,21 @@ class TileMetadataStoreServicer(object):
 
     def TouchTiles(self, request, context):
         """Records that tiles were used. The records are written in batches; a crash
-        may lose the last of them, up to `GetServerInfoResponse.access_loss_bound`.
+        may lose those of the last `GetServerInfoResponse.access_loss_bound`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListPendingUploads(self, request, context):
-        """Lists onboard tiles that are not yet uploaded, oldest capture first.
+        """Lists the onboard tiles that are not yet uploaded, oldest capture first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def MarkUploaded(self, request, context):
-        """Marks tiles as uploaded, each only while it still has the given content.
+        """Marks tiles as uploaded, each only if it still has the given content.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -227,7 +230,7 @@ def add_TileMetadataStoreServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class TileMetadataStore(object):
-    """Stores and finds tile metadata. An answered write is committed.
+    """Stores and finds tile metadata. A write that was answered is committed.
     """
 
     @staticmethod

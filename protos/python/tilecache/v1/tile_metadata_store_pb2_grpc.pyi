@@ -3,11 +3,11 @@
 isort:skip_file
 The metadata of map tiles, for the navigation process and its peers.
 
-UUIDs travel as canonical lower-case text, hashes as 64 lower-case
-hexadecimal digits, positions as degrees on WGS 84, lengths in metres, sizes
-in bytes. Errors carry google.rpc.Status details: `ErrorInfo` with a stable
-reason in the domain `tilecache`, `BadRequest` naming each bad field, and
-`RetryInfo` where trying again may help.
+UUIDs are canonical lower-case text, hashes 64 lower-case hexadecimal digits,
+positions degrees on WGS 84, lengths metres, sizes bytes. Errors carry
+google.rpc.Status details: `ErrorInfo` with a stable reason in the domain
+`tilecache`, `BadRequest` with each bad field, and `RetryInfo` where a retry
+may succeed. docs/concepts.md explains the words.
 """
 
 from collections import abc as _abc
@@ -34,91 +34,101 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class TileMetadataStoreStub:
-    """Stores and finds tile metadata. An answered write is committed."""
+    """Stores and finds tile metadata. A write that was answered is committed."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> TileMetadataStoreAsyncStub: ...
     GetServerInfo: _grpc.UnaryUnaryMultiCallable[_tile_metadata_store_pb2.GetServerInfoRequest, _tile_metadata_store_pb2.GetServerInfoResponse]
-    """Versions, limits, the clock's state and what the cache holds."""
+    """Returns versions, limits, the state of the clock and of the memory cache.
+    Needs no database.
+    """
     DeriveTileIdentity: _grpc.UnaryUnaryMultiCallable[_tile_metadata_store_pb2.DeriveTileIdentityRequest, _tile_metadata_store_pb2.DeriveTileIdentityResponse]
     """Derives ids from keys, in order. Needs no database."""
     InsertTile: _grpc.UnaryUnaryMultiCallable[_tile_metadata_store_pb2.InsertTileRequest, _tile_metadata_store_pb2.InsertTileResponse]
     """Stores one tile.
 
-    The same content again succeeds and returns the stored tile. Another
-    content under the same key is ALREADY_EXISTS unless `on_conflict` says
-    otherwise. A tile that its sector's rule rejects is FAILED_PRECONDITION.
+    If the same content is stored already, the call succeeds and returns the
+    stored tile. If different content is stored under the same key, the call
+    fails with ALREADY_EXISTS, unless `on_conflict` says otherwise. A tile that
+    the rule of its sector rejects fails with FAILED_PRECONDITION.
     """
     BulkInsertTiles: _grpc.StreamStreamMultiCallable[_tile_metadata_store_pb2.BulkInsertTilesRequest, _tile_metadata_store_pb2.BulkInsertTilesResponse]
-    """Stores batches of tiles. Each batch is answered in order after its commit.
-    A tile that is refused does not keep its neighbours out.
+    """Stores batches of tiles. Each batch is answered after its commit, in order.
+    A tile that is refused does not affect the others.
     """
     GetTile: _grpc.UnaryUnaryMultiCallable[_tile_metadata_store_pb2.GetTileRequest, _tile_metadata_store_pb2.GetTileResponse]
-    """Reads one tile. NOT_FOUND if there is none."""
+    """Returns one tile. NOT_FOUND if it does not exist."""
     LookupTiles: _grpc.UnaryUnaryMultiCallable[_tile_metadata_store_pb2.LookupTilesRequest, _tile_metadata_store_pb2.LookupTilesResponse]
-    """Reads many tiles at once. Answers come in the order asked; a miss is an
-    answer, not an error.
+    """Returns many tiles at once, in the order of the request. A tile that does
+    not exist is not an error.
     """
     QueryTiles: _grpc.UnaryStreamMultiCallable[_tile_metadata_store_pb2.QueryTilesRequest, _tile_metadata_store_pb2.QueryTilesResponse]
-    """Reads all tiles of a zoom in a region, as a stream of chunks. The order of
-    the tiles is not promised.
+    """Returns all tiles of a zoom in a region, as a stream. The order of the
+    tiles is not defined.
     """
     DescribeCoverage: _grpc.UnaryStreamMultiCallable[_tile_metadata_store_pb2.DescribeCoverageRequest, _tile_metadata_store_pb2.DescribeCoverageResponse]
-    """Says which cells of a region are covered, how fresh, and which are missing."""
+    """Returns how many cells of a region are covered, with which labels, and
+    which cells are missing.
+    """
     TouchTiles: _grpc.UnaryUnaryMultiCallable[_tile_metadata_store_pb2.TouchTilesRequest, _tile_metadata_store_pb2.TouchTilesResponse]
     """Records that tiles were used. The records are written in batches; a crash
-    may lose the last of them, up to `GetServerInfoResponse.access_loss_bound`.
+    may lose those of the last `GetServerInfoResponse.access_loss_bound`.
     """
     ListPendingUploads: _grpc.UnaryUnaryMultiCallable[_tile_metadata_store_pb2.ListPendingUploadsRequest, _tile_metadata_store_pb2.ListPendingUploadsResponse]
-    """Lists onboard tiles that are not yet uploaded, oldest capture first."""
+    """Lists the onboard tiles that are not yet uploaded, oldest capture first."""
     MarkUploaded: _grpc.UnaryUnaryMultiCallable[_tile_metadata_store_pb2.MarkUploadedRequest, _tile_metadata_store_pb2.MarkUploadedResponse]
-    """Marks tiles as uploaded, each only while it still has the given content."""
+    """Marks tiles as uploaded, each only if it still has the given content."""
 
 @_typing.type_check_only
 class TileMetadataStoreAsyncStub(TileMetadataStoreStub):
-    """Stores and finds tile metadata. An answered write is committed."""
+    """Stores and finds tile metadata. A write that was answered is committed."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetServerInfo: _aio.UnaryUnaryMultiCallable[_tile_metadata_store_pb2.GetServerInfoRequest, _tile_metadata_store_pb2.GetServerInfoResponse]  # type: ignore[assignment]
-    """Versions, limits, the clock's state and what the cache holds."""
+    """Returns versions, limits, the state of the clock and of the memory cache.
+    Needs no database.
+    """
     DeriveTileIdentity: _aio.UnaryUnaryMultiCallable[_tile_metadata_store_pb2.DeriveTileIdentityRequest, _tile_metadata_store_pb2.DeriveTileIdentityResponse]  # type: ignore[assignment]
     """Derives ids from keys, in order. Needs no database."""
     InsertTile: _aio.UnaryUnaryMultiCallable[_tile_metadata_store_pb2.InsertTileRequest, _tile_metadata_store_pb2.InsertTileResponse]  # type: ignore[assignment]
     """Stores one tile.
 
-    The same content again succeeds and returns the stored tile. Another
-    content under the same key is ALREADY_EXISTS unless `on_conflict` says
-    otherwise. A tile that its sector's rule rejects is FAILED_PRECONDITION.
+    If the same content is stored already, the call succeeds and returns the
+    stored tile. If different content is stored under the same key, the call
+    fails with ALREADY_EXISTS, unless `on_conflict` says otherwise. A tile that
+    the rule of its sector rejects fails with FAILED_PRECONDITION.
     """
     BulkInsertTiles: _aio.StreamStreamMultiCallable[_tile_metadata_store_pb2.BulkInsertTilesRequest, _tile_metadata_store_pb2.BulkInsertTilesResponse]  # type: ignore[assignment]
-    """Stores batches of tiles. Each batch is answered in order after its commit.
-    A tile that is refused does not keep its neighbours out.
+    """Stores batches of tiles. Each batch is answered after its commit, in order.
+    A tile that is refused does not affect the others.
     """
     GetTile: _aio.UnaryUnaryMultiCallable[_tile_metadata_store_pb2.GetTileRequest, _tile_metadata_store_pb2.GetTileResponse]  # type: ignore[assignment]
-    """Reads one tile. NOT_FOUND if there is none."""
+    """Returns one tile. NOT_FOUND if it does not exist."""
     LookupTiles: _aio.UnaryUnaryMultiCallable[_tile_metadata_store_pb2.LookupTilesRequest, _tile_metadata_store_pb2.LookupTilesResponse]  # type: ignore[assignment]
-    """Reads many tiles at once. Answers come in the order asked; a miss is an
-    answer, not an error.
+    """Returns many tiles at once, in the order of the request. A tile that does
+    not exist is not an error.
     """
     QueryTiles: _aio.UnaryStreamMultiCallable[_tile_metadata_store_pb2.QueryTilesRequest, _tile_metadata_store_pb2.QueryTilesResponse]  # type: ignore[assignment]
-    """Reads all tiles of a zoom in a region, as a stream of chunks. The order of
-    the tiles is not promised.
+    """Returns all tiles of a zoom in a region, as a stream. The order of the
+    tiles is not defined.
     """
     DescribeCoverage: _aio.UnaryStreamMultiCallable[_tile_metadata_store_pb2.DescribeCoverageRequest, _tile_metadata_store_pb2.DescribeCoverageResponse]  # type: ignore[assignment]
-    """Says which cells of a region are covered, how fresh, and which are missing."""
+    """Returns how many cells of a region are covered, with which labels, and
+    which cells are missing.
+    """
     TouchTiles: _aio.UnaryUnaryMultiCallable[_tile_metadata_store_pb2.TouchTilesRequest, _tile_metadata_store_pb2.TouchTilesResponse]  # type: ignore[assignment]
     """Records that tiles were used. The records are written in batches; a crash
-    may lose the last of them, up to `GetServerInfoResponse.access_loss_bound`.
+    may lose those of the last `GetServerInfoResponse.access_loss_bound`.
     """
     ListPendingUploads: _aio.UnaryUnaryMultiCallable[_tile_metadata_store_pb2.ListPendingUploadsRequest, _tile_metadata_store_pb2.ListPendingUploadsResponse]  # type: ignore[assignment]
-    """Lists onboard tiles that are not yet uploaded, oldest capture first."""
+    """Lists the onboard tiles that are not yet uploaded, oldest capture first."""
     MarkUploaded: _aio.UnaryUnaryMultiCallable[_tile_metadata_store_pb2.MarkUploadedRequest, _tile_metadata_store_pb2.MarkUploadedResponse]  # type: ignore[assignment]
-    """Marks tiles as uploaded, each only while it still has the given content."""
+    """Marks tiles as uploaded, each only if it still has the given content."""
 
 class TileMetadataStoreServicer(metaclass=_abc_1.ABCMeta):
-    """Stores and finds tile metadata. An answered write is committed."""
+    """Stores and finds tile metadata. A write that was answered is committed."""
 
     @_abc_1.abstractmethod
     def GetServerInfo(
@@ -126,7 +136,9 @@ class TileMetadataStoreServicer(metaclass=_abc_1.ABCMeta):
         request: _tile_metadata_store_pb2.GetServerInfoRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_tile_metadata_store_pb2.GetServerInfoResponse, _abc.Awaitable[_tile_metadata_store_pb2.GetServerInfoResponse]]:
-        """Versions, limits, the clock's state and what the cache holds."""
+        """Returns versions, limits, the state of the clock and of the memory cache.
+        Needs no database.
+        """
 
     @_abc_1.abstractmethod
     def DeriveTileIdentity(
@@ -144,9 +156,10 @@ class TileMetadataStoreServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_tile_metadata_store_pb2.InsertTileResponse, _abc.Awaitable[_tile_metadata_store_pb2.InsertTileResponse]]:
         """Stores one tile.
 
-        The same content again succeeds and returns the stored tile. Another
-        content under the same key is ALREADY_EXISTS unless `on_conflict` says
-        otherwise. A tile that its sector's rule rejects is FAILED_PRECONDITION.
+        If the same content is stored already, the call succeeds and returns the
+        stored tile. If different content is stored under the same key, the call
+        fails with ALREADY_EXISTS, unless `on_conflict` says otherwise. A tile that
+        the rule of its sector rejects fails with FAILED_PRECONDITION.
         """
 
     @_abc_1.abstractmethod
@@ -155,8 +168,8 @@ class TileMetadataStoreServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_tile_metadata_store_pb2.BulkInsertTilesRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_tile_metadata_store_pb2.BulkInsertTilesResponse], _abc.AsyncIterator[_tile_metadata_store_pb2.BulkInsertTilesResponse]]:
-        """Stores batches of tiles. Each batch is answered in order after its commit.
-        A tile that is refused does not keep its neighbours out.
+        """Stores batches of tiles. Each batch is answered after its commit, in order.
+        A tile that is refused does not affect the others.
         """
 
     @_abc_1.abstractmethod
@@ -165,7 +178,7 @@ class TileMetadataStoreServicer(metaclass=_abc_1.ABCMeta):
         request: _tile_metadata_store_pb2.GetTileRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_tile_metadata_store_pb2.GetTileResponse, _abc.Awaitable[_tile_metadata_store_pb2.GetTileResponse]]:
-        """Reads one tile. NOT_FOUND if there is none."""
+        """Returns one tile. NOT_FOUND if it does not exist."""
 
     @_abc_1.abstractmethod
     def LookupTiles(
@@ -173,8 +186,8 @@ class TileMetadataStoreServicer(metaclass=_abc_1.ABCMeta):
         request: _tile_metadata_store_pb2.LookupTilesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_tile_metadata_store_pb2.LookupTilesResponse, _abc.Awaitable[_tile_metadata_store_pb2.LookupTilesResponse]]:
-        """Reads many tiles at once. Answers come in the order asked; a miss is an
-        answer, not an error.
+        """Returns many tiles at once, in the order of the request. A tile that does
+        not exist is not an error.
         """
 
     @_abc_1.abstractmethod
@@ -183,8 +196,8 @@ class TileMetadataStoreServicer(metaclass=_abc_1.ABCMeta):
         request: _tile_metadata_store_pb2.QueryTilesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_tile_metadata_store_pb2.QueryTilesResponse], _abc.AsyncIterator[_tile_metadata_store_pb2.QueryTilesResponse]]:
-        """Reads all tiles of a zoom in a region, as a stream of chunks. The order of
-        the tiles is not promised.
+        """Returns all tiles of a zoom in a region, as a stream. The order of the
+        tiles is not defined.
         """
 
     @_abc_1.abstractmethod
@@ -193,7 +206,9 @@ class TileMetadataStoreServicer(metaclass=_abc_1.ABCMeta):
         request: _tile_metadata_store_pb2.DescribeCoverageRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_tile_metadata_store_pb2.DescribeCoverageResponse], _abc.AsyncIterator[_tile_metadata_store_pb2.DescribeCoverageResponse]]:
-        """Says which cells of a region are covered, how fresh, and which are missing."""
+        """Returns how many cells of a region are covered, with which labels, and
+        which cells are missing.
+        """
 
     @_abc_1.abstractmethod
     def TouchTiles(
@@ -202,7 +217,7 @@ class TileMetadataStoreServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_tile_metadata_store_pb2.TouchTilesResponse, _abc.Awaitable[_tile_metadata_store_pb2.TouchTilesResponse]]:
         """Records that tiles were used. The records are written in batches; a crash
-        may lose the last of them, up to `GetServerInfoResponse.access_loss_bound`.
+        may lose those of the last `GetServerInfoResponse.access_loss_bound`.
         """
 
     @_abc_1.abstractmethod
@@ -211,7 +226,7 @@ class TileMetadataStoreServicer(metaclass=_abc_1.ABCMeta):
         request: _tile_metadata_store_pb2.ListPendingUploadsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_tile_metadata_store_pb2.ListPendingUploadsResponse, _abc.Awaitable[_tile_metadata_store_pb2.ListPendingUploadsResponse]]:
-        """Lists onboard tiles that are not yet uploaded, oldest capture first."""
+        """Lists the onboard tiles that are not yet uploaded, oldest capture first."""
 
     @_abc_1.abstractmethod
     def MarkUploaded(
@@ -219,6 +234,6 @@ class TileMetadataStoreServicer(metaclass=_abc_1.ABCMeta):
         request: _tile_metadata_store_pb2.MarkUploadedRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_tile_metadata_store_pb2.MarkUploadedResponse, _abc.Awaitable[_tile_metadata_store_pb2.MarkUploadedResponse]]:
-        """Marks tiles as uploaded, each only while it still has the given content."""
+        """Marks tiles as uploaded, each only if it still has the given content."""
 
 def add_TileMetadataStoreServicer_to_server(servicer: TileMetadataStoreServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
