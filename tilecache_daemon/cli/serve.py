@@ -16,7 +16,7 @@ from tilecache_daemon.config import Config, ConfigError, holds_password, load_co
 from tilecache_daemon.daemon import Daemon
 from tilecache_daemon.errors import MigrationError, TileCacheError
 from tilecache_daemon.logs import configure_logging
-from tilecache_daemon.postgres.embedded import EmbeddedPostgresError
+from tilecache_daemon.postgres.errors import EmbeddedPostgresError
 from tilecache_daemon.rpc.server import ListenError
 from tilecache_daemon.schema.migrator import DatabaseUnreachableError
 
