@@ -17,7 +17,7 @@ def test_tiles_are_deleted_by_id(admin: TileCacheClient, keys: list[TileKey], ru
 
     assert done.returncode == 1
     assert "Deleted 1 tile (100.0 kB)." in done.stdout
-    assert f"{unknown}: there is no such tile" in done.stderr
+    assert f"{unknown}: not found" in done.stderr
     assert listed_paths(admin) == [tile(keys[4]).file_path]
 
 
@@ -36,7 +36,7 @@ def test_tiles_are_deleted_by_id(admin: TileCacheClient, keys: list[TileKey], ru
         (["--circle", "0,90,1000"], 0, 0),
     ],
 )
-def test_tiles_are_deleted_by_what_they_have_in_common(
+def test_tiles_are_deleted_by_filters(
     admin: TileCacheClient,
     keys: list[TileKey],
     run: Run,
@@ -44,15 +44,15 @@ def test_tiles_are_deleted_by_what_they_have_in_common(
     deleted: int,
     exit_code: int,
 ) -> None:
-    tried = run("delete", *filters, "--dry-run", "--json")
+    dry_run = run("delete", *filters, "--dry-run", "--json")
     assert read_usage(admin).total.tile_count == 11
     done = run("delete", *filters, "--yes", "--json")
 
-    told, summary = split_json_lines(done)
-    assert (len(told), summary["deleted_count"]) == (deleted, str(deleted))
-    assert (tried.returncode, done.returncode) == (exit_code, exit_code)
-    assert [one["tile_uuid"] for one in split_json_lines(tried)[0]] == [
-        one["tile_uuid"] for one in told
+    tiles, summary = split_json_lines(done)
+    assert (len(tiles), summary["deleted_count"]) == (deleted, str(deleted))
+    assert (dry_run.returncode, done.returncode) == (exit_code, exit_code)
+    assert [one["tile_uuid"] for one in split_json_lines(dry_run)[0]] == [
+        one["tile_uuid"] for one in tiles
     ]
     assert read_usage(admin).total.tile_count == 11 - deleted
 
@@ -67,21 +67,21 @@ def test_tiles_are_deleted_by_cells(
     assert sorted(listed_paths(admin)) == sorted(tile(key).file_path for key in keys[:4])
 
 
-def test_delete_says_what_stays_and_why(
+def test_delete_reports_what_is_kept_and_why(
     admin: TileCacheClient, keys: list[TileKey], run: Run
 ) -> None:
     done = run("delete", "--zoom", "18", "--yes")
 
     assert "Deleted 10 tiles (1.0 MB)." in done.stdout
-    assert "1 tiles that match stay because they wait for upload" in done.stdout
+    assert "Kept 1 matching tile pending upload" in done.stdout
 
 
-def test_delete_asks_on_a_terminal(
+def test_delete_asks_for_confirmation_on_a_terminal(
     admin: TileCacheClient, keys: list[TileKey], answer: Run
 ) -> None:
-    refused = answer("n", "delete", "--source", "googlemaps")
-    assert refused.returncode == 1
-    assert "This deletes 10 tiles (1.0 MB). Go on?" in refused.stderr
+    declined = answer("n", "delete", "--source", "googlemaps")
+    assert declined.returncode == 1
+    assert "This deletes 10 tiles (1.0 MB). Continue?" in declined.stderr
     assert read_usage(admin).total.tile_count == 11
 
     assert answer("y", "delete", "--source", "googlemaps").returncode == 0

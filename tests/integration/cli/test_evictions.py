@@ -15,7 +15,7 @@ from tilecache.v1.tile_identity_pb2 import TileKey
 
 @pytest.fixture
 def root(keys: list[TileKey], tmp_path: Path) -> Path:
-    """The tiles' files, and one beside their directory."""
+    """The directory of the tiles' files. Another file is beside it."""
     root = tmp_path / "tiles"
     for key in keys:
         path = root / tile(key).file_path
@@ -25,22 +25,22 @@ def root(keys: list[TileKey], tmp_path: Path) -> Path:
     return root
 
 
-def test_the_list_is_for_people_and_for_programs(
+def test_the_list_is_text_or_json_lines(
     admin: TileCacheClient, keys: list[TileKey], run: Run
 ) -> None:
-    went = evict(admin, free_bytes=200_000).tiles
+    evicted = evict(admin, free_bytes=200_000).tiles
 
-    people, programs = run("evictions", "list"), run("evictions", "list", "--json")
+    text, json_lines = run("evictions", "list"), run("evictions", "list", "--json")
 
-    for line, gone in zip(people.stdout.splitlines(), went, strict=True):
-        assert line.split()[0] == str(gone.eviction_id)
-        assert gone.file_path in line
+    for line, entry in zip(text.stdout.splitlines(), evicted, strict=True):
+        assert line.split()[0] == str(entry.eviction_id)
+        assert entry.file_path in line
         assert "evicted" in line
-    listed = [json.loads(line) for line in programs.stdout.splitlines()]
-    assert [entry["file_path"] for entry in listed] == [gone.file_path for gone in went]
+    listed = [json.loads(line) for line in json_lines.stdout.splitlines()]
+    assert [line["file_path"] for line in listed] == [entry.file_path for entry in evicted]
 
 
-def test_the_list_is_walked_to_its_end(admin: TileCacheClient, block: Block, run: Run) -> None:
+def test_all_pages_are_listed(admin: TileCacheClient, block: Block, run: Run) -> None:
     keys = [block.key(i % 100, i // 100) for i in range(2_500)]
     bulk_insert(admin, [tile(key) for key in keys])
     evict(admin, max_used_bytes=0)
@@ -51,57 +51,57 @@ def test_the_list_is_walked_to_its_end(admin: TileCacheClient, block: Block, run
 def test_evictions_are_confirmed_by_their_ids(
     admin: TileCacheClient, keys: list[TileKey], run: Run
 ) -> None:
-    first, second = (gone.eviction_id for gone in evict(admin, free_bytes=200_000).tiles)
+    first, second = (entry.eviction_id for entry in evict(admin, free_bytes=200_000).tiles)
 
     done = run("evictions", "confirm", first)
     again = run("evictions", "confirm", first, second)
 
     assert (done.returncode, again.returncode) == (0, 1)
-    assert f"{first}: is not on the list" in again.stderr
+    assert f"{first}: not on the list" in again.stderr
     assert listed_paths(admin) == []
 
 
-def test_only_what_is_gone_is_confirmed(
+def test_only_missing_files_are_confirmed(
     admin: TileCacheClient, keys: list[TileKey], root: Path, run: Run
 ) -> None:
-    gone, there = (each.file_path for each in evict(admin, free_bytes=200_000).tiles)
-    (root / gone).unlink()
+    missing, existing = (each.file_path for each in evict(admin, free_bytes=200_000).tiles)
+    (root / missing).unlink()
 
     done = run("evictions", "confirm", "--all-gone", "--root", root)
 
     assert done.returncode == 1
-    assert "Confirmed 1." in done.stdout
-    assert f"{there}: is still there" in done.stderr
-    assert listed_paths(admin) == [there]
+    assert "Confirmed 1 file." in done.stdout
+    assert f"{existing}: still exists" in done.stderr
+    assert listed_paths(admin) == [existing]
 
 
 def test_listed_files_are_removed_and_confirmed(
     admin: TileCacheClient, keys: list[TileKey], root: Path, run: Run
 ) -> None:
     listed = [each.file_path for each in evict(admin, free_bytes=300_000).tiles]
-    (root / listed[0]).unlink()  # missing already: gone
+    (root / listed[0]).unlink()  # counts as removed
 
-    tried = run("evictions", "remove", "--root", root, "--dry-run")
-    assert tried.returncode == 0
-    assert tried.stdout.splitlines()[:3] == [str(root / path) for path in listed]
+    dry_run = run("evictions", "remove", "--root", root, "--dry-run")
+    assert dry_run.returncode == 0
+    assert dry_run.stdout.splitlines()[:3] == [str(root / path) for path in listed]
     assert (root / listed[1]).exists()
 
     done = run("evictions", "remove", "--root", root, "--yes")
     assert done.returncode == 0, done.stderr
-    assert "Removed and confirmed 3; 0 stay on the list." in done.stdout
+    assert "Removed 3 files; 0 remain on the list." in done.stdout
     assert listed_paths(admin) == []
-    left = {path.relative_to(root).as_posix() for path in root.rglob("*.jpg")}
-    assert left == {tile(key).file_path for key in keys[3:]}
+    remaining = {path.relative_to(root).as_posix() for path in root.rglob("*.jpg")}
+    assert remaining == {tile(key).file_path for key in keys[3:]}
 
 
-def test_removing_asks_on_a_terminal(
+def test_remove_asks_for_confirmation_on_a_terminal(
     admin: TileCacheClient, keys: list[TileKey], root: Path, answer: Run
 ) -> None:
     evict(admin, free_bytes=100_000)
 
-    refused = answer("n", "evictions", "remove", "--root", root)
-    assert refused.returncode == 1
-    assert f"This removes 1 files (100.0 kB) below {root}. Go on?" in refused.stderr
+    declined = answer("n", "evictions", "remove", "--root", root)
+    assert declined.returncode == 1
+    assert f"This removes 1 file (100.0 kB) below {root}. Continue?" in declined.stderr
     assert len(list(root.rglob("*.jpg"))) == 10
 
     agreed = answer("y", "evictions", "remove", "--root", root)
@@ -109,7 +109,7 @@ def test_removing_asks_on_a_terminal(
     assert len(list(root.rglob("*.jpg"))) == 9
 
 
-def test_what_cannot_be_removed_stays_on_the_list(
+def test_a_file_that_cannot_be_removed_stays_on_the_list(
     admin: TileCacheClient, keys: list[TileKey], root: Path, run: Run
 ) -> None:
     stuck, removable = (each.file_path for each in evict(admin, free_bytes=200_000).tiles)
@@ -120,12 +120,12 @@ def test_what_cannot_be_removed_stays_on_the_list(
 
     assert done.returncode == 1
     assert stuck in done.stderr
-    assert "Removed and confirmed 1; 1 stay on the list." in done.stdout
+    assert "Removed 1 file; 1 remain on the list." in done.stdout
     assert listed_paths(admin) == [stuck]
     assert not (root / removable).exists()
 
 
-def test_nothing_outside_of_the_root_is_touched(
+def test_nothing_outside_the_root_is_removed(
     admin: TileCacheClient, keys: list[TileKey], root: Path, run: Run, block: Block
 ) -> None:
     (root / "elsewhere").symlink_to(root.parent)
@@ -138,7 +138,7 @@ def test_nothing_outside_of_the_root_is_touched(
     done = run("evictions", "remove", "--root", root, "--yes")
 
     assert done.returncode == 1
-    assert "elsewhere/precious: does not lie in" in done.stderr
+    assert "elsewhere/precious: outside" in done.stderr
     assert (root.parent / "precious").read_text() == "not a tile"
     assert not (root / "link.jpg").is_symlink()
     assert listed_paths(admin) == ["elsewhere/precious"]

@@ -33,7 +33,7 @@ def test_a_sector_is_set_listed_and_deleted(admin: TileCacheClient, run: Run) ->
 
     made = set_front(run)
     assert made.returncode == 0, made.stderr
-    assert "the front is set. 1 tiles have another label now." in made.stdout
+    assert "Set sector the front. Relabelled 1 tile." in made.stdout
     listed = run("sectors", "list").stdout
     assert "the front" in listed
     assert "active_conflict" in listed
@@ -54,7 +54,7 @@ def test_a_sector_may_cross_the_antimeridian(run: Run) -> None:
     assert "-20,176,-15,-178" in run("sectors", "list").stdout
 
 
-def test_a_name_in_brackets_is_shown_as_it_is(run: Run, admin: TileCacheClient) -> None:
+def test_a_name_in_brackets_is_shown_unchanged(run: Run, admin: TileCacheClient) -> None:
     run("sectors", "set", "[old] front", "--class", "stable_rear", "--bbox", BOX)
     insert(admin, tile(IN_FRONT))
 
@@ -62,27 +62,30 @@ def test_a_name_in_brackets_is_shown_as_it_is(run: Run, admin: TileCacheClient) 
     assert "[old] front stable_rear" in run("explain", tile_uuid(IN_FRONT)).stdout
 
 
-def test_deleting_a_sector_can_be_tried_and_asks(run: Run, answer: Run) -> None:
+def test_deleting_a_sector_has_a_dry_run_and_asks_for_confirmation(run: Run, answer: Run) -> None:
     set_front(run)
 
-    tried = run("sectors", "delete", "the front", "--dry-run")
-    refused = answer("n", "sectors", "delete", "the front")
+    dry_run = run("sectors", "delete", "the front", "--dry-run")
+    declined = answer("n", "sectors", "delete", "the front")
 
-    assert tried.returncode == 0
-    assert f"Would delete the front active_conflict {BOX}. Nothing was changed." in tried.stdout
-    assert refused.returncode == 1
-    assert "Go on?" in refused.stderr
+    assert dry_run.returncode == 0
+    assert (
+        f"Would delete sector the front active_conflict {BOX}. Nothing was changed."
+        in dry_run.stdout
+    )
+    assert declined.returncode == 1
+    assert "Continue?" in declined.stderr
     assert "the front" in run("sectors", "list").stdout
 
 
-def test_a_sector_that_is_not_there_is_told(run: Run) -> None:
+def test_deleting_an_unknown_sector_fails(run: Run) -> None:
     ended = run("sectors", "delete", "nowhere", "--yes")
 
     assert ended.returncode == 1
     assert "there is no sector 'nowhere'" in ended.stderr
 
 
-def test_a_sector_that_contradicts_itself_is_told_by_its_field(run: Run) -> None:
+def test_an_invalid_sector_is_refused_by_its_field(run: Run) -> None:
     ended = run("sectors", "set", "front", "--class", "active_conflict", "--bbox", "50,20,40,30")
 
     assert ended.returncode == 4
@@ -112,7 +115,7 @@ def test_rules_are_listed_and_set(run: Run) -> None:
 @pytest.mark.parametrize(
     ("months", "exit_code"), [("0", 4), ("1201", 4), ("99999999999", 2), ("x", 2)]
 )
-def test_a_rule_that_makes_no_sense_is_told(run: Run, months: str, exit_code: int) -> None:
+def test_an_invalid_rule_is_refused(run: Run, months: str, exit_code: int) -> None:
     ended = run("rules", "set", "stable_rear", "--max-age-months", months, "--action", "reject")
 
     assert ended.returncode == exit_code
@@ -120,24 +123,24 @@ def test_a_rule_that_makes_no_sense_is_told(run: Run, months: str, exit_code: in
 
 
 @pytest.mark.parametrize("by", ["id", "key"])
-def test_a_tile_is_explained_in_words(admin: TileCacheClient, run: Run, by: str) -> None:
+def test_explain_names_the_sector_and_the_rule(admin: TileCacheClient, run: Run, by: str) -> None:
     set_front(run)
     insert(admin, tile(IN_FRONT, captured_at=NOW - timedelta(days=40)))
     named = [tile_uuid(IN_FRONT)] if by == "id" else [IN_FRONT.zoom, IN_FRONT.x, IN_FRONT.y]
 
-    told = run("explain", *named)
+    shown = run("explain", *named)
 
-    assert told.returncode == 0, told.stderr
-    assert told.stdout.startswith(
+    assert shown.returncode == 0, shown.stderr
+    assert shown.stdout.startswith(
         "The tile lies in sector 'the front' (active_conflict), which rejects tiles at 6 months."
     )
-    assert "1 months (40 days)" in told.stdout
+    assert "1 month (40 days)" in shown.stdout
     facts = json.loads(run("explain", *named, "--json").stdout)
     assert facts["sector"]["name"] == "the front"
     assert facts["next_label"] == "FRESHNESS_LABEL_REJECTED"
 
 
-def test_a_tile_that_is_not_there_cannot_be_explained(run: Run) -> None:
+def test_explain_fails_for_an_unknown_tile(run: Run) -> None:
     ended = run("explain", 3, 1, 1)
 
     assert ended.returncode == 1

@@ -34,7 +34,7 @@ def test_uploads_are_listed_oldest_first(uploads: list[TileKey], run: Run) -> No
     ]
 
 
-def test_what_was_listed_can_be_marked(
+def test_listed_tiles_can_be_marked(
     admin: TileCacheClient, uploads: list[TileKey], run: Run, tmp_path: Path
 ) -> None:
     pending = tmp_path / "pending.jsonl"
@@ -43,35 +43,35 @@ def test_what_was_listed_can_be_marked(
     marked, again = (run("uploads", "mark", "--from", pending) for _ in range(2))
 
     assert (marked.returncode, again.returncode) == (0, 0)
-    assert "4: marked" in marked.stdout
-    assert "4: was marked before" in again.stdout
+    assert "4 tiles marked" in marked.stdout
+    assert "4 tiles already marked" in again.stdout
     assert read_usage(admin).pending_upload.tile_count == 0
 
 
-def test_what_cannot_be_marked_is_told(uploads: list[TileKey], run: Run) -> None:
+def test_a_tile_with_other_content_is_not_marked(uploads: list[TileKey], run: Run) -> None:
     right = run("uploads", "mark", tile_uuid(uploads[0]), sha256("picture"))
     replaced = run("uploads", "mark", tile_uuid(uploads[1]), sha256("another"))
 
     assert (right.returncode, replaced.returncode) == (0, 1)
-    assert f"{tile_uuid(uploads[1])}: has another content by now" in replaced.stderr
+    assert f"{tile_uuid(uploads[1])}: not marked: the content has changed" in replaced.stderr
     assert len(run("uploads", "list").stdout.splitlines()) == 3
 
 
 @pytest.mark.parametrize(
-    ("line", "told"),
+    ("line", "message"),
     [
         ("not json", "line 2"),
         ('{"tile_uuid": "x"}', "content_sha256"),
         ('["x"]', "line 2"),
     ],
 )
-def test_a_bad_line_is_told_and_nothing_is_marked(
+def test_a_bad_line_is_reported_and_nothing_is_marked(
     admin: TileCacheClient,
     uploads: list[TileKey],
     run: Run,
     tmp_path: Path,
     line: str,
-    told: str,
+    message: str,
 ) -> None:
     good = json.dumps({"tile_uuid": tile_uuid(uploads[0]), "content_sha256": sha256("picture")})
     file = tmp_path / "pending.jsonl"
@@ -80,12 +80,12 @@ def test_a_bad_line_is_told_and_nothing_is_marked(
     ended = run("uploads", "mark", "--from", file)
 
     assert ended.returncode == 2
-    assert told in ended.stderr
+    assert message in ended.stderr
     assert read_usage(admin).pending_upload.tile_count == 4
 
 
 @pytest.mark.parametrize("arguments", [[], ["x"], ["x", "y", "--from", "-"]])
-def test_marking_takes_a_tile_or_a_file(run: Run, arguments: list[str]) -> None:
+def test_mark_needs_a_tile_or_a_file(run: Run, arguments: list[str]) -> None:
     ended = run("uploads", "mark", *arguments)
 
     assert ended.returncode == 2
