@@ -12,7 +12,7 @@ import structlog
 from tilecache.identity import IdentityProofError
 from tilecache_daemon import systemd
 from tilecache_daemon.cli.output import DSN_HELP, ExitCode, fail, print_json
-from tilecache_daemon.config import Config, ConfigError, holds_password, load_config
+from tilecache_daemon.config import Config, ConfigError, contains_password, load_config
 from tilecache_daemon.daemon import Daemon
 from tilecache_daemon.errors import MigrationError, TileCacheError
 from tilecache_daemon.logs import configure_logging
@@ -76,7 +76,7 @@ def serve_command(config_file: Path | None, print_config: bool, **flags: object)
         print_json(config.describe())
         return
     configure_logging(config.log_level, config.log_format)
-    if flags["dsn"] and holds_password(str(flags["dsn"])):
+    if flags["dsn"] and contains_password(str(flags["dsn"])):
         log.warning("password_in_process_list", option="--dsn")
     try:
         asyncio.run(_serve(config))
