@@ -1,4 +1,4 @@
-"""Who follows the guide on a machine, command by command."""
+"""Runs the commands of the installation guide on a machine."""
 
 import pytest
 
@@ -55,7 +55,7 @@ class Administrator:
         machine.run("sh", "-c", f"mkdir {WORKPLACE}; ln -s {WHEELS}/tilecache_* {WORKPLACE}")
 
     def follow(self, section: str) -> str:
-        """Runs the commands under a heading; gives what they print."""
+        """Runs the commands under a heading; returns their output."""
         return "".join(self._run(block) for block in self._commands[section])
 
     def _run(self, block: str) -> str:

@@ -1,4 +1,4 @@
-"""docs/install.md as something that can be run."""
+"""The commands of docs/install.md."""
 
 import re
 from pathlib import Path
@@ -8,8 +8,8 @@ GUIDE = CHECKOUT / "docs/install.md"
 
 
 def read_commands() -> dict[str, list[str]]:
-    """The blocks of commands under each heading. Blocks for another system, which name it
-    beside their language, are not among them."""
+    """The blocks of commands under each heading, except those for another system, which is
+    named after their language."""
     _, *sections = re.split(r"^## ", GUIDE.read_text(), flags=re.MULTILINE)
     return {
         section.partition("\n")[0]: re.findall(

@@ -26,7 +26,7 @@ class DataDirectory:
     """The directory `postgres` below a state directory, and the server's data in it."""
 
     user: ServerUser
-    """Whom the server runs as: the owner of the directory. Set by `prepare`."""
+    """The system user that the server runs as: the owner of `path`. Set by `prepare`."""
 
     def __init__(self, state_directory: Path) -> None:
         self.state_directory = state_directory.absolute()
@@ -48,7 +48,7 @@ class DataDirectory:
             os.chown(self.path, *self.user)
 
     def lock_for_daemon(self) -> int:
-        """Reserves the directory for this process; gives the descriptor of the lock.
+        """Reserves the directory for this process; returns the descriptor of the lock.
 
         Raises EmbeddedPostgresError if another daemon has reserved it.
         """

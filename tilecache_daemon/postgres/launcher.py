@@ -17,7 +17,7 @@ _EXIT_NOT_STARTED: Final = 127
 
 
 class ServerUser(NamedTuple):
-    """Whom PostgreSQL runs as."""
+    """The system user that PostgreSQL runs as."""
 
     uid: int
     gid: int
