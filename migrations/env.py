@@ -1,7 +1,7 @@
-"""How Alembic runs the revisions.
+"""Runs the revisions for Alembic, without an alembic.ini.
 
-Online, on the connection (and within the transaction) of whoever calls; there
-is no alembic.ini. Offline, it writes the SQL without a transaction of its own.
+Online, on the caller's connection and in its transaction. Offline, it writes the SQL
+without BEGIN and COMMIT.
 """
 
 from alembic import context

@@ -1,4 +1,4 @@
-"""The time, injected wherever it is needed so that a flight can be replayed."""
+"""The clock. It is injected everywhere, so that a flight can be replayed."""
 
 import time
 from collections.abc import Callable
@@ -6,7 +6,7 @@ from datetime import datetime, timedelta, timezone
 from typing import Final
 
 RELEASED_AT: Final = datetime(2026, 11, 1, tzinfo=timezone.utc)
-"""No earlier than this can this version be running."""
+"""This version cannot be running earlier than this."""
 
 
 def system_time() -> datetime:
@@ -15,11 +15,10 @@ def system_time() -> datetime:
 
 
 class Clock:
-    """The time of day, doubted while it is behind what has already been seen.
+    """The time of day, not trusted while it is behind a time that was already seen.
 
-    While the machine's time is behind the latest time known to be past, that
-    one, counted on by a monotonic clock, is given instead: the earliest that it
-    can be. It never runs backward.
+    While the system clock is behind the latest time seen, `now` returns that time,
+    advanced by a monotonic clock: the earliest possible time. It never goes backward.
     """
 
     def __init__(
@@ -33,7 +32,7 @@ class Clock:
         self._floor_set_at = monotonic()
 
     def now(self) -> datetime:
-        """The time to work with, in UTC; not less than any time seen before."""
+        """The time to use, in UTC; never earlier than a time seen before."""
         wall, floor = self._wall(), self._earliest()
         if wall >= floor:
             self._floor, self._floor_set_at = wall, self.monotonic()
@@ -42,7 +41,7 @@ class Clock:
 
     @property
     def trusted(self) -> bool:
-        """Whether the machine's time is not behind what has been seen."""
+        """Whether the system clock is not behind the latest time seen."""
         return self._wall() >= self._earliest() - CLOCK_TOLERANCE
 
     @property
@@ -51,10 +50,13 @@ class Clock:
         wall, floor = self._wall(), self._earliest()
         if wall >= floor - CLOCK_TOLERANCE:
             return ""
-        return f"the clock says {wall:%Y-%m-%d %H:%M:%S}Z, but {floor:%Y-%m-%d %H:%M:%S}Z is past"
+        return (
+            f"the system clock is at {wall:%Y-%m-%d %H:%M:%S}Z, "
+            f"but it is at least {floor:%Y-%m-%d %H:%M:%S}Z"
+        )
 
     def observe(self, seen: datetime) -> None:
-        """Takes note that `seen` is past, whatever the machine's time says."""
+        """Records that `seen` is in the past, whatever the system clock says."""
         if seen > self._earliest():
             self._floor, self._floor_set_at = seen, self.monotonic()
 
@@ -63,5 +65,5 @@ class Clock:
 
 
 CLOCK_TOLERANCE: Final = timedelta(seconds=2)
-"""How far the clock may be behind before it is doubted: small corrections by
-NTP are no reason to."""
+"""How far the system clock may be behind and still be trusted. NTP makes small
+corrections."""

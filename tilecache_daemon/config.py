@@ -1,9 +1,9 @@
-"""The daemon's settings: default < file < environment < flag, validated once.
+"""The daemon's settings. Flags override the environment, which overrides the file.
 
 The file is TOML: `--config`, else `$TILECACHE_CONFIG`, else
-/etc/tilecache/tilecache.toml where that exists. In the environment a setting is
-`TILECACHE_` and its name in capitals; `DB_URL` gives the database's address
-where neither file, environment nor flag has a `dsn`.
+/etc/tilecache/tilecache.toml if it exists. In the environment a setting is
+`TILECACHE_` and its name in capitals. `DB_URL` is the database's address if neither
+flags, environment nor file have a `dsn`.
 """
 
 import os
@@ -32,13 +32,13 @@ from tilecache.paths import (
 
 SYSTEM_CONFIG: Final = Path("/etc/tilecache/tilecache.toml")
 MAX_SOCKET_PATH_BYTES: Final = 107
-"""What `sockaddr_un` holds (unix(7)), less its closing zero."""
+"""The size of a path in `sockaddr_un` (unix(7)), without the terminating zero."""
 
 _SECRETS: Final = frozenset({"password", "sslpassword"})
 
 
 class ConfigError(Exception):
-    """A setting that cannot be used; the message names it."""
+    """An invalid setting. The message names it."""
 
 
 def _octal(value: object) -> object:
@@ -56,120 +56,120 @@ Names = Annotated[tuple[Name, ...], NoDecode, BeforeValidator(_split)]
 
 
 class Config(BaseSettings):
-    """All settings. Frozen; `describe` prints it without secrets."""
+    """All settings. Immutable."""
 
     model_config = SettingsConfigDict(
         env_prefix="TILECACHE_", frozen=True, extra="forbid", validate_default=True
     )
 
     dsn: str | None = None
-    """libpq connection string or URL. Without one the daemon runs its own PostgreSQL.
+    """libpq connection string or URL. Without one, the daemon runs its own PostgreSQL.
 
-    A password is better kept in a file that `passfile` names.
+    Put a password into a file that `passfile` names.
     """
     state_directory: Path = Field(default_factory=state_directory)
-    """Where the daemon's own PostgreSQL keeps its data."""
+    """Where the daemon's own PostgreSQL stores its data."""
     tiles_directory: Path | None = None
-    """Where the callers' pictures lie; only told to clients, never opened."""
+    """Where the image files are stored. Only reported to clients, never opened."""
 
     socket_path: Path = Field(default_factory=lambda: runtime_directory() / SOCKET_NAME)
     socket_mode: Mode = 0o660
-    """In a file: an octal text, for example "0660"."""
+    """In a file: an octal string, for example "0660"."""
     socket_group: str | None = None
 
     admin_socket_path: Path = Field(default_factory=lambda: runtime_directory() / ADMIN_SOCKET_NAME)
-    """The administrator's: the only one that serves TileCacheAdmin."""
+    """The admin socket, the only one that serves TileCacheAdmin."""
     admin_socket_mode: Mode = 0o600
     admin_socket_group: str | None = None
 
     max_used_bytes: int = Field(default=0, ge=0)
-    """The ceiling of what all tiles' files take together. 0: none."""
+    """The ceiling for the size of all tiles' files together. 0: none."""
     evict_on_insert: bool = False
-    """Whether an insert that would pass the ceiling evicts instead of being refused."""
+    """Whether an insert beyond the ceiling evicts tiles instead of being refused."""
 
     pool_min_size: int = Field(default=2, ge=1, le=100)
     pool_max_size: int = Field(default=8, ge=1, le=100)
     pool_timeout_s: float = Field(default=2.0, gt=0)
     """How long a call waits for a free connection."""
     statement_timeout_s: float = Field(default=30.0, gt=0)
-    """The longest that a query may run when its caller sets no deadline."""
+    """The time limit of a query whose caller sets no deadline."""
     database_wait_s: float = Field(default=60.0, ge=0)
     """How long a start waits for a database that does not answer."""
     migration_lock_timeout_s: float = Field(default=60.0, gt=0)
-    """How long a start waits for another one that migrates."""
+    """How long a start waits for another process that migrates the database."""
 
     cache_max_bytes: int = Field(default=128 * 1024 * 1024, ge=0)
-    """The ceiling of what is held in memory to answer reads. 0: nothing."""
+    """The maximum size of the cache. 0: no cache."""
     access_flush_interval_s: float = Field(default=5.0, gt=0)
-    """How often recorded accesses are written: what a crash may lose."""
+    """How often recorded accesses are written. A crash loses the unwritten ones."""
     access_recent_s: float = Field(default=60.0, ge=0)
-    """An access so soon after a written one of the same tile is not written again."""
+    """An access is not written if one of the same tile was written within this time."""
     reevaluate_interval_s: float = Field(default=86_400.0, gt=0)
-    """How often the labels of stored tiles are brought up to date."""
+    """How often the freshness labels of stored tiles are re-evaluated."""
 
     tcp_address: str | None = None
-    """`host:port` to listen on for peers on the ground, with mutual TLS alone. Off by default."""
+    """`host:port` to listen on for peers on the ground, always with mutual TLS. Default: off."""
     tls_certificate: Path | None = None
-    """The server's certificate, with the chain behind it, in PEM."""
+    """The server's certificate and its chain, in PEM."""
     tls_key: Path | None = None
-    """The private key that belongs to it, in PEM."""
+    """The certificate's private key, in PEM."""
     tls_client_ca: Path | None = None
-    """Who signs the certificates of clients, in PEM."""
+    """The certificates of the authorities that sign client certificates, in PEM."""
     tls_allowed_names: Names = ()
-    """Who may call: names in a client's certificate, DNS or URI, else its common name."""
+    """The clients that may call: a DNS or URI name in the certificate, else its common name."""
 
     metrics_address: str | None = None
-    """`host:port`, or a path of a Unix socket, to serve Prometheus on. Off by default."""
+    """`host:port` or the path of a Unix socket, for Prometheus. Default: off."""
     otlp_endpoint: str | None = None
-    """Where OpenTelemetry traces go. Off by default; needs the extra `otel`."""
+    """The OTLP endpoint for OpenTelemetry traces. Default: off. Needs the extra `otel`."""
 
     max_concurrent_calls: int = Field(default=64, ge=1)
     stream_stall_timeout_s: float = Field(default=60.0, gt=0)
-    """A stream whose client neither takes nor sends anything for so long is ended."""
+    """A stream whose client neither sends nor receives for this long is ended."""
     drain_timeout_s: float = Field(default=10.0, ge=0)
-    """How long calls may go on after the daemon is told to stop."""
+    """How long running calls may continue after a request to stop."""
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["auto", "json", "text"] = "auto"
 
     @field_validator("socket_path", "admin_socket_path")
     @classmethod
-    def _fits_an_address(cls, path: Path) -> Path:
+    def _check_socket_path(cls, path: Path) -> Path:
         length = len(os.fsencode(path.absolute()))
         if length > MAX_SOCKET_PATH_BYTES:
             raise ValueError(
-                f"{path} has {length} bytes; a socket's address holds {MAX_SOCKET_PATH_BYTES}"
+                f"{path} has {length} bytes; a socket path has at most {MAX_SOCKET_PATH_BYTES}"
             )
         return path.absolute()
 
     @field_validator("tcp_address", "metrics_address")
     @classmethod
-    def _is_an_address(cls, address: str | None, field: ValidationInfo) -> str | None:
+    def _check_address(cls, address: str | None, field: ValidationInfo) -> str | None:
         if not address:
             return None
         if field.field_name == "metrics_address" and address.startswith("/"):
-            cls._fits_an_address(Path(address))
+            cls._check_socket_path(Path(address))
         else:
             split_address(address)
         return address
 
     @field_validator("tls_certificate", "tls_key", "tls_client_ca", "tls_allowed_names")
     @classmethod
-    def _is_there_for_tcp(cls, value: object, field: ValidationInfo) -> object:
+    def _require_for_tcp(cls, value: object, field: ValidationInfo) -> object:
         if field.data.get("tcp_address") and not value:
-            raise ValueError("tcp_address is served with mutual TLS alone, which needs this")
+            raise ValueError("required by tcp_address, which is served only with mutual TLS")
         return value
 
     @field_validator("dsn")
     @classmethod
-    def _is_a_connection_string(cls, dsn: str | None) -> str | None:
+    def _check_dsn(cls, dsn: str | None) -> str | None:
         if not dsn:
             return None
         try:
             conninfo_to_dict(dsn)
         except Exception:
-            # libpq's message quotes the string, and with it the password.
-            raise ValueError("not a connection string that libpq reads") from None
+            # libpq's message quotes the string, including the password.
+            raise ValueError("not a libpq connection string or URL") from None
         return dsn
 
     @classmethod
@@ -185,7 +185,7 @@ class Config(BaseSettings):
         return init_settings, env_settings, file
 
     def describe(self) -> dict[str, Any]:
-        """Every setting as text or number, passwords blotted out."""
+        """All settings as JSON values, with passwords redacted."""
         settings = self.model_dump(mode="json")
         if self.dsn:
             settings["dsn"] = redact(self.dsn)
@@ -195,21 +195,21 @@ class Config(BaseSettings):
 
 
 def load_config(file: Path | None = None, flags: Mapping[str, object] | None = None) -> Config:
-    """The settings in force; raises ConfigError, naming the setting or the file."""
+    """The effective settings; raises ConfigError, which names the setting or the file."""
     file = file or _config_file()
 
-    class FiledConfig(Config):
+    class FileConfig(Config):
         model_config = SettingsConfigDict(toml_file=file)
 
     try:
         if file is not None and not file.is_file():
-            raise ConfigError(f"{file}: there is no such file")
-        given: dict[str, Any] = {k: v for k, v in (flags or {}).items() if v is not None}
-        config = FiledConfig(**given)
+            raise ConfigError(f"{file}: no such file")
+        overrides: dict[str, Any] = {k: v for k, v in (flags or {}).items() if v is not None}
+        config = FileConfig(**overrides)
         if file is not None:
-            _check_secrecy(file, TomlConfigSettingsSource(FiledConfig).toml_data.get("dsn"))
+            _check_file_mode(file, TomlConfigSettingsSource(FileConfig).toml_data.get("dsn"))
         if config.dsn is None and (address := os.environ.get("DB_URL")):
-            config = FiledConfig(**given | {"dsn": address})
+            config = FileConfig(**overrides | {"dsn": address})
     except ValidationError as error:
         problems = (
             f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in error.errors()
@@ -229,8 +229,8 @@ def redact(dsn: str) -> str:
     return make_conninfo(**parameters)
 
 
-def holds_password(dsn: str) -> bool:
-    """Whether a connection string has a secret in it; so has what cannot be read, perhaps."""
+def contains_password(dsn: str) -> bool:
+    """Whether a connection string contains a secret; True if it cannot be parsed."""
     try:
         return not _SECRETS.isdisjoint(conninfo_to_dict(dsn))
     except ProgrammingError:
@@ -251,10 +251,10 @@ def is_open_to_all(file: Path) -> bool:
     return bool(file.stat().st_mode & stat.S_IROTH)
 
 
-def _check_secrecy(file: Path, dsn: str | None) -> None:
-    if dsn and holds_password(dsn) and is_open_to_all(file):
+def _check_file_mode(file: Path, dsn: str | None) -> None:
+    if dsn and contains_password(dsn) and is_open_to_all(file):
         raise ConfigError(
-            f"{file}: holds a password in dsn, but everybody may read it: chmod o= {file}, "
+            f"{file}: dsn contains a password, but all users may read it: run chmod o= {file}, "
             "or name a passfile in dsn instead"
         )
 

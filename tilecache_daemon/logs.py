@@ -1,8 +1,8 @@
-"""The log: readable text on a terminal, one JSON object a line elsewhere.
+"""Logging: text on a terminal, JSON Lines elsewhere.
 
-A line says in `kind` what happened, by a stable name, and in `kv` its facts. What
-is logged through the standard library may bring both in `extra`; otherwise it is
-of the kind `message`, and its sentence is the fact.
+In JSON, `kind` is the stable name of the event and `kv` has its facts. A record of the
+standard library can set both in `extra`. Otherwise its kind is `message`, and its
+text is the only fact.
 """
 
 import logging
@@ -16,9 +16,9 @@ _STANDARD_KEYS: Final = ("level", "timestamp", "logger", "exception")
 
 
 def configure_logging(level: str, log_format: Literal["auto", "json", "text"]) -> None:
-    """Sends structlog's events and the standard library's records to stderr.
+    """Logs structlog's events and the standard library's records to stderr.
 
-    `level` is the daemon's; libraries talk from INFO on at most.
+    `level` applies to the daemon. Libraries never log below INFO.
     """
     as_text = log_format == "text" or (log_format == "auto" and sys.stderr.isatty())
     shared: list[Processor] = [
@@ -39,7 +39,7 @@ def configure_logging(level: str, log_format: Literal["auto", "json", "text"]) -
     handler = logging.StreamHandler()
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[*shared, _give_kind],
+            foreign_pre_chain=[*shared, _add_kind],
             processors=_text_rendering() if as_text else _json_rendering(),
         )
     )
@@ -55,7 +55,7 @@ def _text_rendering() -> list[Processor]:
         _drop_kind,
         structlog.dev.ConsoleRenderer(
             colors=sys.stderr.isatty(),
-            # The prettier ones show variables, and with them passwords.
+            # The other formatters show variables, which may contain passwords.
             exception_formatter=structlog.dev.plain_traceback,
         ),
     ]
@@ -65,12 +65,12 @@ def _json_rendering() -> list[Processor]:
     return [
         structlog.stdlib.ProcessorFormatter.remove_processors_meta,
         structlog.processors.format_exc_info,
-        _kind_and_kv,
+        _nest_facts,
         structlog.processors.JSONRenderer(),
     ]
 
 
-def _give_kind(_: Any, __: str, event: EventDict) -> EventDict:
+def _add_kind(_: Any, __: str, event: EventDict) -> EventDict:
     record = event["_record"]
     event["kind"] = getattr(record, "kind", "message")
     event["kv"] = getattr(record, "kv", {"text": event["event"]})
@@ -78,13 +78,13 @@ def _give_kind(_: Any, __: str, event: EventDict) -> EventDict:
 
 
 def _drop_kind(_: Any, __: str, event: EventDict) -> EventDict:
-    """People read the sentence."""
+    """The text format has only the message."""
     event.pop("kind", None)
     event.pop("kv", None)
     return event
 
 
-def _kind_and_kv(_: Any, __: str, event: EventDict) -> EventDict:
+def _nest_facts(_: Any, __: str, event: EventDict) -> EventDict:
     line: dict[str, Any] = {key: event.pop(key) for key in _STANDARD_KEYS if key in event}
     name = event.pop("event")
     line["kind"] = event.pop("kind", name)

@@ -1,7 +1,7 @@
-"""What the daemon tells systemd: that it starts, serves, lives and stops.
+"""Notifications to systemd: start, readiness, watchdog, stop.
 
-The protocol is that of sd_notify(3). Where no service manager listens, as on a
-terminal, every message goes nowhere.
+The protocol is that of sd_notify(3). Without a service manager, as on a terminal,
+nothing is sent.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 START_EXTENSION_S: Final = 30.0
-"""How long a start may be silent before systemd gives it up."""
+"""How long systemd waits for the next notification of a start."""
 
 _REPORT_INTERVAL_S: Final = 1.0
 _REPORTS_PER_WATCHDOG: Final = 3
@@ -40,12 +40,12 @@ def notify(**assignments: object) -> None:
         try:
             manager.sendto(message.encode(), address)
         except OSError as error:
-            _logger.warning("systemd cannot be told %s: %s", message, error)
+            _logger.warning("cannot notify systemd of %s: %s", message, error)
 
 
 @asynccontextmanager
 async def starting() -> AsyncIterator[None]:
-    """Asks for more time for as long as the start goes on and the event loop turns."""
+    """Extends the start timeout while the start is in progress and the event loop runs."""
 
     async def extend() -> None:
         while True:
@@ -58,10 +58,10 @@ async def starting() -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def serving(socket_path: Path, describe: Callable[[], str]) -> AsyncIterator[None]:
-    """Says READY at once, feeds the watchdog until the block ends, then says STOPPING.
+    """Sends READY, then keep-alives for the watchdog until the block ends, then STOPPING.
 
-    The watchdog is fed after a call through the daemon's own socket: only a
-    daemon that answers is alive. `describe` says in a line how it does.
+    Each keep-alive follows a successful health check through the daemon's own socket.
+    `describe` gives the status text, one line.
     """
     notify(READY=1, STATUS=describe())
     try:
@@ -72,18 +72,18 @@ async def serving(socket_path: Path, describe: Callable[[], str]) -> AsyncIterat
 
 
 async def _report(socket_path: Path, describe: Callable[[], str]) -> None:
-    patience_s = _watchdog_s() / _REPORTS_PER_WATCHDOG
+    timeout_s = _watchdog_s() / _REPORTS_PER_WATCHDOG
     options = [("grpc.default_authority", "localhost")]
     async with grpc.aio.insecure_channel(f"unix:{socket_path}", options) as channel:
         health = health_pb2_grpc.HealthStub(channel)
         while True:
             try:
-                await health.Check(health_pb2.HealthCheckRequest(), timeout=patience_s)
+                await health.Check(health_pb2.HealthCheckRequest(), timeout=timeout_s)
             except grpc.aio.AioRpcError as error:
-                _logger.warning("The daemon does not answer itself: %s", error.details())
+                _logger.warning("The daemon's own health check failed: %s", error.details())
             else:
                 notify(WATCHDOG=1, STATUS=describe())
-            await asyncio.sleep(min(_REPORT_INTERVAL_S, patience_s))
+            await asyncio.sleep(min(_REPORT_INTERVAL_S, timeout_s))
 
 
 def _watchdog_s() -> float:

@@ -1,8 +1,7 @@
 """Tile identity, content and access columns; sector boxes and freshness rules.
 
-Strictly additive, but for `ck_tiles_freshness_status`, which is widened. Rows
-of the old schema get their identity here; their content hash and size stay
-unknown.
+Strictly additive, except that `ck_tiles_freshness_status` is widened. Existing rows
+get their identity; their content hash and size stay unknown.
 """
 
 from uuid import UUID, uuid5
@@ -16,7 +15,7 @@ down_revision = "0001_initial"
 branch_labels = None
 depends_on = None
 
-# A copy, because a revision must give the same result for ever.
+# A copy, because the result of a revision must never change.
 TILE_NAMESPACE_UUID = UUID("5b8d0c2e-1a4f-4b3a-8c9d-e7f6a3b2c1d0")
 NO_FLIGHT = "00000000-0000-0000-0000-000000000000"
 BATCH_ROWS = 10_000
@@ -63,7 +62,7 @@ def downgrade() -> None:
     op.execute("DROP INDEX idx_tiles_captured_at")
     op.execute("DROP INDEX idx_tiles_accessed_at")
     op.execute("DROP INDEX idx_tiles_location_hash")
-    # The old schema has no word for the new labels; these come closest.
+    # The old schema does not have the new labels; these are the nearest.
     op.execute("""
         UPDATE tiles SET freshness_status = CASE freshness_status
             WHEN 'downgraded' THEN 'stale_warn' ELSE 'stale_reject' END
@@ -172,7 +171,7 @@ def _replace_freshness_check(labels: str) -> None:
 
 
 def _add_sector_boxes() -> None:
-    # Degrees; a row without them holds no tile.
+    # Degrees. A sector without a box contains no tiles.
     op.execute("""
         ALTER TABLE sector_classifications
             ADD COLUMN south double precision,

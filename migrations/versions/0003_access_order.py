@@ -1,4 +1,4 @@
-"""The order of uses, counted, so that it does not rest on the wall clock."""
+"""The order of accesses, from a sequence, so that it does not depend on the wall clock."""
 
 from alembic import op
 
@@ -11,7 +11,7 @@ depends_on = None
 def upgrade() -> None:
     op.execute("ALTER TABLE tiles ADD COLUMN access_order bigint")
     op.execute("CREATE SEQUENCE tile_access_order_seq AS bigint OWNED BY tiles.access_order")
-    # What is known of the order so far is kept; a tile never used counts from its making.
+    # The known order is kept. A tile without accesses is ordered by its creation.
     op.execute("""
         UPDATE tiles SET access_order = used.position
         FROM (

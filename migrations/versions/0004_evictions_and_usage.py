@@ -1,4 +1,4 @@
-"""Evicted tiles whose files are still to be removed, and usage that need not be counted."""
+"""Evicted tiles whose files are to be removed, and usage totals kept by triggers."""
 
 from alembic import op
 
@@ -7,7 +7,7 @@ down_revision = "0003_access_order"
 branch_labels = None
 depends_on = None
 
-# A tile's place in the usage, its size, and whether that is known.
+# The group that a tile is counted in.
 USAGE_OF = """
     {row}.zoom, {row}.source, {row}.freshness_status,
     {row}.source = 'onboard_ingest' AND {row}.uploaded_at IS NULL
@@ -36,7 +36,7 @@ def upgrade() -> None:
         )
     """)
     op.execute("CREATE INDEX idx_tile_evictions_file_path ON tile_evictions (file_path)")
-    # Rows are differences: their sum is the usage, and two writers never wait for one row.
+    # Rows are differences, and their sum is the usage. So writers never wait for one row.
     op.execute("""
         CREATE TABLE tile_usage (
             zoom integer NOT NULL,
@@ -66,7 +66,7 @@ def upgrade() -> None:
             REFERENCING OLD TABLE AS changed
             FOR EACH STATEMENT EXECUTE FUNCTION tile_usage_add_statement('-1')
     """)
-    # Most updates record an access and change no usage: those cost a comparison.
+    # Most updates record an access and do not change the usage; they cost one comparison.
     op.execute("""
         CREATE TRIGGER trg_tiles_usage_update AFTER UPDATE ON tiles
             FOR EACH ROW

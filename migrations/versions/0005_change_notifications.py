@@ -1,4 +1,4 @@
-"""Blocks of 32 x 32 cells: an index to load one by, and word of each that changes."""
+"""Blocks of 32 x 32 cells: an index to load them, and a notification of each change."""
 
 from alembic import op
 
@@ -8,7 +8,7 @@ branch_labels = None
 depends_on = None
 
 CHANNEL = "tilecache_changes"
-BLOCKS_A_NOTIFICATION = 400  # "22/131071/131071," has 17 bytes, a notification fewer than 8000
+BLOCKS_A_NOTIFICATION = 400  # at most 17 bytes each ("22/131071/131071,"), in under 8000
 
 NOTIFY_ALL = f"""
     PERFORM pg_notify('{CHANNEL}', coalesce(current_setting('tilecache.writer', true), '') || ' *');
@@ -16,7 +16,7 @@ NOTIFY_ALL = f"""
 
 
 def notify_blocks(rows: str) -> str:
-    """Says which blocks some rows lie in, after the writer's name, if it gave one."""
+    """Sends the blocks of the rows, after the name of the writer if it is set."""
     return f"""
     PERFORM pg_notify(
         '{CHANNEL}',

@@ -1,4 +1,4 @@
-"""The log's lines: their form, and what never stands in them."""
+"""The log: its format, and the secrets that are never in it."""
 
 import json
 import subprocess
@@ -27,7 +27,7 @@ EXIT_UNREACHABLE = 3
 
 
 def log(statement: str, log_format: str = "json", level: str = "info") -> str:
-    """What one statement writes, in a process of its own."""
+    """The log output of a statement, run in its own process."""
     program = f"""
 import logging, structlog, warnings
 from tilecache_daemon.logs import configure_logging
@@ -49,42 +49,42 @@ def log_json(statement: str, **options: str) -> dict[str, Any]:
     return parsed
 
 
-OURS = "structlog.get_logger('tilecache_daemon.store')"
-LIBRARYS = "logging.getLogger('library')"
+DAEMON = "structlog.get_logger('tilecache_daemon.store')"
+LIBRARY = "logging.getLogger('library')"
 
 
-def test_an_event_is_a_kind_and_its_facts() -> None:
-    line = log_json(f"{OURS}.warning('accesses_not_written', waiting=3)")
+def test_an_event_has_a_kind_and_facts() -> None:
+    line = log_json(f"{DAEMON}.warning('accesses_not_written', waiting=3)")
     assert (line["kind"], line["kv"]) == ("accesses_not_written", {"waiting": 3})
     assert (line["level"], line["logger"]) == ("warning", "tilecache_daemon.store")
     assert line["timestamp"].endswith("Z")
 
 
-def test_a_sentence_is_a_fact_of_the_kind_message() -> None:
-    line = log_json(f"{LIBRARYS}.warning('%s of %s', 1, 2)")
+def test_a_record_without_kind_is_a_message() -> None:
+    line = log_json(f"{LIBRARY}.warning('%s of %s', 1, 2)")
     assert (line["kind"], line["kv"]) == ("message", {"text": "1 of 2"})
 
 
-def test_a_sentence_may_bring_its_own_kind_and_facts() -> None:
-    line = log_json(f"{LIBRARYS}.info('x', extra={{'kind': 'y', 'kv': {{'z': 1}}}})")
+def test_a_record_may_have_a_kind_and_facts() -> None:
+    line = log_json(f"{LIBRARY}.info('x', extra={{'kind': 'y', 'kv': {{'z': 1}}}})")
     assert (line["kind"], line["kv"]) == ("y", {"z": 1})
 
 
-def test_people_read_the_sentence() -> None:
-    line = log(f"{LIBRARYS}.info('x is y', extra={{'kind': 'k', 'kv': {{'z': 1}}}})", "text")
+def test_the_text_format_shows_the_message() -> None:
+    line = log(f"{LIBRARY}.info('x is y', extra={{'kind': 'k', 'kv': {{'z': 1}}}})", "text")
     assert "x is y" in line
     assert "kv" not in line
 
 
-def test_a_warning_of_python_is_a_line_too() -> None:
+def test_python_warnings_are_logged() -> None:
     assert "old" in log_json("warnings.warn('old', UserWarning)")["kv"]["text"]
 
 
 @pytest.mark.parametrize(
     ("level", "shown"), [("debug", ["ours"]), ("info", []), ("warning", []), ("error", [])]
 )
-def test_the_debug_level_is_the_daemons_alone(level: str, shown: list[str]) -> None:
-    lines = log(f"{OURS}.debug('ours'); {LIBRARYS}.debug('theirs')", level=level).splitlines()
+def test_the_debug_level_applies_to_the_daemon_only(level: str, shown: list[str]) -> None:
+    lines = log(f"{DAEMON}.debug('ours'); {LIBRARY}.debug('theirs')", level=level).splitlines()
     assert [json.loads(line)["kind"] for line in lines] == shown
 
 
@@ -96,7 +96,7 @@ except ValueError:
 """
 
 
-def test_an_exception_is_within_its_line() -> None:
+def test_an_exception_is_part_of_its_line() -> None:
     line = log_json(FAILING)
     assert line["kind"] == "failed"
     assert "ValueError: what went wrong" in line["exception"]
@@ -127,12 +127,12 @@ def call_often(daemon: DaemonProcess, block: Block) -> None:
                 daemon.client.store.GetTile(request, timeout=TIMEOUT_S)
 
 
-def test_each_line_of_a_daemons_life_has_a_kind_and_facts(daemon: DaemonProcess) -> None:
+def test_each_line_of_a_daemon_has_a_kind_and_facts(daemon: DaemonProcess) -> None:
     daemon.stop()
-    told = {line["kind"]: line["kv"] for line in lines_of(daemon)}
-    assert told.keys() >= {"schema_at_head", "serving", "stopping", "stopped"}
-    assert told["schema_at_head"]["namespace_uuid"] == str(TILE_NAMESPACE_UUID)
-    assert told["schema_at_head"]["to_revision"] == HEAD_REVISION
+    facts = {line["kind"]: line["kv"] for line in lines_of(daemon)}
+    assert facts.keys() >= {"schema_at_head", "serving", "stopping", "stopped"}
+    assert facts["schema_at_head"]["namespace_uuid"] == str(TILE_NAMESPACE_UUID)
+    assert facts["schema_at_head"]["to_revision"] == HEAD_REVISION
 
 
 def test_calls_are_not_logged(daemon: DaemonProcess, block: Block) -> None:
@@ -157,7 +157,7 @@ def test_at_the_debug_level_each_call_is_a_line(
 
 @pytest.fixture
 def guarded_postgres(open_directory: Path) -> Iterator[EmbeddedPostgres]:
-    """A server that asks all but its owner for a password."""
+    """A server that requires a password from every user except its owner."""
     rules = open_directory / "pg_hba.conf"
     rules.write_text("local all tilecache trust\nlocal all all scram-sha-256\n")
     server = EmbeddedPostgres(open_directory / "state", settings={"hba_file": str(rules)})
@@ -170,7 +170,7 @@ def guarded_postgres(open_directory: Path) -> Iterator[EmbeddedPostgres]:
         server.stop()
 
 
-def test_a_wrong_password_is_told_without_it(
+def test_a_wrong_password_is_reported_but_not_shown(
     guarded_postgres: EmbeddedPostgres, short_directory: Path
 ) -> None:
     finished = run_tilecache(
@@ -186,7 +186,7 @@ def test_a_wrong_password_is_told_without_it(
     assert SECRET not in finished.stdout + finished.stderr
 
 
-def test_a_password_that_no_longer_holds_is_told_without_it(
+def test_a_changed_password_is_reported_but_not_shown(
     guarded_postgres: EmbeddedPostgres, short_directory: Path
 ) -> None:
     dsn = make_conninfo(guarded_postgres.dsn, user="pilot", password=SECRET)
@@ -211,7 +211,7 @@ def test_the_settings_are_printed_without_the_password() -> None:
     assert SECRET not in printed.stdout + printed.stderr
 
 
-def test_a_password_on_the_command_line_is_warned_of(short_directory: Path) -> None:
+def test_a_password_on_the_command_line_causes_a_warning(short_directory: Path) -> None:
     finished = run_tilecache(
         "serve",
         "--dsn",
@@ -227,19 +227,19 @@ def test_a_password_on_the_command_line_is_warned_of(short_directory: Path) -> N
 @pytest.mark.parametrize(
     "dsn", [f"host=db password={SECRET}", f"postgresql://pilot:{SECRET}@db/tiles"]
 )
-def test_a_file_with_a_password_that_all_may_read_is_refused(tmp_path: Path, dsn: str) -> None:
+def test_a_world_readable_file_with_a_password_is_refused(tmp_path: Path, dsn: str) -> None:
     file = tmp_path / "tilecache.toml"
     file.write_text(f'dsn = "{dsn}"\n')
     file.chmod(0o644)
     refused = run_tilecache("serve", "--config", file, "--print-config")
     assert refused.returncode == EXIT_USAGE
-    assert f"{file}: holds a password" in refused.stderr
+    assert f"{file}: dsn contains a password" in refused.stderr
     assert SECRET not in refused.stderr
     file.chmod(0o640)
     assert run_tilecache("serve", "--config", file, "--print-config").returncode == 0
 
 
-def test_a_file_that_names_a_passfile_may_be_read_by_all(tmp_path: Path) -> None:
+def test_a_file_with_a_passfile_may_be_world_readable(tmp_path: Path) -> None:
     file = tmp_path / "tilecache.toml"
     file.write_text('dsn = "host=db passfile=/etc/tilecache/pgpass"\n')
     file.chmod(0o644)

@@ -82,7 +82,7 @@ def test_an_outage_is_told_and_heals_by_itself(
         assert not database_available(client)
         status = run_tilecache("status", "--socket", own_daemon.socket_path)
         assert status.returncode == 1
-        assert "does NOT answer" in status.stdout
+        assert "NOT available" in status.stdout
         derive = DeriveTileIdentityRequest(keys=[block.key()])
         assert client.store.DeriveTileIdentity(derive, timeout=10).identities
         postgres.start()

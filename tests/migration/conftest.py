@@ -1,4 +1,4 @@
-"""Databases as earlier versions left them."""
+"""Databases at several revisions."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,7 +26,7 @@ def newest(database: str) -> Database:
 
 @pytest.fixture
 def written(empty: Database) -> Iterator[Database]:
-    """A database with the schema as it is written down."""
+    """A database with the schema of schema.sql."""
     name = Identifier(f"tilecache_written_{uuid4().hex}")
     with psycopg.connect(empty.dsn, autocommit=True) as admin:
         admin.execute(SQL("CREATE DATABASE {}").format(name))

@@ -1,4 +1,4 @@
-"""A database as the migration tests see it, from outside the code under test."""
+"""Access to a database under test, independent of the code under test."""
 
 import time
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from tilecache_daemon.schema.alembic_runner import run_alembic
 from tilecache_daemon.schema.connection import connect
 from tilecache_daemon.schema.migrator import find_migrations
 
-PATIENCE_S = 60
+TIMEOUT_S = 60
 CATALOG_QUERY = (Path(__file__).parent / "catalog.sql").read_text()
 
 FLIGHT = "3f2504e0-4f89-41d3-9a0c-0305e82c3301"
@@ -29,18 +29,18 @@ OLD_TILES = [
 
 
 class Database(NamedTuple):
-    """One database; every call is a connection of its own."""
+    """A database. Every call uses its own connection."""
 
     dsn: str
 
     def query(self, sql: str, *parameters: object) -> list[Any]:
-        """The rows of a statement that is committed at once."""
+        """Executes and commits a statement; returns its rows."""
         with psycopg.connect(self.dsn, autocommit=True) as connection:
             cursor = connection.execute(SQL(sql), parameters or None)
             return cursor.fetchall() if cursor.description else []
 
     def catalog(self) -> list[str]:
-        """All columns, constraints, indexes, sequences, triggers and functions but Alembic's."""
+        """All columns, constraints, indexes, sequences, triggers and functions except Alembic's."""
         return [line for (line,) in self.query(CATALOG_QUERY)]
 
     def columns(self, table: str) -> str:
@@ -53,13 +53,13 @@ class Database(NamedTuple):
         return str(names)
 
     def rows(self, table: str, columns: str) -> list[str]:
-        """The rows as PostgreSQL writes them."""
+        """The rows in PostgreSQL's text format."""
         return [
             row for (row,) in self.query(f"SELECT ROW({columns})::text FROM {table} ORDER BY id")
         ]
 
     def revisions(self) -> list[str]:
-        """What Alembic's table says."""
+        """The revisions in Alembic's table."""
         return [row for (row,) in self.query("SELECT version_num FROM alembic_version")]
 
     def insert_old_tile(
@@ -71,7 +71,7 @@ class Database(NamedTuple):
         flight_id: str | None = None,
         label: str = "fresh",
     ) -> None:
-        """A tile as 0001_initial has it."""
+        """Inserts a tile with the columns of 0001_initial."""
         self.query(
             """
             INSERT INTO tiles (
@@ -84,7 +84,7 @@ class Database(NamedTuple):
         )
 
     def insert_tile(self, **columns: object) -> None:
-        """A tile as the newest schema has it."""
+        """Inserts a tile with the columns of the newest schema."""
         tile = {
             "zoom": 3,
             "x": 1,
@@ -105,24 +105,24 @@ class Database(NamedTuple):
         self.query(f"INSERT INTO tiles ({', '.join(tile)}) VALUES ({values})", *tile.values())
 
     def upgrade_to(self, revision: str) -> None:
-        """Brings the schema to a revision that need not be the newest."""
+        """Upgrades the schema to any revision."""
         run_alembic(find_migrations(), "upgrade", revision, lambda: connect(self.dsn))
 
     @contextmanager
     def holding(self, statement: str) -> Iterator[None]:
-        """Keeps the locks that a statement takes."""
+        """Holds the locks of a statement."""
         with psycopg.connect(self.dsn) as connection:
             connection.execute(SQL(statement))
             yield
 
     def wait_until(self, condition: str) -> None:
-        """Returns when an SQL expression becomes true."""
-        deadline = time.monotonic() + PATIENCE_S
+        """Waits until an SQL expression is true."""
+        deadline = time.monotonic() + TIMEOUT_S
         while self.query(f"SELECT {condition}, pg_sleep(0.01)")[0][0] is not True:
-            assert time.monotonic() < deadline, f"never became true: {condition}"
+            assert time.monotonic() < deadline, f"still not true: {condition}"
 
     def wait_for_waiting_sessions(self, count: int) -> None:
-        """Returns when so many sessions of this database wait for a lock."""
+        """Waits until `count` sessions of this database wait for a lock."""
         self.wait_until(f"(SELECT count(*) = {count} FROM ({WAITING_SESSIONS}) AS waiting)")
 
 

@@ -1,4 +1,4 @@
-"""Revision 0005: word of each block of 32 x 32 cells that changes, once it has."""
+"""Revision 0005: a notification of each changed block of 32 x 32 cells, after the commit."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,14 +26,13 @@ FILL_FOUR = FILL.format(zoom=3, x_from=0, x_to=1, y_from=0, y_to=1, step=1)
 
 
 class Listener:
-    """One who listens."""
+    """A connection that listens on the channel."""
 
     def __init__(self, connection: psycopg.Connection) -> None:
         self._connection = connection
 
-    def heard(self) -> list[str]:
-        """All that was said since the last time: what is committed by now is there
-        before the mark that is put after it."""
+    def payloads(self) -> list[str]:
+        """The payloads since the last call: all of commits so far, up to a mark sent here."""
         self._connection.execute(SQL("NOTIFY {}, 'mark'").format(SQL(CHANNEL)))
         payloads = []
         for notification in self._connection.notifies():
@@ -43,8 +42,8 @@ class Listener:
         return payloads
 
     def blocks(self) -> set[str]:
-        """The blocks of what was said by a writer without a name."""
-        named = (payload.removeprefix(" ").split(",") for payload in self.heard())
+        """The blocks in the payloads of writers without a name."""
+        named = (payload.removeprefix(" ").split(",") for payload in self.payloads())
         return {block for blocks in named for block in blocks}
 
 
@@ -70,12 +69,12 @@ def fill(database: Database, zoom: int, x: range, y: range) -> None:
 def test_an_insert_names_its_blocks_each_once(newest: Database, listener: Listener) -> None:
     fill(newest, 18, range(100, 140), range(64, 66))
 
-    assert listener.heard() in ([" 18/3/2,18/4/2"], [" 18/4/2,18/3/2"])
+    assert listener.payloads() in ([" 18/3/2,18/4/2"], [" 18/4/2,18/3/2"])
 
 
 def test_an_update_names_where_tiles_were_and_are(newest: Database, listener: Listener) -> None:
     fill(newest, 10, range(1), range(1))
-    listener.heard()
+    listener.payloads()
 
     newest.query("UPDATE tiles SET zoom = 9, x = 70, y = 33")
 
@@ -84,7 +83,7 @@ def test_an_update_names_where_tiles_were_and_are(newest: Database, listener: Li
 
 def test_a_delete_names_its_blocks(newest: Database, listener: Listener) -> None:
     fill(newest, 10, range(64), range(1))
-    listener.heard()
+    listener.payloads()
 
     newest.query("DELETE FROM tiles WHERE x < 32")
 
@@ -93,11 +92,11 @@ def test_a_delete_names_its_blocks(newest: Database, listener: Listener) -> None
 
 def test_a_truncate_names_everything(newest: Database, listener: Listener) -> None:
     fill(newest, 10, range(1), range(1))
-    listener.heard()
+    listener.payloads()
 
     newest.query("TRUNCATE tiles")
 
-    assert listener.heard() == [" *"]
+    assert listener.payloads() == [" *"]
 
 
 def test_a_copy_names_its_blocks(newest: Database, listener: Listener) -> None:
@@ -123,44 +122,46 @@ def test_a_copy_names_its_blocks(newest: Database, listener: Listener) -> None:
         "UPDATE flights SET name = 'x'",
     ],
 )
-def test_what_changes_no_tile_is_not_worth_a_word(
+def test_a_statement_without_changes_sends_no_blocks(
     newest: Database, listener: Listener, statement: str
 ) -> None:
     newest.query(statement)
 
-    assert listener.heard() == []
+    assert listener.payloads() == []
 
 
-def test_what_is_taken_back_was_never_said(newest: Database, listener: Listener) -> None:
+def test_a_rollback_sends_nothing(newest: Database, listener: Listener) -> None:
     with psycopg.connect(newest.dsn) as connection:
         connection.execute(FILL_FOUR)
         connection.rollback()
 
-    assert listener.heard() == []
+    assert listener.payloads() == []
 
 
-def test_a_writer_that_gives_its_name_is_named(newest: Database, listener: Listener) -> None:
+def test_the_name_of_a_writer_is_in_the_payload(newest: Database, listener: Listener) -> None:
     with psycopg.connect(newest.dsn) as connection:
         connection.execute("SET tilecache.writer = 'daemon-7'")
         connection.execute(FILL_FOUR)
 
-    assert listener.heard() == ["daemon-7 3/0/0"]
+    assert listener.payloads() == ["daemon-7 3/0/0"]
 
 
-def test_many_blocks_come_in_several_notifications(newest: Database, listener: Listener) -> None:
-    """PostgreSQL takes none of 8000 bytes or more."""
+def test_many_blocks_are_split_into_several_notifications(
+    newest: Database, listener: Listener
+) -> None:
+    """PostgreSQL accepts payloads of less than 8000 bytes."""
     last = (1 << 22) - 1
     side = range(last - 39 * 32, last + 1, 32)
     fill(newest, 22, side, side)
 
-    payloads = listener.heard()
+    payloads = listener.payloads()
 
     blocks = [block for payload in payloads for block in payload.removeprefix(" ").split(",")]
     assert len(payloads) > 1
     assert sorted(blocks) == sorted(f"22/{x >> 5}/{y >> 5}" for x in side for y in side)
 
 
-def test_after_the_way_back_nothing_is_said_and_all_can_be_written(newest: Database) -> None:
+def test_after_a_downgrade_nothing_is_sent_and_tiles_can_be_written(newest: Database) -> None:
     fill(newest, 3, range(4), range(4))
     downgrade(newest.dsn, "0004_evictions_and_usage")
     with listening(newest) as listener:
@@ -171,4 +172,4 @@ def test_after_the_way_back_nothing_is_said_and_all_can_be_written(newest: Datab
         ):
             newest.query(statement)
 
-        assert listener.heard() == []
+        assert listener.payloads() == []

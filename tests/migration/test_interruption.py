@@ -1,4 +1,4 @@
-"""A migration that is broken off leaves the old schema and can be run again."""
+"""An interrupted migration leaves the old schema, and can be run again."""
 
 import subprocess
 import sys
@@ -14,9 +14,9 @@ from tilecache_daemon.schema.migrator import (
     apply_migrations,
 )
 
-# 0002 comes to the sectors when the tiles are already changed.
+# 0002 changes the sectors after the tiles.
 STOP_HALFWAY = "LOCK TABLE sector_classifications IN ACCESS SHARE MODE"
-NOBODY_MIGRATES = """NOT EXISTS (
+NO_MIGRATION_RUNS = """NOT EXISTS (
     SELECT FROM pg_stat_activity
     WHERE datname = current_database() AND application_name = 'tilecache migrate'
 )"""
@@ -35,7 +35,7 @@ def test_a_killed_process_leaves_the_old_schema(old: Database, written: Database
         old.wait_for_waiting_sessions(1)
         process.kill()
         process.wait()
-    old.wait_until(NOBODY_MIGRATES)
+    old.wait_until(NO_MIGRATION_RUNS)
 
     assert old.catalog() == catalog
     assert old.rows("tiles", old.columns("tiles")) == rows
@@ -47,11 +47,11 @@ def test_a_killed_process_leaves_the_old_schema(old: Database, written: Database
 
 def test_a_terminated_backend_leaves_the_old_schema(old: Database, written: Database) -> None:
     catalog = old.catalog()
-    with ThreadPoolExecutor() as starters, old.holding(STOP_HALFWAY):
-        start = starters.submit(apply_migrations, Config(dsn=old.dsn))
+    with ThreadPoolExecutor() as executor, old.holding(STOP_HALFWAY):
+        start = executor.submit(apply_migrations, Config(dsn=old.dsn))
         old.wait_for_waiting_sessions(1)
         old.query(f"SELECT pg_terminate_backend(pid) FROM ({WAITING_SESSIONS}) AS waiting")
-        with pytest.raises(DatabaseUnreachableError, match="went away"):
+        with pytest.raises(DatabaseUnreachableError, match="connection to the database was lost"):
             start.result()
 
     assert old.catalog() == catalog

@@ -1,4 +1,4 @@
-"""`tilecache migrate`, as an administrator calls it."""
+"""`tilecache migrate`."""
 
 import json
 import os
@@ -24,7 +24,7 @@ ENVIRONMENT = {
 def migrate(
     *arguments: str | Path, answer: str | None = None, **environment: str
 ) -> subprocess.CompletedProcess[str]:
-    """Runs the command; with an answer on a terminal, else without one."""
+    """Runs the command, on a terminal if there is an answer to type."""
     terminal, stdin = pty.openpty() if answer else (None, subprocess.DEVNULL)
     if terminal is not None:
         os.write(terminal, f"{answer}\n".encode())
@@ -43,7 +43,7 @@ def migrate(
             os.close(stdin)
 
 
-def test_up_tells_what_it_did(empty: Database) -> None:
+def test_up_logs_what_it_applied(empty: Database) -> None:
     first, second = (migrate("up", "--dsn", empty.dsn) for _ in range(2))
 
     assert (first.returncode, second.returncode) == (0, 0)
@@ -62,7 +62,7 @@ def test_the_database_may_come_from_a_file_or_the_environment(
     assert migrate("current", DB_URL=empty.dsn).stdout == f"{HEAD_REVISION} (up to date)\n"
 
 
-def test_no_database_at_all_is_told() -> None:
+def test_a_missing_database_is_a_usage_error() -> None:
     ran = migrate("up")
 
     assert ran.returncode == 2
@@ -110,10 +110,10 @@ def test_plan_shows_the_sql_and_changes_nothing(old: Database) -> None:
     before = old.catalog()
 
     shown = migrate("plan", "--dsn", old.dsn).stdout
-    told = json.loads(migrate("plan", "--json", "--dsn", old.dsn).stdout)
+    steps = json.loads(migrate("plan", "--json", "--dsn", old.dsn).stdout)
 
-    assert [step["revision"] for step in told] == list(REVISIONS[1:])
-    assert all(step["sql"] in shown for step in told)
+    assert [step["revision"] for step in steps] == list(REVISIONS[1:])
+    assert all(step["sql"] in shown for step in steps)
     assert "ADD COLUMN tile_uuid uuid" in shown
     assert old.catalog() == before
     assert old.revisions() == ["0001_initial"]
@@ -126,7 +126,7 @@ def test_plan_at_head_says_so(empty: Database) -> None:
     assert migrate("plan", "--json", "--dsn", empty.dsn).stdout == "[]\n"
 
 
-def test_down_needs_a_yes_where_it_cannot_ask(empty: Database) -> None:
+def test_down_needs_yes_without_a_terminal(empty: Database) -> None:
     migrate("up", "--dsn", empty.dsn)
 
     refused = migrate("down", "0001_initial", "--dsn", empty.dsn)
@@ -138,7 +138,7 @@ def test_down_needs_a_yes_where_it_cannot_ask(empty: Database) -> None:
     assert empty.revisions() == ["0001_initial"]
 
 
-def test_down_asks_on_a_terminal(empty: Database) -> None:
+def test_down_asks_for_confirmation_on_a_terminal(empty: Database) -> None:
     migrate("up", "--dsn", empty.dsn)
 
     refused = migrate("down", "0001_initial", "--dsn", empty.dsn, answer="n")
@@ -150,7 +150,7 @@ def test_down_asks_on_a_terminal(empty: Database) -> None:
     assert empty.revisions() == ["0001_initial"]
 
 
-def test_down_to_what_does_not_exist_is_refused(old: Database) -> None:
+def test_down_to_an_unknown_revision_is_refused(old: Database) -> None:
     ran = migrate("down", "0000_nothing", "--yes", "--dsn", old.dsn)
 
     assert ran.returncode == 5

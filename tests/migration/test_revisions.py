@@ -1,4 +1,4 @@
-"""What the revisions make of a database, and that they take back no more than that."""
+"""The revisions: what an upgrade changes, and that a downgrade reverts exactly that."""
 
 import subprocess
 import sys
@@ -38,12 +38,12 @@ OLD_CHECK = (
 MEANT = {
     "prefer-bigint-over-int": "a cell's numbers end at 2^22, months and pixels sooner",
     "prefer-text-field": "Alembic's own table",
-    "adding-not-nullable-field": "nobody reads while the schema changes",
+    "adding-not-nullable-field": "there are no readers while the schema changes",
     "ban-drop-constraint": "the one check that is widened",
     "require-lock-timeout": "the runner sets it",
-    "require-statement-timeout": "the runner lifts it",
+    "require-statement-timeout": "the runner disables it",
 }
-"""What squawk warns of and why it is so all the same."""
+"""Accepted warnings of squawk, with the reason."""
 TABLES = ("flights", "sector_classifications", "tiles")
 
 
@@ -57,14 +57,14 @@ def scripts() -> ScriptDirectory:
     return ScriptDirectory.from_config(config)
 
 
-def test_there_is_one_head_and_the_file_names_tell_the_chain() -> None:
+def test_there_is_one_head_and_the_file_names_are_the_chain() -> None:
     walked = [script.revision for script in scripts().walk_revisions()]
 
     assert scripts().get_heads() == [HEAD_REVISION]
     assert list(REVISIONS) == walked[::-1]
 
 
-def test_the_ids_of_released_revisions_stay() -> None:
+def test_the_ids_of_released_revisions_are_unchanged() -> None:
     assert REVISIONS[:5] == (
         "0001_initial",
         "0002_c6_tile_identity_and_lru",
@@ -81,7 +81,7 @@ def test_revisions_do_not_import_the_package() -> None:
     assert not [source for source in sources if "tilecache_daemon" in source]
 
 
-def test_squawk_finds_no_hazard_that_is_not_meant(empty: Database, tmp_path: Path) -> None:
+def test_squawk_finds_no_hazard_that_is_not_accepted(empty: Database, tmp_path: Path) -> None:
     file = tmp_path / "plan.sql"
     file.write_text("\n".join(revision.sql for revision in plan_migrations(empty.dsn)))
 
@@ -129,7 +129,7 @@ def test_old_tiles_have_no_known_content(old: Database) -> None:
     ) == [(None, None, None, None)]
 
 
-def test_a_backfill_of_several_batches_leaves_no_tile_out(old: Database) -> None:
+def test_a_backfill_of_several_batches_fills_every_tile(old: Database) -> None:
     old.query(
         """
         INSERT INTO tiles (zoom, x, y, source, flight_id, latitude, longitude, tile_size_meters,
@@ -149,7 +149,7 @@ def test_a_backfill_of_several_batches_leaves_no_tile_out(old: Database) -> None
     ]
 
 
-def test_the_old_columns_are_untouched(old: Database) -> None:
+def test_the_old_columns_are_unchanged(old: Database) -> None:
     columns = {table: old.columns(table) for table in TABLES}
     before = {table: old.rows(table, columns[table]) for table in TABLES}
 
@@ -159,7 +159,7 @@ def test_the_old_columns_are_untouched(old: Database) -> None:
     assert all(before.values())
 
 
-def test_nothing_of_the_baseline_goes_but_the_check_that_is_widened(old: Database) -> None:
+def test_nothing_of_the_baseline_is_removed_except_the_widened_check(old: Database) -> None:
     before = old.catalog()
 
     upgrade(old)
@@ -168,7 +168,7 @@ def test_nothing_of_the_baseline_goes_but_the_check_that_is_widened(old: Databas
 
 
 @pytest.mark.parametrize("revision", REVISIONS[:-1])
-def test_each_downgrade_takes_back_exactly_what_was_added(old: Database, revision: str) -> None:
+def test_each_downgrade_reverts_exactly_its_upgrade(old: Database, revision: str) -> None:
     old.upgrade_to(revision)
     catalog = old.catalog()
     columns = {table: old.columns(table) for table in TABLES}
@@ -192,14 +192,14 @@ def test_a_downgraded_database_can_be_upgraded_again(old: Database, written: Dat
     assert old.catalog() == written.catalog()
 
 
-def test_the_baseline_can_be_taken_back(old: Database) -> None:
+def test_the_baseline_can_be_downgraded(old: Database) -> None:
     downgrade(old.dsn, "base")
 
     assert old.catalog() == []
     assert old.revisions() == []
 
 
-def test_a_downgrade_gives_the_new_labels_the_nearest_old_word(old: Database) -> None:
+def test_a_downgrade_maps_new_labels_to_the_nearest_old_ones(old: Database) -> None:
     upgrade(old)
     labels = ["fresh", "stale_warn", "stale_reject", "downgraded", "rejected"]
     for tile_id, label in zip(count(1), labels, strict=False):
@@ -232,7 +232,7 @@ def test_duplicate_tiles_are_named_and_nothing_is_changed(old: Database) -> None
     assert old.revisions() == ["0001_initial"]
 
 
-def test_a_tile_of_the_flight_that_stands_for_none_is_a_duplicate(old: Database) -> None:
+def test_a_tile_with_the_no_flight_uuid_is_a_duplicate(old: Database) -> None:
     zoom, x, y, source, _, label = OLD_TILES[0]
     old.insert_old_tile(zoom, x, y, source, str(UUID(int=0)), label)
 
@@ -354,7 +354,7 @@ def test_the_freshness_rules_are_seeded(empty: Database) -> None:
     ]
 
 
-def test_the_access_order_goes_on_from_the_access_times(old: Database) -> None:
+def test_the_access_order_starts_with_the_access_times(old: Database) -> None:
     old.upgrade_to("0002_c6_tile_identity_and_lru")
     old.query("UPDATE tiles SET created_at = '2026-03-01 12:00+00'")
     for tile_id, accessed_at in ((1, "2026-03-03"), (2, "2026-03-01"), (4, "2026-03-02")):
@@ -362,9 +362,9 @@ def test_the_access_order_goes_on_from_the_access_times(old: Database) -> None:
 
     upgrade(old)
 
-    never_used = [3, 5]
+    never_accessed = [3, 5]
     assert [row for (row,) in old.query("SELECT id FROM tiles ORDER BY access_order")] == [
-        *(2, *never_used),
+        *(2, *never_accessed),
         *(4, 1),
     ]
 
@@ -379,7 +379,7 @@ def test_a_new_tile_is_the_latest_in_the_access_order(old: Database) -> None:
     assert old.query("SELECT count(DISTINCT access_order) FROM tiles") == [(7,)]
 
 
-def test_an_empty_table_starts_the_access_order_anew(empty: Database) -> None:
+def test_an_empty_table_starts_the_access_order_at_1(empty: Database) -> None:
     upgrade(empty)
 
     empty.insert_tile()

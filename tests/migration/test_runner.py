@@ -1,4 +1,4 @@
-"""What `apply_migrations` promises to the daemon that starts."""
+"""`apply_migrations`, `downgrade` and `plan_migrations`."""
 
 import logging
 import subprocess
@@ -34,13 +34,13 @@ HOLD_THE_LOCK = f"SELECT pg_advisory_lock({MIGRATION_LOCK_KEY})"
 
 
 def fail_attempts(database: Database, sqlstate: str, failures: int) -> None:
-    """Has PostgreSQL raise an error in so many runs. A sequence outlives a rollback."""
+    """Makes PostgreSQL raise an error in the first runs. A sequence survives a rollback."""
     database.query("CREATE SEQUENCE attempts")
     database.query(f"""
         CREATE FUNCTION fail_attempt() RETURNS event_trigger LANGUAGE plpgsql AS $$
         BEGIN
             IF nextval('attempts') <= {failures} THEN
-                RAISE EXCEPTION 'as the test wants it' USING ERRCODE = '{sqlstate}';
+                RAISE EXCEPTION 'raised by the test' USING ERRCODE = '{sqlstate}';
             END IF;
         END $$
     """)
@@ -57,7 +57,7 @@ def attempts(database: Database) -> int:
 
 @contextmanager
 def unprivileged(dsn: str) -> Iterator[str]:
-    """The address of the same database as a role that owns nothing."""
+    """The address of the database for a role without privileges."""
     role = f"tilecache_guest_{uuid4().hex}"
     with psycopg.connect(dsn, autocommit=True) as admin:
         admin.execute("REVOKE CREATE ON SCHEMA public FROM PUBLIC")
@@ -68,7 +68,7 @@ def unprivileged(dsn: str) -> Iterator[str]:
             admin.execute(f"DROP ROLE {role}")
 
 
-def test_the_result_tells_what_was_done(empty: Database) -> None:
+def test_the_result_has_the_applied_revisions(empty: Database) -> None:
     result = apply_migrations(Config(dsn=empty.dsn))
 
     assert result.from_revision is None
@@ -77,7 +77,7 @@ def test_the_result_tells_what_was_done(empty: Database) -> None:
     assert result.elapsed_s > 0
 
 
-def test_the_result_tells_what_was_left_to_do(old: Database) -> None:
+def test_the_result_has_only_the_pending_revisions(old: Database) -> None:
     result = apply_migrations(Config(dsn=old.dsn))
 
     assert result.from_revision == "0001_initial"
@@ -141,7 +141,7 @@ def test_the_address_is_taken_from_the_environment(
     assert current_revision(empty.dsn) == HEAD_REVISION
 
 
-def test_the_configured_address_comes_before_the_environments(
+def test_the_configured_address_overrides_the_environment(
     empty: Database, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("DB_URL", f"host={tmp_path} dbname=absent")
@@ -151,7 +151,7 @@ def test_the_configured_address_comes_before_the_environments(
     assert current_revision(empty.dsn) == HEAD_REVISION
 
 
-def test_no_address_at_all_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_address_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DB_URL", raising=False)
     monkeypatch.delenv("TILECACHE_DSN", raising=False)
 
@@ -159,7 +159,9 @@ def test_no_address_at_all_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
         apply_migrations(Config())
 
 
-def test_a_malformed_address_is_told_without_its_password(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_malformed_address_is_reported_without_its_password(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("DB_URL", "host=localhost password=hush bare")
 
     with pytest.raises(MigrationError, match="connection string") as error:
@@ -168,7 +170,7 @@ def test_a_malformed_address_is_told_without_its_password(monkeypatch: pytest.Mo
     assert "hush" not in str(error.value)
 
 
-def test_one_line_tells_what_was_applied(empty: Database, caplog: pytest.LogCaptureFixture) -> None:
+def test_one_line_logs_what_was_applied(empty: Database, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
 
     apply_migrations(Config(dsn=empty.dsn))
@@ -184,7 +186,7 @@ def test_one_line_tells_what_was_applied(empty: Database, caplog: pytest.LogCapt
     assert facts["namespace_uuid"] == str(TILE_NAMESPACE_UUID)
 
 
-def test_one_line_tells_that_nothing_was_applied(
+def test_one_line_logs_that_nothing_was_applied(
     empty: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
     apply_migrations(Config(dsn=empty.dsn))
@@ -203,11 +205,11 @@ def test_one_line_tells_that_nothing_was_applied(
     assert facts["namespace_uuid"] == str(TILE_NAMESPACE_UUID)
 
 
-def test_of_two_starters_one_migrates_and_the_other_finds_it_done(empty: Database) -> None:
+def test_of_two_starts_one_migrates_and_the_other_waits(empty: Database) -> None:
     config = Config(dsn=empty.dsn)
-    with ThreadPoolExecutor(2) as starters:
+    with ThreadPoolExecutor(2) as executor:
         with empty.holding(HOLD_THE_LOCK):
-            starts = [starters.submit(apply_migrations, config) for _ in range(2)]
+            starts = [executor.submit(apply_migrations, config) for _ in range(2)]
             empty.wait_for_waiting_sessions(2)
         results = [start.result() for start in starts]
 
@@ -215,7 +217,7 @@ def test_of_two_starters_one_migrates_and_the_other_finds_it_done(empty: Databas
     assert {result.to_revision for result in results} == {HEAD_REVISION}
 
 
-def test_the_wait_for_another_starter_is_bounded(empty: Database) -> None:
+def test_the_wait_for_another_start_is_bounded(empty: Database) -> None:
     config = Config(dsn=empty.dsn, migration_lock_timeout_s=0.1)
 
     with (
@@ -232,31 +234,31 @@ def test_the_wait_for_a_locked_table_is_bounded(old: Database) -> None:
 
     with (
         old.holding("LOCK TABLE tiles IN ACCESS SHARE MODE"),
-        pytest.raises(MigrationError, match="kept the tables locked"),
+        pytest.raises(MigrationError, match="locked the tables"),
     ):
         apply_migrations(config)
 
     assert old.revisions() == ["0001_initial"]
 
 
-def test_a_bound_meant_for_queries_does_not_break_off_a_migration(empty: Database) -> None:
+def test_a_timeout_meant_for_queries_does_not_cancel_a_migration(empty: Database) -> None:
     with psycopg.connect(empty.dsn) as connection:
         name = connection.info.dbname
     empty.query(f"ALTER DATABASE {name} SET statement_timeout = '500ms'")
     empty.query("""
-        CREATE FUNCTION dawdle() RETURNS event_trigger LANGUAGE plpgsql AS
+        CREATE FUNCTION delay() RETURNS event_trigger LANGUAGE plpgsql AS
         $$ BEGIN PERFORM pg_sleep(0.6); END $$
     """)
     empty.query("""
-        CREATE EVENT TRIGGER dawdle ON ddl_command_start WHEN TAG IN ('CREATE SEQUENCE')
-        EXECUTE FUNCTION dawdle()
+        CREATE EVENT TRIGGER delay ON ddl_command_start WHEN TAG IN ('CREATE SEQUENCE')
+        EXECUTE FUNCTION delay()
     """)
 
     assert apply_migrations(Config(dsn=empty.dsn)).to_revision == HEAD_REVISION
 
 
 @pytest.mark.parametrize("revision", ["9999_from_the_future", "deadbeef"])
-def test_a_newer_or_unknown_revision_is_refused_and_left_untouched(
+def test_a_newer_or_unknown_revision_is_refused_and_unchanged(
     empty: Database, revision: str
 ) -> None:
     apply_migrations(Config(dsn=empty.dsn))
@@ -275,7 +277,7 @@ def test_a_newer_or_unknown_revision_is_refused_and_left_untouched(
     assert empty.revisions() == [revision]
 
 
-def test_several_revisions_at_once_are_refused_and_left_untouched(old: Database) -> None:
+def test_several_revisions_at_once_are_refused_and_unchanged(old: Database) -> None:
     old.query("INSERT INTO alembic_version VALUES ('0003_access_order')")
     catalog = old.catalog()
 
@@ -285,7 +287,7 @@ def test_several_revisions_at_once_are_refused_and_left_untouched(old: Database)
     assert old.catalog() == catalog
 
 
-def test_a_serialization_failure_is_tried_once_more(empty: Database) -> None:
+def test_a_serialization_failure_is_retried_once(empty: Database) -> None:
     fail_attempts(empty, "40001", failures=1)
 
     result = apply_migrations(Config(dsn=empty.dsn))
@@ -307,46 +309,44 @@ def test_a_second_serialization_failure_is_final(empty: Database) -> None:
     assert empty.catalog() == before
 
 
-def test_other_failures_are_not_tried_again(empty: Database) -> None:
+def test_other_failures_are_not_retried(empty: Database) -> None:
     fail_attempts(empty, "53100", failures=1)
 
-    with pytest.raises(MigrationError, match="no room left") as error:
+    with pytest.raises(MigrationError, match="no disk space left") as error:
         apply_migrations(Config(dsn=empty.dsn))
 
     assert attempts(empty) == 1
     assert isinstance(error.value.__cause__, psycopg.errors.DiskFull)
 
 
-def test_an_unreachable_database_is_told_apart(tmp_path: Path) -> None:
+def test_an_unreachable_database_has_its_own_error(tmp_path: Path) -> None:
     with pytest.raises(DatabaseUnreachableError, match="does not answer") as error:
         apply_migrations(Config(dsn=f"host={tmp_path} dbname=absent"))
 
     assert isinstance(error.value.__cause__, psycopg.OperationalError)
 
 
-def test_missing_rights_are_told(empty: Database) -> None:
+def test_missing_privileges_are_reported(empty: Database) -> None:
     with (
         unprivileged(empty.dsn) as dsn,
-        pytest.raises(MigrationError, match="may not migrate") as error,
+        pytest.raises(MigrationError, match="lacks the privileges") as error,
     ):
         apply_migrations(Config(dsn=dsn))
 
     assert isinstance(error.value.__cause__, psycopg.errors.InsufficientPrivilege)
 
 
-def test_tables_that_no_migration_made_are_left_alone(empty: Database) -> None:
+def test_tables_that_no_migration_created_are_unchanged(empty: Database) -> None:
     empty.query("CREATE TABLE tiles (mine integer)")
     before = empty.catalog()
 
-    with pytest.raises(MigrationError, match="tables that no migration made"):
+    with pytest.raises(MigrationError, match="tables that no migration created"):
         apply_migrations(Config(dsn=empty.dsn))
 
     assert empty.catalog() == before
 
 
-def test_the_plan_is_what_brings_an_empty_database_to_head(
-    empty: Database, written: Database
-) -> None:
+def test_the_plan_migrates_an_empty_database_to_head(empty: Database, written: Database) -> None:
     plan = plan_migrations(empty.dsn)
     assert empty.catalog() == []
 
@@ -365,7 +365,7 @@ def test_at_head_the_plan_is_empty(empty: Database) -> None:
     assert plan_migrations(empty.dsn) == []
 
 
-def test_a_downgrade_tells_what_it_took_back(old: Database) -> None:
+def test_the_result_of_a_downgrade_has_the_reverted_revisions(old: Database) -> None:
     apply_migrations(Config(dsn=old.dsn))
 
     result = downgrade(old.dsn, "0001_initial")
@@ -385,7 +385,9 @@ def test_a_downgrade_waits_for_the_same_lock(old: Database) -> None:
 
 
 @pytest.mark.parametrize("revision", [HEAD_REVISION, "0000_nothing"])
-def test_a_downgrade_to_what_is_not_below_is_refused(old: Database, revision: str) -> None:
+def test_a_downgrade_to_a_later_or_unknown_revision_is_refused(
+    old: Database, revision: str
+) -> None:
     with pytest.raises(MigrationError, match=revision):
         downgrade(old.dsn, revision)
 

@@ -1,4 +1,4 @@
-"""Revision 0004: usage that triggers keep always equals a count over the table."""
+"""Revision 0004: the usage kept by triggers always equals a count over the table."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +16,7 @@ COUNTED = """
            count(*) FILTER (WHERE disk_bytes IS NULL)
     FROM tiles GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4
 """
-KEPT = """
+STORED = """
     SELECT zoom, source, freshness_status, pending_upload, sum(tile_count)::bigint,
            sum(used_bytes)::bigint, sum(unknown_size_count)::bigint
     FROM tile_usage GROUP BY 1, 2, 3, 4
@@ -46,7 +46,7 @@ def filled(newest: Database) -> Database:
 
 
 def assert_usage_is_counted(database: Database) -> list[object]:
-    kept = database.query(KEPT)
+    kept = database.query(STORED)
     assert kept == database.query(COUNTED)
     return kept
 
@@ -78,7 +78,7 @@ def test_an_insert_is_counted(filled: Database) -> None:
     ],
 )
 def test_a_change_is_counted(filled: Database, statement: str) -> None:
-    before = filled.query(KEPT)
+    before = filled.query(STORED)
 
     filled.query(statement)
 
@@ -94,7 +94,7 @@ def test_a_change_is_counted(filled: Database, statement: str) -> None:
         "UPDATE tiles SET disk_bytes = disk_bytes, freshness_status = freshness_status",
     ],
 )
-def test_what_does_not_matter_costs_no_row(filled: Database, statement: str) -> None:
+def test_an_irrelevant_change_adds_no_row(filled: Database, statement: str) -> None:
     before = filled.query("SELECT count(*) FROM tile_usage")
 
     filled.query(statement)
@@ -113,14 +113,14 @@ def test_an_upsert_is_counted(filled: Database) -> None:
     assert_usage_is_counted(filled)
 
 
-def test_what_is_taken_back_is_not_counted(filled: Database) -> None:
-    before = filled.query(KEPT)
+def test_a_rollback_is_not_counted(filled: Database) -> None:
+    before = filled.query(STORED)
     with psycopg.connect(filled.dsn) as connection:
         connection.execute("DELETE FROM tiles WHERE x < 5")
         connection.execute("UPDATE tiles SET disk_bytes = 1")
         connection.rollback()
 
-    assert filled.query(KEPT) == before
+    assert filled.query(STORED) == before
 
 
 def test_two_writers_do_not_wait_for_each_other(filled: Database) -> None:
@@ -133,7 +133,7 @@ def test_two_writers_do_not_wait_for_each_other(filled: Database) -> None:
     assert_usage_is_counted(filled)
 
 
-def test_writers_at_once_are_all_counted(filled: Database) -> None:
+def test_concurrent_writers_are_all_counted(filled: Database) -> None:
     with ThreadPoolExecutor(4) as writers:
         list(writers.map(lambda number: write_at_random(filled.dsn, number), range(4)))
 
@@ -141,7 +141,7 @@ def test_writers_at_once_are_all_counted(filled: Database) -> None:
 
 
 def write_at_random(dsn: str, number: int) -> None:
-    """Statements that meet those of other writers in the same rows."""
+    """Statements on rows that other writers change, too."""
     with psycopg.connect(dsn, autocommit=True) as connection:
         for statement in statements(number):
             try:
@@ -162,7 +162,7 @@ def statements(number: int) -> Iterator[str]:
 
 
 def test_tiles_from_before_the_revision_are_counted(filled: Database) -> None:
-    before = filled.query(KEPT)
+    before = filled.query(STORED)
     downgrade(filled.dsn, "0003_access_order")
 
     filled.upgrade_to("0004_evictions_and_usage")
@@ -170,7 +170,7 @@ def test_tiles_from_before_the_revision_are_counted(filled: Database) -> None:
     assert assert_usage_is_counted(filled) == before
 
 
-def test_the_way_back_leaves_tiles_that_can_be_written(filled: Database) -> None:
+def test_after_a_downgrade_tiles_can_be_written(filled: Database) -> None:
     downgrade(filled.dsn, "0003_access_order")
 
     for statement in (

@@ -1,4 +1,4 @@
-"""The wheel carries the migrations."""
+"""The wheel contains the migrations."""
 
 import venv
 from pathlib import Path

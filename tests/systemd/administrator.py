@@ -1,4 +1,4 @@
-"""Follows a guide on a machine, command by command."""
+"""Runs the commands of a guide on a machine."""
 
 from pathlib import Path
 
@@ -57,7 +57,7 @@ class Administrator:
         machine.run("sh", "-c", f"mkdir -p {WORKPLACE}; ln -sf {WHEELS}/tilecache_* {WORKPLACE}")
 
     def follow(self, section: str) -> str:
-        """Runs the commands under a heading; gives what they print."""
+        """Runs the commands under a heading; returns their output."""
         return "".join(self._run(block) for block in self._commands[section])
 
     def _run(self, block: str) -> str:

@@ -1,4 +1,4 @@
-"""A machine on which the daemon is installed as the guide says."""
+"""Machines with the daemon installed according to the guide."""
 
 import subprocess
 import sys
@@ -19,7 +19,7 @@ MakeMachine = Callable[[], AbstractContextManager[Machine]]
 
 @pytest.fixture(scope="session")
 def make_machine(tmp_path_factory: pytest.TempPathFactory) -> MakeMachine:
-    """Makes machines that have the wheels and all that they need."""
+    """Creates machines with the wheels and their dependencies."""
     if obstacle := find_obstacle() or _find_python_obstacle():
         pytest.skip(obstacle)
     wheels = tmp_path_factory.mktemp("wheels")
@@ -31,7 +31,7 @@ def make_machine(tmp_path_factory: pytest.TempPathFactory) -> MakeMachine:
 
 @pytest.fixture(scope="session")
 def installed_service(make_machine: MakeMachine) -> Iterator[Service]:
-    """The service as the guide leaves it, shared by all tests."""
+    """The service after the guide's installation, shared by all tests."""
     with make_machine() as machine:
         administrator = Administrator(machine)
         administrator.follow("Packages")

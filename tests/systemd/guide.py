@@ -1,4 +1,4 @@
-"""Guides in docs/ as something that can be run."""
+"""The commands of the guides in docs/."""
 
 import re
 from pathlib import Path

@@ -1,6 +1,6 @@
-"""The daemon, whose event loop hangs when SIGUSR1 comes, while its threads go on.
+"""The daemon, with an event loop that hangs on SIGUSR1 while its threads continue.
 
-To be run in the daemon's place in its unit.
+Run in place of the daemon in its unit.
 """
 
 import signal

@@ -21,7 +21,7 @@ COMMAND_TIMEOUT_S = 300
 
 
 def find_obstacle() -> str | None:
-    """Why there can be no such machine here, if there cannot."""
+    """The reason why such a machine cannot run here; None if it can."""
     if os.geteuid() != 0:
         return "it takes root to make a machine of namespaces"
     if not SYSTEMD.exists():
@@ -46,7 +46,7 @@ class Machine:
     """Started and stopped by `with`; commands run in it as root."""
 
     def __init__(self, directories: Mapping[Path, str]) -> None:
-        """`directories` of this machine are seen in the other one at the given paths."""
+        """`directories` of the host are mounted in the machine at the given paths."""
         self._directories = directories
         self._cgroup = (_cgroup_tree() or Path()) / f"tilecache-test-{os.getpid()}-{id(self)}"
         self._init_pid = 0
@@ -84,24 +84,24 @@ class Machine:
             Path(directory).rmdir()
 
     def path(self, inside: str) -> Path:
-        """A path of the machine, as it is seen from here."""
+        """The host's path of a file in the machine."""
         return Path(f"/proc/{self._init_pid}/root{inside}")
 
     def write(self, inside: str, text: str, mode: int = 0o644) -> None:
-        """Writes a file in the machine, and makes its directory."""
+        """Writes a file in the machine, and creates its directory."""
         path = self.path(inside)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
         path.chmod(mode)
 
     def run(self, *command: str) -> str:
-        """What a command of the machine prints; AssertionError if it fails."""
+        """Runs a command in the machine; returns its output, raises AssertionError if it fails."""
         ran = self.attempt(*command)
         assert ran.returncode == 0, f"{' '.join(command)}:\n{ran.stdout}{ran.stderr}"
         return ran.stdout
 
     def attempt(self, *command: str) -> "subprocess.CompletedProcess[str]":
-        """A command of the machine, to its end."""
+        """Runs a command in the machine."""
         return subprocess.run(
             [
                 *("nsenter", f"--target={self._init_pid}", *NAMESPACES),

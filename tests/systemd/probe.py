@@ -1,4 +1,4 @@
-"""Tries what the daemon's sandbox forbids; prints what came of it. Run inside the sandbox."""
+"""Tries what the daemon's sandbox forbids, and prints the results. Run inside the sandbox."""
 
 import ctypes
 import json
@@ -12,7 +12,7 @@ CLONE_NEWUSER = 0x10000000
 
 
 def outcome(attempt: Callable[[], object]) -> str:
-    """ "done", or why not."""
+    """ "done", or the error."""
     try:
         attempt()
     except OSError as error:
@@ -21,7 +21,7 @@ def outcome(attempt: Callable[[], object]) -> str:
 
 
 def names(directory: str) -> list[str]:
-    """What lies in a directory."""
+    """The names in a directory."""
     return [path.name for path in Path(directory).iterdir()]
 
 
@@ -46,7 +46,7 @@ def make_setuid_program() -> None:
 
 
 def write(directory: str) -> str:
-    """The outcome of making a file in a directory."""
+    """The outcome of creating a file in a directory."""
     file = Path(directory, "probe")
     result = outcome(file.touch)
     if result == "done":

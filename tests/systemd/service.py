@@ -1,4 +1,4 @@
-"""The daemon's unit on a machine, looked at and called from outside."""
+"""The daemon's unit on a test machine, observed and called from outside."""
 
 import os
 import signal
@@ -16,7 +16,7 @@ READY_TIMEOUT_S = 30.0
 
 
 class Service:
-    """Process ids are those of this side."""
+    """Process ids are those of the host."""
 
     socket = "/run/tilecache/tilecache.sock"
     admin_socket = "/run/tilecache/admin.sock"
@@ -25,7 +25,7 @@ class Service:
         self.machine = machine
 
     def show(self, name: str) -> str:
-        """What systemd knows of the unit."""
+        """A property of the unit."""
         return self.machine.run("systemctl", "show", NAME, f"--property={name}", "--value").strip()
 
     @property
@@ -34,7 +34,7 @@ class Service:
 
     @property
     def status(self) -> str:
-        """What the daemon has last said of itself."""
+        """The latest status text of the daemon."""
         return self.show("StatusText")
 
     @property
@@ -58,19 +58,19 @@ class Service:
         return pid
 
     def control(self, verb: str) -> None:
-        """start, stop or restart; returns when that is done."""
+        """Runs `systemctl start`, `stop` or `restart`, and waits for it."""
         self.machine.run("systemctl", verb, NAME)
 
     @contextmanager
     def client(self) -> Iterator[TileCacheClient]:
-        """A client on this side of the navigation process's socket."""
+        """A client on the host, connected to the daemon's socket."""
         with TileCacheClient(self.machine.path(self.socket)) as client:
             client.wait_until_ready(READY_TIMEOUT_S)
             yield client
 
     @contextmanager
     def drop_in(self, text: str, verb: str = "restart") -> Iterator[None]:
-        """A drop-in for as long as the block, and what is done to the service with it."""
+        """Installs a drop-in for the duration of the block, and restarts (`verb`) the service."""
         file = f"{DROP_INS}/test.conf"
         self.machine.write(file, text)
         self._reload(verb)
@@ -81,7 +81,7 @@ class Service:
             self._reload("restart")
 
     def await_restart(self, count_before: int) -> None:
-        """Returns when the unit has been restarted by systemd and serves."""
+        """Waits until systemd has restarted the unit and it serves."""
         eventually(lambda: self.restart_count > count_before and self.is_active)
 
     def _reload(self, verb: str) -> None:
@@ -91,7 +91,7 @@ class Service:
 
 
 def send(signal_number: signal.Signals, processes: set[int]) -> None:
-    """Sends a signal to each process that still lives."""
+    """Sends a signal to each process that still exists."""
     for pid in processes:
         try:
             os.kill(pid, signal_number)
@@ -100,11 +100,11 @@ def send(signal_number: signal.Signals, processes: set[int]) -> None:
 
 
 def _inner_pid(pid: int) -> str:
-    """The number that a process has in the machine."""
+    """The process id inside the machine."""
     fields = dict(line.split(":\t", 1) for line in read_status(pid).splitlines())
     return fields["NSpid"].split()[-1]
 
 
 def read_status(pid: int) -> str:
-    """The kernel's words on a process."""
+    """The contents of /proc/PID/status."""
     return Path(f"/proc/{pid}/status").read_text()

@@ -1,4 +1,4 @@
-"""What the daemon tells its service manager; here the manager is the test."""
+"""The notifications to systemd, received by the test."""
 
 import asyncio
 import contextlib
@@ -18,17 +18,17 @@ from tilecache.errors import CallError
 from tilecache.v1.tile_metadata_store_pb2 import BulkInsertTilesRequest
 from tilecache_daemon import systemd
 
-PATIENCE_S = 30
+TIMEOUT_S = 30
 LONG_DRAIN_S = 2 * systemd._REPORT_INTERVAL_S
 
 
 class Manager:
-    """Takes the messages that a service sends to its service manager."""
+    """Receives the messages that a service sends to its service manager."""
 
     def __init__(self, address: str) -> None:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.bind(address)
-        self._socket.settimeout(PATIENCE_S)
+        self._socket.settimeout(TIMEOUT_S)
 
     def receive(self) -> list[str]:
         """The assignments of the next message."""
@@ -37,14 +37,14 @@ class Manager:
     def receive_until(self, assignment: str) -> list[str]:
         """All assignments up to the given one."""
         received: list[str] = []
-        deadline = time.monotonic() + PATIENCE_S
+        deadline = time.monotonic() + TIMEOUT_S
         while assignment not in received:
             assert time.monotonic() < deadline, f"there is no {assignment} among {received}"
             received += self.receive()
         return received
 
     def pending(self) -> list[str]:
-        """All assignments that have come."""
+        """All assignments received so far."""
         self._socket.setblocking(False)
         received = []
         with contextlib.suppress(BlockingIOError):
@@ -65,7 +65,7 @@ def manager(short_directory: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
     manager.close()
 
 
-def test_a_start_says_what_it_waits_for_and_is_ready_when_it_serves(
+def test_a_start_reports_its_steps_and_is_ready_when_it_serves(
     manager: Manager, short_directory: Path, empty_database: str
 ) -> None:
     with DaemonProcess(short_directory, dsn=empty_database) as daemon:
@@ -79,7 +79,7 @@ def test_a_start_says_what_it_waits_for_and_is_ready_when_it_serves(
         assert "WATCHDOG=1" not in before
 
 
-def test_it_feeds_the_watchdog_until_it_is_told_to_stop(
+def test_it_sends_keep_alives_until_it_stops(
     manager: Manager, short_directory: Path, database: str
 ) -> None:
     with DaemonProcess(short_directory, dsn=database, drain_timeout_s=LONG_DRAIN_S) as daemon:
@@ -95,7 +95,7 @@ def test_it_feeds_the_watchdog_until_it_is_told_to_stop(
 
 @contextlib.contextmanager
 def call_under_way(client: TileCacheClient) -> Iterator[None]:
-    """A stop waits for it; on the administrator's socket, so that the other goes on meanwhile."""
+    """A call on the admin socket that delays the stop, while the other socket still serves."""
     ended = threading.Event()
 
     def batches() -> Iterator[BulkInsertTilesRequest]:
@@ -112,36 +112,36 @@ def call_under_way(client: TileCacheClient) -> Iterator[None]:
             next(answers, None)
 
 
-async def test_a_server_that_does_not_answer_does_not_feed_the_watchdog(
+async def test_a_server_that_does_not_answer_sends_no_keep_alives(
     manager: Manager,
     short_directory: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setenv("WATCHDOG_USEC", "300000")
-    mute = short_directory / "mute.sock"
+    silent = short_directory / "silent.sock"
     with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(mute))
+        listener.bind(str(silent))
         listener.listen()
 
-        async with systemd.serving(mute, lambda: "serving"):
+        async with systemd.serving(silent, lambda: "serving"):
             await asyncio.to_thread(
                 eventually,
-                lambda: "The daemon does not answer itself: Deadline Exceeded" in caplog.text,
+                lambda: "The daemon's own health check failed: Deadline Exceeded" in caplog.text,
             )
 
-    told = manager.pending()
-    assert told[0] == "READY=1"
-    assert "WATCHDOG=1" not in told
+    received = manager.pending()
+    assert received[0] == "READY=1"
+    assert "WATCHDOG=1" not in received
 
 
-def test_without_a_manager_nothing_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_manager_nothing_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
 
     systemd.notify(READY=1)
 
 
-def test_a_manager_that_is_gone_does_no_harm(
+def test_a_manager_that_is_gone_is_logged_only(
     short_directory: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("NOTIFY_SOCKET", str(short_directory / "gone"))
@@ -151,7 +151,7 @@ def test_a_manager_that_is_gone_does_no_harm(
     assert "READY=1" in caplog.text
 
 
-def test_a_managers_abstract_address_is_understood(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_abstract_address_is_supported(monkeypatch: pytest.MonkeyPatch) -> None:
     manager = Manager(f"\0tilecache-test-{id(monkeypatch)}")
     monkeypatch.setenv("NOTIFY_SOCKET", f"@tilecache-test-{id(monkeypatch)}")
 

@@ -1,4 +1,4 @@
-"""What the unit's sandbox forbids, tried from inside, and what systemd thinks of it."""
+"""The unit's sandbox, tried from inside, and rated by systemd."""
 
 import json
 import re
@@ -24,7 +24,7 @@ MAX_EXPOSURE = 0.5
 
 @pytest.fixture(scope="module")
 def probed(installed_service: Service) -> Any:
-    """What a program learns that takes the daemon's place in its unit."""
+    """The results of the probe, run in place of the daemon in its unit."""
     machine = installed_service.machine
     installed_service.control("start")
     machine.write("/opt/probe.py", Path(__file__).with_name("probe.py").read_text())
@@ -39,7 +39,7 @@ def probed(installed_service: Service) -> Any:
     return json.loads(answer)
 
 
-def test_it_can_write_to_its_own_directories_alone(probed: dict[str, Any]) -> None:
+def test_it_can_write_only_to_its_own_directories(probed: dict[str, Any]) -> None:
     assert set(probed["written to its own"].values()) == {"done"}
     assert "done" not in probed["written outside"].values()
 
@@ -49,7 +49,7 @@ def test_it_has_no_network(probed: dict[str, Any]) -> None:
     assert probed["network interfaces"] == ["lo"]
 
 
-def test_it_does_not_see_other_people(probed: dict[str, Any]) -> None:
+def test_it_does_not_see_other_users(probed: dict[str, Any]) -> None:
     assert probed["processes of others"] == []
     assert probed["home of root"] == "PermissionError"
     assert probed["shared /tmp"] == []
@@ -75,9 +75,9 @@ def test_the_daemon_and_its_postgresql_are_confined_in_fact(service: Service) ->
 
 
 def test_its_exposure_is_half_a_point_at_most(service: Service) -> None:
-    words = service.machine.run("systemd-analyze", "security", "--offline=yes", UNIT)
+    report = service.machine.run("systemd-analyze", "security", "--offline=yes", UNIT)
 
-    (exposure,) = re.findall(r"Overall exposure level for \S+: ([\d.]+)", words)
+    (exposure,) = re.findall(r"Overall exposure level for \S+: ([\d.]+)", report)
     assert float(exposure) <= MAX_EXPOSURE
 
 
@@ -87,9 +87,9 @@ def test_a_drop_in_leaves_its_exposure_low(service: Service, drop_in: str) -> No
     joined = f"/tmp/{drop_in}.service"
     service.machine.run("sh", "-c", f"cat {files}/{NAME} {files}/{NAME}.d/{drop_in} > {joined}")
 
-    words = service.machine.run("systemd-analyze", "security", "--offline=yes", joined)
+    report = service.machine.run("systemd-analyze", "security", "--offline=yes", joined)
 
-    (exposure,) = re.findall(r"Overall exposure level for \S+: ([\d.]+)", words)
+    (exposure,) = re.findall(r"Overall exposure level for \S+: ([\d.]+)", report)
     assert float(exposure) <= MAX_EXPOSURE
 
 

@@ -66,7 +66,7 @@ def test_a_start_that_returns_has_a_daemon_that_answers(service: Service) -> Non
         assert client.is_serving()
 
 
-def test_a_start_that_waits_for_its_database_says_so_and_is_not_given_up(
+def test_a_start_that_waits_for_its_database_reports_it_and_does_not_time_out(
     service: Service,
 ) -> None:
     with service.drop_in(NO_DATABASE, "stop"):
@@ -104,12 +104,12 @@ def test_a_killed_daemon_is_restarted_with_its_data_and_leaves_no_process(
 
 def test_a_hung_daemon_is_restarted_by_the_watchdog(service: Service) -> None:
     with service.drop_in(SHORT_WATCHDOG):
-        before, old, told = service.restart_count, service.processes, journal(service)
+        before, old, seen = service.restart_count, service.processes, journal(service)
 
         send(signal.SIGSTOP, {service.daemon})
         service.await_restart(before)
 
-        assert "watchdog timeout" in journal(service, told)
+        assert "watchdog timeout" in journal(service, seen)
         assert not old & service.processes
 
 
@@ -121,22 +121,22 @@ def test_a_daemon_whose_event_loop_alone_hangs_is_restarted_by_the_watchdog(
     with service.drop_in(HANGING):
         with service.client() as client:
             insert(client, tile(block.key()))
-        before, old, told = service.restart_count, service.processes, journal(service)
+        before, old, seen = service.restart_count, service.processes, journal(service)
 
         send(signal.SIGUSR1, {service.daemon})
         service.await_restart(before)
 
-        assert "the event loop hangs, threads go on" in journal(service, told)
-        assert "watchdog timeout" in journal(service, told)
+        assert "the event loop hangs, threads go on" in journal(service, seen)
+        assert "watchdog timeout" in journal(service, seen)
         assert not old & service.processes
         with service.client() as client:
             assert get(client, block).tile.key == block.key()
 
 
-def journal(service: Service, told: str = "") -> str:
-    """What the unit's journal says, after what it had told before."""
+def journal(service: Service, seen: str = "") -> str:
+    """The unit's journal, without what was `seen` before."""
     journal = service.machine.run("journalctl", "--no-pager", "--unit=tilecache-daemon")
-    return journal.lower()[len(told) :]
+    return journal.lower()[len(seen) :]
 
 
 def test_a_database_that_hangs_does_not_restart_the_daemon(service: Service) -> None:
@@ -146,8 +146,8 @@ def test_a_database_that_hangs_does_not_restart_the_daemon(service: Service) -> 
 
         send(signal.SIGSTOP, postgres)
         eventually(lambda: service.status == OUTAGE)
-        outage = watchdog_fed_at_s(service)
-        eventually(lambda: watchdog_fed_at_s(service) > outage + WATCHDOG_S + 1)
+        outage = watchdog_notified_at_s(service)
+        eventually(lambda: watchdog_notified_at_s(service) > outage + WATCHDOG_S + 1)
         assert service.status == OUTAGE
         send(signal.SIGCONT, postgres)
 
@@ -155,7 +155,7 @@ def test_a_database_that_hangs_does_not_restart_the_daemon(service: Service) -> 
         assert (service.restart_count, service.daemon) == (before, daemon)
 
 
-def watchdog_fed_at_s(service: Service) -> float:
+def watchdog_notified_at_s(service: Service) -> float:
     return int(service.show("WatchdogTimestampMonotonic")) / 1e6
 
 
@@ -191,10 +191,10 @@ def test_a_stop_is_clean_and_writes_out_the_accesses(service: Service) -> None:
             assert get(client, block).tile.accessed_at.ToDatetime() > before
 
 
-def test_a_wrong_setting_stops_it_for_good_and_is_named(service: Service) -> None:
+def test_an_invalid_setting_is_named_and_not_restarted(service: Service) -> None:
     before = service.restart_count
     service.control("stop")
-    told = journal(service)
+    seen = journal(service)
     service.machine.run("cp", "/etc/tilecache/tilecache.toml", "/tmp/")
     service.machine.write("/etc/tilecache/tilecache.toml", 'pool_max_size = "many"\n')
     try:
@@ -203,12 +203,12 @@ def test_a_wrong_setting_stops_it_for_good_and_is_named(service: Service) -> Non
         assert failed.returncode != 0
         assert service.show("ActiveState") == "failed"
         assert service.restart_count == before
-        assert "pool_max_size" in journal(service, told)
+        assert "pool_max_size" in journal(service, seen)
     finally:
         service.machine.run("cp", "/tmp/tilecache.toml", "/etc/tilecache/")
 
 
-def test_it_brings_an_older_schema_up_to_date_with_the_data_in_it(
+def test_it_migrates_an_older_schema_and_its_data(
     service: Service, client: TileCacheClient
 ) -> None:
     block = Block()
@@ -218,14 +218,14 @@ def test_it_brings_an_older_schema_up_to_date_with_the_data_in_it(
         *("--dsn", OWN_POSTGRES, "0002_c6_tile_identity_and_lru"),
     )
 
-    told = journal(service)
+    seen = journal(service)
     service.control("restart")
 
     with service.client() as client:
         info = client.store.GetServerInfo(GetServerInfoRequest(), timeout=30)
         assert info.schema_revision == HEAD_REVISION
         assert get(client, block).tile.key == block.key()
-    assert '"from_revision": "0002_c6_tile_identity_and_lru"' in journal(service, told)
+    assert '"from_revision": "0002_c6_tile_identity_and_lru"' in journal(service, seen)
 
 
 def test_only_the_group_may_call_and_only_root_may_administer(service: Service) -> None:

@@ -1,4 +1,4 @@
-"""What is written in the files for the administrator agrees with the program."""
+"""The unit and the configuration file agree with the code."""
 
 import re
 from pathlib import Path
@@ -23,15 +23,15 @@ def unit_seconds(name: str) -> float:
 
 
 def documented_settings() -> dict[str, object]:
-    """The settings in the file as if each were uncommented."""
+    """The settings in the file, all uncommented."""
     return tomllib.loads(re.sub(r"^#(?=\w+ = )", "", SETTINGS.read_text(), flags=re.MULTILINE))
 
 
-def test_every_setting_is_documented_and_no_other() -> None:
+def test_exactly_the_settings_are_documented() -> None:
     assert set(documented_settings()) == set(Config.model_fields)
 
 
-def test_the_documented_defaults_are_those_of_the_daemon_in_its_unit(
+def test_the_documented_defaults_are_those_in_the_unit(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("RUNTIME_DIRECTORY", "/run/tilecache")
@@ -46,12 +46,12 @@ def test_the_documented_defaults_are_those_of_the_daemon_in_its_unit(
 
 def test_a_stop_has_time_to_drain_and_to_end_postgresql() -> None:
     drain_s = LISTENER_COUNT * Config().drain_timeout_s
-    postgres_s = sum(timeout_s or 0 for _, timeout_s in postgres_process._STOPS)
+    postgres_s = sum(timeout_s or 0 for _, timeout_s in postgres_process._STOP_SIGNALS)
 
     assert unit_seconds("TimeoutStopSec") > drain_s + postgres_s
 
 
-def test_a_start_asks_for_more_time_before_it_runs_out() -> None:
+def test_a_start_extends_its_timeout_in_time() -> None:
     assert unit_seconds("TimeoutStartSec") >= systemd.START_EXTENSION_S
 
 

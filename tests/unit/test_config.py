@@ -1,4 +1,4 @@
-"""Where settings come from, and what is said of bad ones."""
+"""The precedence of the sources of settings, and the errors for bad ones."""
 
 import os
 from pathlib import Path
@@ -41,28 +41,24 @@ def test_the_defaults_need_nothing() -> None:
     assert settings.socket_path.name == "tilecache.sock"
 
 
-def test_a_file_counts_more_than_the_defaults(file: Path) -> None:
+def test_a_file_overrides_the_defaults(file: Path) -> None:
     settings = load_config(file)
     assert (settings.pool_max_size, settings.log_level) == (11, "warning")
     assert settings.dsn == "dbname=from_file"
 
 
-def test_the_environment_counts_more_than_a_file(
-    file: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_environment_overrides_a_file(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TILECACHE_POOL_MAX_SIZE", "12")
     settings = load_config(file)
     assert (settings.pool_max_size, settings.log_level) == (12, "warning")
 
 
-def test_a_flag_counts_more_than_the_environment(
-    file: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_flag_overrides_the_environment(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TILECACHE_POOL_MAX_SIZE", "12")
     assert load_config(file, {"pool_max_size": 13}).pool_max_size == 13
 
 
-def test_a_flag_that_is_not_given_counts_nothing(file: Path) -> None:
+def test_a_flag_that_is_not_given_overrides_nothing(file: Path) -> None:
     assert load_config(file, {"pool_max_size": None}).pool_max_size == 11
 
 
@@ -73,14 +69,12 @@ def test_the_file_may_be_named_in_the_environment(
     assert load_config().pool_max_size == 11
 
 
-def test_the_systems_file_is_read_where_it_is(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_system_file_is_read_if_it_exists(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(config, "SYSTEM_CONFIG", file)
     assert load_config().pool_max_size == 11
 
 
-def test_db_url_gives_the_address_where_nothing_else_does(
-    file: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_db_url_is_the_address_of_last_resort(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DB_URL", "postgresql://db/from_db_url")
     assert load_config().dsn == "postgresql://db/from_db_url"
     assert load_config(file).dsn == "dbname=from_file"
@@ -96,7 +90,7 @@ def test_an_empty_address_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("text", ["0600", "600", "0o600"])
-def test_a_mode_in_text_is_octal(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+def test_a_mode_as_text_is_octal(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     monkeypatch.setenv("TILECACHE_SOCKET_MODE", text)
     assert load_config().socket_mode == 0o600
 
@@ -135,32 +129,32 @@ def test_all_bad_settings_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -> 
         load_config(flags={"log_level": "loud"})
 
 
-def test_a_setting_that_there_is_not_is_named(file: Path) -> None:
+def test_an_unknown_setting_is_named(file: Path) -> None:
     file.write_text("pool_maxsize = 3\n")
     with pytest.raises(ConfigError, match="pool_maxsize"):
         load_config(file)
 
 
 @pytest.mark.parametrize("content", ["pool_max_size =", "\0", b"\xff\xfe"])
-def test_a_file_that_is_no_toml_is_named(file: Path, content: str | bytes) -> None:
+def test_a_file_that_is_not_toml_is_named(file: Path, content: str | bytes) -> None:
     file.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(ConfigError, match=str(file)):
         load_config(file)
 
 
-def test_a_file_that_is_missing_is_named(tmp_path: Path) -> None:
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
     missing = tmp_path / "missing.toml"
-    with pytest.raises(ConfigError, match=f"{missing}: there is no such file"):
+    with pytest.raises(ConfigError, match=f"{missing}: no such file"):
         load_config(missing)
 
 
-def test_the_longest_socket_path_is_taken() -> None:
+def test_the_longest_socket_path_is_accepted() -> None:
     longest = Path("/" + "x" * (MAX_SOCKET_PATH_BYTES - 1))
     assert load_config(flags={"socket_path": longest}).socket_path == longest
 
 
 def test_a_socket_path_is_measured_in_bytes() -> None:
-    with pytest.raises(ConfigError, match=f"a socket's address holds {MAX_SOCKET_PATH_BYTES}"):
+    with pytest.raises(ConfigError, match=f"a socket path has at most {MAX_SOCKET_PATH_BYTES}"):
         load_config(flags={"socket_path": Path("/" + "ü" * 60)})
 
 
@@ -177,7 +171,7 @@ def test_a_relative_socket_path_is_made_absolute() -> None:
         f"host=db.example user=operator password={SECRET} sslpassword={SECRET}",
     ],
 )
-def test_passwords_are_blotted_out(dsn: str) -> None:
+def test_passwords_are_redacted(dsn: str) -> None:
     described = load_config(flags={"dsn": dsn}).describe()
     assert SECRET not in str(described)
     assert "db.example" in described["dsn"]
@@ -194,7 +188,7 @@ def test_passwords_are_blotted_out(dsn: str) -> None:
         SECRET,
     ],
 )
-def test_an_error_does_not_tell_the_password(monkeypatch: pytest.MonkeyPatch, dsn: str) -> None:
+def test_an_error_does_not_show_the_password(monkeypatch: pytest.MonkeyPatch, dsn: str) -> None:
     monkeypatch.setenv("DB_URL", dsn)
     with pytest.raises(ConfigError) as caught:
         load_config()
@@ -203,7 +197,7 @@ def test_an_error_does_not_tell_the_password(monkeypatch: pytest.MonkeyPatch, ds
     assert caught.value.__suppress_context__
 
 
-def test_settings_do_not_change() -> None:
+def test_settings_are_immutable() -> None:
     settings = Config()
     with pytest.raises(ValueError, match="frozen"):
         settings.pool_max_size = 3
@@ -217,12 +211,12 @@ def test_an_address_is_host_and_port(address: str, parts: tuple[str, int]) -> No
     assert split_address(address) == parts
 
 
-def test_nothing_listens_on_a_network_unless_it_is_asked_for() -> None:
+def test_nothing_listens_on_a_network_by_default() -> None:
     settings = load_config()
     assert (settings.tcp_address, settings.metrics_address, settings.otlp_endpoint) == (None,) * 3
 
 
-def test_allowed_names_are_a_list_in_a_file_and_separated_by_commas_in_the_environment(
+def test_allowed_names_are_a_list_in_a_file_and_comma_separated_in_the_environment(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file.write_text('tls_allowed_names = ["a.example", "spiffe://b"]\n')

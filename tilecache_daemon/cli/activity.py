@@ -1,4 +1,4 @@
-"""What the daemon counts of itself, read from the text of its metrics."""
+"""The daemon's activity, parsed from its metrics."""
 
 import math
 from collections import Counter, defaultdict
@@ -11,23 +11,23 @@ from prometheus_client.samples import Sample
 
 
 class Distribution(NamedTuple):
-    """How many values there were, and how many of them up to each bound."""
+    """A cumulative histogram."""
 
     bounds: tuple[tuple[float, float], ...]
-    """(bound, count), with rising bounds; the last is infinite."""
+    """(upper bound, cumulative count) in rising order; the last bound is infinite."""
 
     @property
     def total(self) -> int:
         return int(self.bounds[-1][1]) if self.bounds else 0
 
     def percentile(self, percent: float) -> float | None:
-        """The bound within which so many percent lie; None if that is beyond all."""
-        wanted = self.total * percent / 100
-        bound = next(bound for bound, count in self.bounds if count >= wanted)
+        """The lowest bound that covers `percent` of the values; None if that is infinite."""
+        rank = self.total * percent / 100
+        bound = next(bound for bound, count in self.bounds if count >= rank)
         return bound if math.isfinite(bound) else None
 
     def format_percentile(self, percent: float) -> str:
-        """`percentile`, of seconds, for people."""
+        """`percentile` as text, for values in seconds."""
         bound = self.percentile(percent)
         if bound is None:
             return f"over {_format_seconds(self.bounds[-2][0])}"
@@ -35,12 +35,12 @@ class Distribution(NamedTuple):
 
 
 class CallActivity(NamedTuple):
-    """How the calls of an RPC went since the start."""
+    """The calls of an RPC since the daemon started."""
 
     method: str
     ended: int
     failed: dict[str, int]
-    """How many ended with each code but OK, the most frequent first."""
+    """Number of calls for each status code except OK, the most frequent first."""
     seconds: Distribution
 
 
@@ -51,13 +51,13 @@ class Activity:
     samples: list[Sample]
 
     @classmethod
-    def read(cls, text: str) -> "Activity":
-        """From the text that Prometheus reads."""
+    def parse(cls, text: str) -> "Activity":
+        """`text` is in Prometheus' text format."""
         families = text_string_to_metric_families(text)
         return cls([sample for family in families for sample in family.samples])
 
     def value(self, name: str) -> float:
-        """A metric without labels; 0 if there is none."""
+        """The value of a metric without labels; 0 if it is missing."""
         return next((sample.value for sample in self.samples if sample.name == name), 0.0)
 
     def distribution(self, name: str) -> Distribution:

@@ -38,29 +38,27 @@ from tilecache_daemon.cli.regions import region_options
 if TYPE_CHECKING:
     from tilecache_daemon.cli.coverage_map import CoverageMap
 
-_MAX_LISTED: Final = 10
+_MAX_LISTED_RECTANGLES: Final = 10
 _MAX_CELLS_PER_QUERY: Final = 100_000
 _ALL_LABELS: Final = [number for number in FreshnessLabel.values() if number]
 
 
 @click.command("coverage")
-@click.option(
-    "--zoom", type=click.IntRange(0, MAX_ZOOM), required=True, help="Which zoom to look at."
-)
+@click.option("--zoom", type=click.IntRange(0, MAX_ZOOM), required=True, help="The zoom level.")
 @region_options
 @click.option(
     "--png",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Draw the region into this file. Needs the extra `plot`.",
+    help="Also draw a map of the region into this file. Needs the extra `plot`.",
 )
 @json_option
 @socket_option
 def coverage_command(
     zoom: int, region: Region, png: Path | None, as_json: bool, socket_path: Path
 ) -> None:
-    """Show which cells of a region are covered, and how fresh.
+    """Show which cells of a region are covered, and how fresh their tiles are.
 
-    A cell counts under the label of its best tile.
+    Each cell is counted under the label of its best tile.
 
     \b
     tilecache coverage --zoom 8 --bbox 44,22,53,41 --png ukraine.png
@@ -75,7 +73,7 @@ def coverage_command(
             _print(zoom, summary, missing)
         if png is not None and draw is not None:
             _draw(client, draw(zoom, list(_rectangles(zoom, region))), png, summary)
-            click.echo(f"The picture is in {png}.", err=True)
+            click.echo(f"Wrote {png}.", err=True)
 
 
 def _load_coverage_map() -> "type[CoverageMap]":
@@ -86,7 +84,7 @@ def _load_coverage_map() -> "type[CoverageMap]":
             raise
         fail(
             ExitCode.USAGE,
-            f"--png needs {error.name}: python -m pip install 'tilecache-daemon[plot]'",
+            f"--png needs {error.name}: run python -m pip install 'tilecache-daemon[plot]'",
         )
     coverage_map: type[CoverageMap] = module.CoverageMap
     return coverage_map
@@ -130,13 +128,14 @@ def _print(zoom: int, summary: CoverageSummary, missing: list[CellRange]) -> Non
         **{f"  {_label_text(item.label)}": item.count for item in summary.labels},
         "missing": summary.missing_count,
     }
-    whole = summary.cell_count or 1
-    rows = [(name, f"{count:,}", f"{count / whole:.1%}") for name, count in counts.items()]
-    print_table([f"zoom {zoom}", "cells", "of all"], rows)
-    for area in missing[:_MAX_LISTED]:
+    total = summary.cell_count or 1
+    rows = [(name, f"{count:,}", f"{count / total:.1%}") for name, count in counts.items()]
+    print_table([f"zoom {zoom}", "cells", "share"], rows)
+    for area in missing[:_MAX_LISTED_RECTANGLES]:
         click.echo(f"missing: x {area.x_from} to {area.x_to}, y {area.y_from} to {area.y_to}")
-    if len(missing) > _MAX_LISTED:
-        click.echo(f"... and {len(missing) - _MAX_LISTED:,} more rectangles; --json lists all")
+    if len(missing) > _MAX_LISTED_RECTANGLES:
+        count = len(missing) - _MAX_LISTED_RECTANGLES
+        click.echo(f"... and {count:,} more rectangles; --json lists all")
 
 
 def _rectangles(zoom: int, region: Region) -> Iterator[CellRectangle]:

@@ -1,6 +1,6 @@
-"""A picture of which cells of a region are covered, and how fresh.
+"""A map of the cells of a region: covered or missing, and how fresh.
 
-Needs matplotlib and numpy, the extra `plot`.
+Needs the extra `plot` (matplotlib and numpy).
 """
 
 import math
@@ -46,7 +46,7 @@ KIND_OF_LABEL: Final = {
 
 
 class CoverageMap:
-    """The cells of a region at one zoom, all missing until they are marked."""
+    """The cells of a region at one zoom. All are missing until `mark` gives them a label."""
 
     def __init__(self, zoom: int, rectangles: Sequence[CellRectangle]) -> None:
         """`rectangles` are the region's cells, at least one."""
@@ -68,7 +68,7 @@ class CoverageMap:
         return height, width
 
     def bands(self, max_cells: int) -> Iterator[CellRectangle]:
-        """Rectangles of no more than so many cells, or of one row, that hold all."""
+        """Splits the map into rectangles of whole rows, of at most `max_cells` cells or one row."""
         height, width = self.shape
         rows = max(1, max_cells // width)
         east = self._west + width - 1
@@ -79,13 +79,13 @@ class CoverageMap:
                 yield CellRectangle(0, east - self._side, top, bottom)
 
     def mark(self, x: int, y: int, label: str) -> None:
-        """Gives a cell its best tile's label; a cell outside the region stays out."""
-        at = y - self._north, (x - self._west) % self._side
-        if self._cells[at] != _OUTSIDE:
-            self._cells[at] = KIND_OF_LABEL[label]
+        """Sets the label of a cell's best tile. Cells outside the region are ignored."""
+        index = y - self._north, (x - self._west) % self._side
+        if self._cells[index] != _OUTSIDE:
+            self._cells[index] = KIND_OF_LABEL[label]
 
     def count(self, kind: int) -> int:
-        """How many cells are of a kind."""
+        """Number of cells of a kind."""
         return int(np.count_nonzero(self._cells == kind))
 
     def save(self, path: Path | IO[bytes], title: str) -> None:
@@ -98,7 +98,7 @@ class CoverageMap:
         self._draw_grid(axes)
         axes.set_title(title, loc="left", fontsize=12, fontweight="bold", pad=12)
         self._draw_legend(figure)
-        # So fine that a single missing cell is still a pixel.
+        # High enough that a single missing cell is at least one pixel.
         dpi = max(150.0, 1.25 * max(width / figure.get_figwidth(), height / figure.get_figheight()))
         dpi = min(dpi, _MAX_PIXELS / max(figure.get_size_inches()))
         figure.savefig(path, format="png", dpi=dpi, facecolor="white")
@@ -157,7 +157,7 @@ class CoverageMap:
 
 
 def _figure_size(width: int, height: int) -> tuple[float, float]:
-    """Inches; the cells are square unless that made the picture a mere stripe."""
+    """Inches. The cells are square unless that makes the figure too narrow or too flat."""
     ratio = min(max(height / width, 0.35), 1.6)
     return (9.0, 9.0 * ratio + 1.0) if ratio <= 1 else (9.0 / ratio + 1.5, 10.0)
 
@@ -179,7 +179,10 @@ def _name_degrees(ticks: Sequence[float], positive: str, negative: str) -> list[
 
 
 def _narrowest_window(side: int, rectangles: Sequence[CellRectangle]) -> tuple[int, int]:
-    """First column and width of the narrowest window around the world that holds all."""
+    """First column and width of the narrowest window that contains all rectangles.
+
+    It may cross the antimeridian.
+    """
     used = np.zeros(side, bool)
     for rectangle in rectangles:
         used[rectangle.x_from : rectangle.x_to + 1] = True

@@ -19,13 +19,13 @@ from tilecache_daemon.cli.output import (
 )
 from tilecache_daemon.cli.regions import optional_region_options
 from tilecache_daemon.cli.removal import (
-    Removed,
-    ask,
+    RemovedTiles,
+    confirm,
     progress_bar,
     removal_options,
-    require_answer,
+    require_confirmation,
 )
-from tilecache_daemon.cli.sizes import format_tiles
+from tilecache_daemon.cli.sizes import format_count, format_tiles
 from tilecache_daemon.cli.tiles import source_choice
 
 
@@ -33,19 +33,29 @@ from tilecache_daemon.cli.tiles import source_choice
 @click.argument("tile_uuids", metavar="[TILE_UUID]...", nargs=-1)
 @optional_region_options
 @click.option(
-    "--zoom", "zooms", type=click.IntRange(0, MAX_ZOOM), multiple=True, help="Only this zoom."
+    "--zoom",
+    "zooms",
+    type=click.IntRange(0, MAX_ZOOM),
+    multiple=True,
+    help="Only this zoom level. May be repeated.",
 )
-@click.option("--source", "sources", type=source_choice, multiple=True, help="Only this source.")
+@click.option(
+    "--source",
+    "sources",
+    type=source_choice,
+    multiple=True,
+    help="Only this source. May be repeated.",
+)
 @click.option(
     "--captured-before",
     type=click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"]),
-    help="Only earlier captures (UTC).",
+    help="Only tiles captured before this time (UTC).",
 )
 @click.option("--flight", metavar="UUID", help="Only tiles of this flight.")
 @click.option(
     "--include-pending-uploads",
     is_flag=True,
-    help="Also tiles that wait for upload; what they hold is lost.",
+    help="Also delete tiles that wait for upload. Their content is lost.",
 )
 @removal_options
 @admin_socket_option
@@ -65,12 +75,11 @@ def delete_command(
     socket_path: Path,
     as_json: bool,
 ) -> None:
-    """Delete tiles, by their ids or by what they have in common.
+    """Delete tiles by id, or all tiles that match the filters.
 
-    Of several filters all must hold; --zoom and --source may be given more than
-    once, and any of them will do. Tiles that wait for upload stay. A deleted tile is
-    no longer found; its file is listed until it is removed, which `tilecache
-    evictions remove` does.
+    A tile must match every given filter. Tiles that wait for upload are kept. A
+    deleted tile is no longer found. Its file exists until `tilecache evictions
+    remove` removes it.
 
     \b
     tilecache delete 17f7ac7e-6c25-5050-a7cd-b6578cd5f323
@@ -78,16 +87,16 @@ def delete_command(
     tilecache delete --circle 50.45,30.52,5000 --zoom 17 --zoom 18
     tilecache delete --captured-before 2026-01-01 --yes
 
-    With --json: a tile a line, and the summary in the last one.
+    With --json: JSON Lines, one tile a line, then the summary.
 
-    Exit codes: 0 done, 1 some ids name no tile, some tiles wait for upload, or the
-    answer was no, 2 wrong usage, or nobody to ask and no --yes, 3 no daemon answers,
-    4 refused by the daemon.
+    Exit codes: 0 success; 1 some ids were not found, some tiles wait for upload, or
+    the confirmation was declined; 2 wrong usage, or no terminal and no --yes; 3 the
+    daemon does not answer; 4 refused by the daemon.
     """
     filters = (region, zooms, sources, captured_before, flight)
     if bool(tile_uuids) == any(filters):
-        raise click.UsageError("Give ids, or at least one filter, and not both.")
-    require_answer(yes=yes, dry_run=dry_run)
+        raise click.UsageError("Give either tile ids or at least one filter.")
+    require_confirmation(yes=yes, dry_run=dry_run)
     request = pb.DeleteTilesRequest(
         tile_uuids=tile_uuids,
         region=region,
@@ -100,38 +109,38 @@ def delete_command(
     if captured_before:
         request.captured_before.FromDatetime(captured_before)
     with connect(socket_path) as client:
-        total_bytes = None if yes or dry_run else _ask(client, request)
-        removed = Removed(_print_tile if as_json else None)
+        total_bytes = None if yes or dry_run else _confirm(client, request)
+        removed = RemovedTiles(_print_json_tile if as_json else None)
         summary = _delete(client, request, removed, total_bytes, hidden=as_json)
     if as_json:
         print_json_line({"summary": message_to_dict(summary, zeros=True)})
     else:
         _print(summary, removed)
-    left = summary.pending_upload_count or summary.not_found_tile_uuids
-    context.exit(ExitCode.IN_PART if left else ExitCode.DONE)
+    incomplete = summary.pending_upload_count or summary.not_found_tile_uuids
+    context.exit(ExitCode.IN_PART if incomplete else ExitCode.DONE)
 
 
-def _ask(client: TileCacheClient, request: pb.DeleteTilesRequest) -> int:
-    """The size of what goes, in bytes."""
-    trial = pb.DeleteTilesRequest()
-    trial.CopyFrom(request)
-    trial.dry_run = True
-    found = _delete(client, trial, Removed(), None, hidden=False)
+def _confirm(client: TileCacheClient, request: pb.DeleteTilesRequest) -> int:
+    """Asks for confirmation; returns the size of the tiles to delete in bytes."""
+    dry_run = pb.DeleteTilesRequest()
+    dry_run.CopyFrom(request)
+    dry_run.dry_run = True
+    found = _delete(client, dry_run, RemovedTiles(), None, hidden=False)
     if found.deleted_count:
-        ask(f"This deletes {format_tiles(found.deleted_count, found.freed_bytes)}. Go on?")
+        confirm(f"This deletes {format_tiles(found.deleted_count, found.freed_bytes)}. Continue?")
     return found.freed_bytes
 
 
 def _delete(
     client: TileCacheClient,
     request: pb.DeleteTilesRequest,
-    removed: Removed,
+    removed: RemovedTiles,
     total_bytes: int | None,
     *,
     hidden: bool,
 ) -> pb.DeletionSummary:
     summary = pb.DeletionSummary()
-    text = "Looking" if request.dry_run else "Deleting"
+    text = "Searching" if request.dry_run else "Deleting"
     with progress_bar(text, total_bytes, hidden=hidden) as advance:
         for answer in client.admin.DeleteTiles(request):
             advance(removed.add(answer.tiles))
@@ -140,24 +149,24 @@ def _delete(
     return summary
 
 
-def _print_tile(tile: pb.EvictedTile) -> None:
+def _print_json_tile(tile: pb.EvictedTile) -> None:
     print_json_line({"tile": message_to_dict(tile)})
 
 
-def _print(summary: pb.DeletionSummary, removed: Removed) -> None:
-    went = format_tiles(summary.deleted_count, summary.freed_bytes)
+def _print(summary: pb.DeletionSummary, removed: RemovedTiles) -> None:
+    deleted = format_tiles(summary.deleted_count, summary.freed_bytes)
     if summary.dry_run:
-        click.echo(f"Would delete {went}. Nothing was changed.")
+        click.echo(f"Would delete {deleted}. Nothing was changed.")
     else:
-        click.echo(f"Deleted {went}.")
+        click.echo(f"Deleted {deleted}.")
     removed.print()
     if summary.pending_upload_count:
-        stay = "would stay" if summary.dry_run else "stay"
+        kept = "Would keep" if summary.dry_run else "Kept"
         click.echo(
-            f"{summary.pending_upload_count:,} tiles that match {stay} because they wait for "
-            "upload; --include-pending-uploads takes them too."
+            f"{kept} {format_count(summary.pending_upload_count, 'matching tile')} pending upload; "
+            "--include-pending-uploads deletes them too."
         )
     for tile_uuid in summary.not_found_tile_uuids:
-        click.echo(f"{tile_uuid}: there is no such tile", err=True)
+        click.echo(f"{tile_uuid}: not found", err=True)
     if summary.deleted_count and not summary.dry_run:
-        click.echo("Their files are still there: remove them with `tilecache evictions remove`.")
+        click.echo("The files still exist; `tilecache evictions remove` removes them.")

@@ -16,27 +16,27 @@ from tilecache_daemon.cli.output import (
     print_json_line,
 )
 from tilecache_daemon.cli.removal import (
-    Removed,
-    ask,
+    RemovedTiles,
+    confirm,
     progress_bar,
     removal_options,
-    require_answer,
+    require_confirmation,
 )
-from tilecache_daemon.cli.sizes import format_size, format_tiles, size_option
+from tilecache_daemon.cli.sizes import format_count, format_size, format_tiles, size_option
 
 _REASONS: Final = {
-    pb.EVICTION_STOP_PENDING_UPLOADS: "what is left waits for upload, or is being written",
-    pb.EVICTION_STOP_EMPTY: "nothing is left whose eviction would free anything",
+    pb.EVICTION_STOP_PENDING_UPLOADS: "the remaining tiles wait for upload or are being written",
+    pb.EVICTION_STOP_EMPTY: "no more tiles can be evicted",
 }
 
 
 @click.command("evict")
-@size_option("--max-used", "Until no more than this is used: a ceiling.")
-@size_option("--free", "Until at least this is freed.")
+@size_option("--max-used", "Evict until at most this much is used.")
+@size_option("--free", "Evict until at least this much is freed.")
 @click.option(
     "--include-pending-uploads",
     is_flag=True,
-    help="Also tiles that wait for upload; what they hold is lost.",
+    help="Also evict tiles that wait for upload. Their content is lost.",
 )
 @removal_options
 @admin_socket_option
@@ -52,24 +52,25 @@ def evict_command(
     socket_path: Path,
     as_json: bool,
 ) -> None:
-    """Make room: the least recently used tiles go first.
+    """Evict the least recently used tiles.
 
-    Give one of --max-used and --free. Tiles that wait for upload stay. An evicted
-    tile is no longer found; its file is listed until it is removed, which
-    `tilecache evictions remove` does.
+    Give either --max-used or --free. Tiles that wait for upload are kept. An evicted
+    tile is no longer found. Its file exists until `tilecache evictions remove`
+    removes it.
 
     \b
     tilecache evict --max-used 20GiB --dry-run
     tilecache evict --free 500MB --yes
 
-    With --json: a tile a line, and the summary in the last one.
+    With --json: JSON Lines, one tile a line, then the summary.
 
-    Exit codes: 0 the goal is met, 1 it is not, or the answer was no, 2 wrong usage,
-    or nobody to ask and no --yes, 3 no daemon answers, 4 refused by the daemon.
+    Exit codes: 0 the goal was reached; 1 it was not, or the confirmation was
+    declined; 2 wrong usage, or no terminal and no --yes; 3 the daemon does not
+    answer; 4 refused by the daemon.
     """
     if (max_used is None) == (free is None):
-        raise click.UsageError("Give one of --max-used and --free.")
-    require_answer(yes=yes, dry_run=dry_run)
+        raise click.UsageError("Give either --max-used or --free.")
+    require_confirmation(yes=yes, dry_run=dry_run)
     request = pb.EvictTilesRequest(include_pending_uploads=include_pending_uploads, dry_run=dry_run)
     if max_used is not None:
         request.max_used_bytes = max_used
@@ -77,8 +78,8 @@ def evict_command(
         request.free_bytes = free
     with connect(socket_path) as client:
         if not (yes or dry_run):
-            _ask(client, request)
-        removed = Removed(_print_tile if as_json else None)
+            _confirm(client, request)
+        removed = RemovedTiles(_print_json_tile if as_json else None)
         summary = _evict(client, request, removed, hidden=as_json)
     if as_json:
         print_json_line({"summary": message_to_dict(summary, zeros=True)})
@@ -87,20 +88,20 @@ def evict_command(
     context.exit(ExitCode.DONE if summary.goal_met else ExitCode.IN_PART)
 
 
-def _ask(client: TileCacheClient, request: pb.EvictTilesRequest) -> None:
-    trial = pb.EvictTilesRequest()
-    trial.CopyFrom(request)
-    trial.dry_run = True
-    found = _evict(client, trial, Removed(), hidden=False)
+def _confirm(client: TileCacheClient, request: pb.EvictTilesRequest) -> None:
+    dry_run = pb.EvictTilesRequest()
+    dry_run.CopyFrom(request)
+    dry_run.dry_run = True
+    found = _evict(client, dry_run, RemovedTiles(), hidden=False)
     if found.evicted_count:
-        ask(f"This evicts {format_tiles(found.evicted_count, found.freed_bytes)}. Go on?")
+        confirm(f"This evicts {format_tiles(found.evicted_count, found.freed_bytes)}. Continue?")
 
 
 def _evict(
-    client: TileCacheClient, request: pb.EvictTilesRequest, removed: Removed, *, hidden: bool
+    client: TileCacheClient, request: pb.EvictTilesRequest, removed: RemovedTiles, *, hidden: bool
 ) -> pb.EvictionSummary:
     summary = pb.EvictionSummary()
-    text = "Looking" if request.dry_run else "Evicting"
+    text = "Searching" if request.dry_run else "Evicting"
     with progress_bar(text, _goal_bytes(client, request), hidden=hidden) as advance:
         for answer in client.admin.EvictTiles(request):
             advance(removed.add(answer.tiles))
@@ -110,30 +111,29 @@ def _evict(
 
 
 def _goal_bytes(client: TileCacheClient, request: pb.EvictTilesRequest) -> int:
-    """How much has to go, about."""
+    """Approximately how many bytes have to be freed."""
     if request.WhichOneof("goal") == "free_bytes":
         return request.free_bytes
     usage = client.admin.GetStorageUsage(pb.GetStorageUsageRequest(), timeout=30)
     return max(usage.total.used_bytes - request.max_used_bytes, 0)
 
 
-def _print_tile(tile: pb.EvictedTile) -> None:
+def _print_json_tile(tile: pb.EvictedTile) -> None:
     print_json_line({"tile": message_to_dict(tile)})
 
 
-def _print(summary: pb.EvictionSummary, removed: Removed) -> None:
-    went = format_tiles(summary.evicted_count, summary.freed_bytes)
+def _print(summary: pb.EvictionSummary, removed: RemovedTiles) -> None:
+    evicted = format_tiles(summary.evicted_count, summary.freed_bytes)
     used = format_size(summary.used_bytes)
     if summary.dry_run:
-        click.echo(f"Would evict {went}; then {used} would be used. Nothing was changed.")
+        click.echo(f"Would evict {evicted}; {used} would remain in use. Nothing was changed.")
     else:
-        click.echo(f"Evicted {went}; {used} are used now.")
+        click.echo(f"Evicted {evicted}; {used} remain in use.")
     removed.print()
     if not summary.goal_met:
-        click.echo(f"The goal is not met: {_REASONS.get(summary.stop, 'the reason is not known')}.")
+        reason = _REASONS.get(summary.stop, "unknown reason")
+        click.echo(f"The goal was not reached: {reason}.")
     if summary.pending_upload_count:
-        click.echo(
-            f"{summary.pending_upload_count:,} tiles were passed over because they wait for upload."
-        )
+        click.echo(f"Skipped {format_count(summary.pending_upload_count, 'tile')} pending upload.")
     if summary.evicted_count and not summary.dry_run:
-        click.echo("Their files are still there: remove them with `tilecache evictions remove`.")
+        click.echo("The files still exist; `tilecache evictions remove` removes them.")

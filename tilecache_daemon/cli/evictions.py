@@ -1,4 +1,4 @@
-"""`tilecache evictions`: the second step, in which files go."""
+"""`tilecache evictions`: the files of tiles that are no longer stored."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -18,14 +18,14 @@ from tilecache_daemon.cli.output import (
     print_json_line,
 )
 from tilecache_daemon.cli.removal import (
-    MAX_SHOWN_TILES,
-    ask,
+    MAX_LISTED_TILES,
+    confirm,
     describe_tile,
     progress_bar,
     removal_options,
-    require_answer,
+    require_confirmation,
 )
-from tilecache_daemon.cli.sizes import format_size
+from tilecache_daemon.cli.sizes import format_count, format_size
 
 PAGE_SIZE: Final = 1_000
 CALL_TIMEOUT_S: Final = 30
@@ -39,14 +39,15 @@ root_option = click.option(
 
 
 @click.group(
-    epilog="Exit codes: 0 done, 1 some stay on the list, 2 wrong usage, or nobody to ask and no "
-    "--yes, 3 no daemon answers, 4 refused by the daemon.",
+    epilog="Exit codes: 0 success; 1 some files remain on the list, or the confirmation was "
+    "declined; 2 wrong usage, or no terminal and no --yes; 3 the daemon does not answer; 4 refused "
+    "by the daemon.",
 )
 def evictions_command() -> None:
-    """Remove the files of tiles that were evicted, deleted or replaced.
+    """List and remove the files of tiles that were evicted, deleted or replaced.
 
-    Such a tile is no longer found, but its file may still be there; it stays on the
-    list until somebody confirms that the file is gone.
+    Such a tile is no longer found, but its file may still exist. It stays on the
+    list until its removal is confirmed.
 
     \b
     tilecache evictions list
@@ -58,9 +59,9 @@ def evictions_command() -> None:
 @admin_socket_option
 @json_option
 def list_command(socket_path: Path, as_json: bool) -> None:
-    """List what is to be removed, oldest eviction first.
+    """List the files to remove, oldest eviction first.
 
-    With --json: one a line.
+    With --json: JSON Lines, one file a line.
     """
     with connect(socket_path) as client:
         for page in _pages(client):
@@ -77,7 +78,9 @@ def list_command(socket_path: Path, as_json: bool) -> None:
 
 @evictions_command.command("confirm")
 @click.argument("eviction_ids", metavar="[ID]...", nargs=-1, type=int)
-@click.option("--all-gone", is_flag=True, help="All whose file is not below --root any more.")
+@click.option(
+    "--all-gone", is_flag=True, help="Confirm all entries whose file no longer exists below --root."
+)
 @click.option(
     "--root",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
@@ -92,25 +95,25 @@ def confirm_command(
     root: Path | None,
     socket_path: Path,
 ) -> None:
-    """Say that files are gone. Removes no file itself.
+    """Confirm that files were removed. Removes no files itself.
 
     \b
     tilecache evictions confirm 17 18
     tilecache evictions confirm --all-gone --root /srv/tiles
     """
     if bool(eviction_ids) == all_gone or all_gone != (root is not None):
-        raise click.UsageError("Give ids, or --all-gone with --root.")
+        raise click.UsageError("Give either ids, or --all-gone with --root.")
     with connect(socket_path) as client:
         if root is None:
-            confirmed, left = _confirm_ids(client, eviction_ids)
+            confirmed, problems = _confirm_ids(client, eviction_ids)
         else:
-            confirmed, left = _confirm_gone(client, TileDirectory(root))
-    click.echo(f"Confirmed {confirmed:,}.")
-    for line in left[:MAX_SHOWN_TILES]:
-        click.echo(line, err=True)
-    if len(left) > MAX_SHOWN_TILES:
-        click.echo(f"... and {len(left) - MAX_SHOWN_TILES:,} more", err=True)
-    context.exit(ExitCode.IN_PART if left else ExitCode.DONE)
+            confirmed, problems = _confirm_gone(client, TileDirectory(root))
+    click.echo(f"Confirmed {format_count(confirmed, 'file')}.")
+    for problem in problems[:MAX_LISTED_TILES]:
+        click.echo(problem, err=True)
+    if len(problems) > MAX_LISTED_TILES:
+        click.echo(f"... and {len(problems) - MAX_LISTED_TILES:,} more", err=True)
+    context.exit(ExitCode.IN_PART if problems else ExitCode.DONE)
 
 
 @evictions_command.command("remove")
@@ -121,48 +124,49 @@ def confirm_command(
 def remove_command(
     context: click.Context, root: Path, dry_run: bool, yes: bool, socket_path: Path
 ) -> None:
-    """Remove all files on the list, and confirm those that are gone.
+    """Remove all files on the list, and confirm the removals.
 
-    Nothing outside of the root directory is touched. A file that is missing counts
-    as gone; one that cannot be removed stays on the list, and the exit code is 1.
+    Files outside the root directory are never removed. A missing file counts as
+    removed. A file that cannot be removed stays on the list, and the exit code is 1.
 
     \b
     tilecache evictions remove --root /srv/tiles --dry-run
     tilecache evictions remove --root /srv/tiles --yes
     """
-    require_answer(yes=yes, dry_run=dry_run)
+    require_confirmation(yes=yes, dry_run=dry_run)
     directory = TileDirectory(root)
     with connect(socket_path) as client:
         usage = client.admin.GetStorageUsage(pb.GetStorageUsageRequest(), timeout=CALL_TIMEOUT_S)
-        waiting = usage.pending_removal
-        listed = f"{waiting.tile_count:,} files ({format_size(waiting.used_bytes)})"
+        pending = usage.pending_removal
+        files = format_count(pending.tile_count, "file")
+        listed = f"{files} ({format_size(pending.used_bytes)})"
         if dry_run:
             _list_files(client, directory)
             click.echo(f"Would remove {listed} below {directory.path}. Nothing was changed.")
             return
-        if waiting.tile_count and not yes:
-            ask(f"This removes {listed} below {directory.path}. Go on?")
-        removed, left = _remove(client, directory, waiting.used_bytes)
-    click.echo(f"Removed and confirmed {removed:,}; {left:,} stay on the list.")
-    context.exit(ExitCode.IN_PART if left else ExitCode.DONE)
+        if pending.tile_count and not yes:
+            confirm(f"This removes {listed} below {directory.path}. Continue?")
+        removed, remaining = _remove(client, directory, pending.used_bytes)
+    click.echo(f"Removed {format_count(removed, 'file')}; {remaining:,} remain on the list.")
+    context.exit(ExitCode.IN_PART if remaining else ExitCode.DONE)
 
 
 class TileDirectory:
-    """The directory that the tiles' files lie in, and nothing beside it."""
+    """The directory of the tiles' files. Paths that lead out of it are rejected."""
 
     def __init__(self, root: Path) -> None:
         self.path = root.resolve()
 
     def find(self, file_path: str) -> Path:
-        """Where a stored path leads; raises ValueError if that is not in the directory."""
+        """The file of a stored path; raises ValueError if it is outside the directory."""
         parts = PurePosixPath(file_path).parts
         path = self.path.joinpath(*parts)
         if not parts or ".." in parts or not path.parent.resolve().is_relative_to(self.path):
-            raise ValueError(f"{file_path}: does not lie in {self.path}")
+            raise ValueError(f"{file_path}: outside {self.path}")
         return path
 
     def remove(self, file_paths: Sequence[str]) -> dict[str, str]:
-        """Removes files, for good; those that are still there, and why."""
+        """Removes files durably; returns those that remain, each with the reason."""
         problems: dict[str, str] = {}
         changed: set[Path] = set()
         for file_path in file_paths:
@@ -180,7 +184,7 @@ class TileDirectory:
 
 
 def _sync(directory: Path) -> None:
-    """A file that comes back when the power goes would be listed nowhere."""
+    """Makes removals durable: a file that reappears after a power failure is on no list."""
     try:
         descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     except FileNotFoundError:
@@ -210,33 +214,33 @@ def _confirm(client: TileCacheClient, eviction_ids: Sequence[int]) -> list[bool]
 
 
 def _confirm_ids(client: TileCacheClient, eviction_ids: Sequence[int]) -> tuple[int, list[str]]:
-    """How many were on the list, and a line for each that was not."""
-    found = _confirm(client, eviction_ids)
-    missing = [
-        f"{eviction_id}: is not on the list"
-        for eviction_id, confirmed in zip(eviction_ids, found, strict=True)
-        if not confirmed
+    """The number of confirmed ids, and a message for each id that is not on the list."""
+    confirmed = _confirm(client, eviction_ids)
+    problems = [
+        f"{eviction_id}: not on the list"
+        for eviction_id, found in zip(eviction_ids, confirmed, strict=True)
+        if not found
     ]
-    return sum(found), missing
+    return sum(confirmed), problems
 
 
 def _confirm_gone(client: TileCacheClient, directory: TileDirectory) -> tuple[int, list[str]]:
-    """How many are gone, and a line for each whose file is still there."""
-    confirmed, left = 0, []
+    """The number of confirmed files, and a message for each file that still exists."""
+    confirmed, problems = 0, []
     for page in _pages(client):
         gone = []
         for tile in page:
             try:
-                there = os.path.lexists(directory.find(tile.file_path))
+                exists = os.path.lexists(directory.find(tile.file_path))
             except ValueError as error:
-                left.append(str(error))
+                problems.append(str(error))
                 continue
-            if there:
-                left.append(f"{tile.file_path}: is still there")
+            if exists:
+                problems.append(f"{tile.file_path}: still exists")
             else:
                 gone.append(tile.eviction_id)
         confirmed += sum(_confirm(client, gone))
-    return confirmed, left
+    return confirmed, problems
 
 
 def _list_files(client: TileCacheClient, directory: TileDirectory) -> None:
@@ -249,8 +253,8 @@ def _list_files(client: TileCacheClient, directory: TileDirectory) -> None:
 
 
 def _remove(client: TileCacheClient, directory: TileDirectory, total_bytes: int) -> tuple[int, int]:
-    """How many were removed and confirmed, and how many stay; says why on stderr."""
-    removed, left = 0, 0
+    """The number of removed files, and of those that remain; prints the reasons on stderr."""
+    removed, remaining = 0, 0
     with progress_bar("Removing", total_bytes) as advance:
         for page in _pages(client):
             problems = directory.remove([tile.file_path for tile in page])
@@ -258,6 +262,6 @@ def _remove(client: TileCacheClient, directory: TileDirectory, total_bytes: int)
                 click.echo(problem, err=True)
             gone = [tile.eviction_id for tile in page if tile.file_path not in problems]
             removed += sum(_confirm(client, gone))
-            left += len(page) - len(gone)
+            remaining += len(page) - len(gone)
             advance(sum(tile.disk_bytes for tile in page))
-    return removed, left
+    return removed, remaining

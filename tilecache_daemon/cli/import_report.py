@@ -1,4 +1,4 @@
-"""What `tilecache import` says when it ends."""
+"""The report of `tilecache import`."""
 
 from collections import defaultdict
 from dataclasses import dataclass, field
@@ -8,6 +8,7 @@ from typing import Final
 import click
 
 from tilecache_daemon.cli.output import print_json, print_table
+from tilecache_daemon.cli.sizes import format_count
 from tilecache_daemon.ingest.importer import ImportCounts
 from tilecache_daemon.ingest.sources import IgnoredFile, Refusal
 
@@ -21,7 +22,7 @@ class _Group:
 
 
 class ImportReport:
-    """Gathers refusals: all of them for programs, some examples of each reason for people."""
+    """Collects the refused tiles: all of them for JSON, else a few examples of each reason."""
 
     def __init__(self, source: Path, total: int, as_json: bool) -> None:
         self.source = source
@@ -45,7 +46,7 @@ class ImportReport:
             self._ignored.append(ignored.file)
 
     def print(self, counts: ImportCounts, interrupted: bool, failure: str) -> None:
-        """On stdout; `failure` is empty where the import came to its end."""
+        """Prints to stdout; `failure` is empty if the import did not fail."""
         if self.as_json:
             self._print_json(counts, interrupted, failure)
         else:
@@ -74,29 +75,29 @@ class ImportReport:
         outcomes = {
             "inserted": counts.inserted,
             "inserted as downgraded": counts.downgraded,
-            "already there": counts.already_present,
-            "kept as stored": counts.kept_existing,
+            "already stored": counts.already_present,
+            "existing kept": counts.kept_existing,
             "replaced": counts.replaced,
             "refused": counts.refused,
         }
-        unsettled = self.total - sum(outcomes.values())
+        remaining = self.total - sum(outcomes.values())
         rows = [(name, f"{count:,}") for name, count in outcomes.items() if count]
-        if unsettled > 0:
-            rows.append(("not yet imported", f"{unsettled:,}"))
+        if remaining > 0:
+            rows.append(("not yet imported", f"{remaining:,}"))
         click.echo(f"{self.source}:")
-        print_table(["tiles", "count"], rows)
+        print_table(["outcome", "tiles"], rows)
         self._print_refused()
         if counts.ignored:
             names = ", ".join(self._ignored) + (", ..." if counts.ignored > _MAX_EXAMPLES else "")
-            click.echo(f"{counts.ignored:,} other files were ignored: {names}")
+            click.echo(f"Ignored {format_count(counts.ignored, 'other file')}: {names}")
         if interrupted or failure:
-            click.echo("The import is not complete; run it again to go on.")
+            click.echo("The import is incomplete; run it again to continue.")
 
     def _print_refused(self) -> None:
         for reason, group in sorted(self._groups.items()):
-            click.echo(f"{group.count:,} refused, {reason}:")
+            click.echo(f"Refused {format_count(group.count, 'tile')} ({reason}):")
             for refusal in group.examples:
-                at = f" ({refusal.field})" if refusal.field else ""
-                click.echo(f"  {refusal.file}{at}: {refusal.message}")
+                field = f" ({refusal.field})" if refusal.field else ""
+                click.echo(f"  {refusal.file}{field}: {refusal.message}")
             if group.count > len(group.examples):
                 click.echo(f"  ... and {group.count - len(group.examples):,} more")

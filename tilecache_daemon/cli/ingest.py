@@ -54,10 +54,10 @@ def _parse_time(_: click.Context, __: click.Parameter, value: str | None) -> dat
     if value is None:
         return None
     try:
-        # Python 3.10 does not know the Z of ISO 8601.
+        # Python 3.10 does not parse the Z of ISO 8601.
         time = datetime.fromisoformat(value.replace("Z", "+00:00"))
     except ValueError as error:
-        raise click.BadParameter(f"{value!r} is not a time in ISO 8601") from error
+        raise click.BadParameter(f"{value!r} is not an ISO 8601 time") from error
     return time if time.tzinfo else time.replace(tzinfo=timezone.utc)
 
 
@@ -68,42 +68,45 @@ def _parse_time(_: click.Context, __: click.Parameter, value: str | None) -> dat
     type=click.Choice(list(_SOURCES)),
     default=GOOGLEMAPS,
     show_default=True,
-    help="Where the tiles come from.",
+    help="The source of the tiles.",
 )
-@click.option("--flight", callback=_parse_flight, metavar="UUID", help="The flight that made them.")
+@click.option(
+    "--flight", callback=_parse_flight, metavar="UUID", help="The flight that produced the tiles."
+)
 @click.option(
     "--captured-at",
     callback=_parse_time,
     metavar="TIME",
-    help="When the pictures were taken, in ISO 8601, UTC where no offset is given.  "
-    "[default: when the file, or the archive, was last modified]",
+    help="Capture time of the images, in ISO 8601. UTC if it has no offset.  "
+    "[default: when the file or the archive was last modified]",
 )
 @click.option(
     "--root",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="The tile directory that stored paths are relative to.  "
-    "[default: where the pictures lie: SOURCE, or --into]",
+    "[default: where the image files are stored: SOURCE or --into]",
 )
 @click.option(
     "--into",
     type=click.Path(file_okay=False, path_type=Path),
-    help="Where an archive's pictures are unpacked.  [default: beside it, its name less suffix]",
+    help="Where the images of an archive are unpacked.  "
+    "[default: the archive's path without its suffix]",
 )
 @click.option(
     "--on-conflict",
     type=click.Choice(list(_ON_CONFLICT)),
     default="fail",
     show_default=True,
-    help="What to do where another picture is stored for the same tile.",
+    help="What to do if a different image of the same tile is stored.",
 )
-@click.option("--min-zoom", type=click.IntRange(0, MAX_ZOOM), help="Leave out lower zooms.")
-@click.option("--max-zoom", type=click.IntRange(0, MAX_ZOOM), help="Leave out higher zooms.")
+@click.option("--min-zoom", type=click.IntRange(0, MAX_ZOOM), help="Skip lower zoom levels.")
+@click.option("--max-zoom", type=click.IntRange(0, MAX_ZOOM), help="Skip higher zoom levels.")
 @click.option(
     "--batch-size",
     type=click.IntRange(1, 10_000),
     default=1000,
     show_default=True,
-    help="Tiles that are committed at once.",
+    help="Number of tiles sent and committed together.",
 )
 @json_option
 @socket_option
@@ -121,16 +124,15 @@ def import_command(
     as_json: bool,
     socket_path: Path,
 ) -> None:
-    """Fill the cache from tile files.
+    """Import tiles from a directory or an archive.
 
-    SOURCE is a directory of {zoom}/{x}/{y}.{png,jpg,jpeg,webp}, an .mbtiles file
-    or a .pmtiles archive. The daemon stores what it is told about the pictures,
-    not the pictures: those of a directory stay where they are, those of an
-    archive are unpacked.
+    SOURCE is a directory of {zoom}/{x}/{y}.{png,jpg,jpeg,webp} files, an .mbtiles
+    file or a .pmtiles archive. The daemon stores metadata only. The images of a
+    directory stay where they are; those of an archive are unpacked.
 
-    An import can be interrupted with Ctrl-C and run again: a tile that is stored
-    already is not stored twice. A tile that is refused, or a file that is no
-    picture, keeps nothing else out; the exit code is then 1.
+    An import can be interrupted with Ctrl-C and run again: tiles that are already
+    stored are not stored twice. If a tile is refused, or a file is not an image, the
+    others are imported and the exit code is 1.
 
     \b
     tilecache import tiles/
@@ -145,11 +147,11 @@ def import_command(
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
     if total == 0:
-        fail(ExitCode.USAGE, f"{source_path}: there is no {{zoom}}/{{x}}/{{y}} picture in it")
+        fail(ExitCode.USAGE, f"{source_path}: contains no {{zoom}}/{{x}}/{{y}} images")
     with connect(socket_path) as client, _unpack_directory(opened, into) as unpack_directory:
-        pictures = unpack_directory.path if unpack_directory else opened.path
+        images = unpack_directory.path if unpack_directory else opened.path
         options = ImportOptions(
-            root=_containing_root(root, pictures),
+            root=_resolve_root(root, images),
             source=_SOURCES[source],
             flight_id=flight,
             captured_at=captured_at,
@@ -164,7 +166,7 @@ def _zooms(min_zoom: int | None, max_zoom: int | None) -> range | None:
         return None
     zooms = range(min_zoom or 0, (MAX_ZOOM if max_zoom is None else max_zoom) + 1)
     if not zooms:
-        raise click.UsageError("--min-zoom is more than --max-zoom")
+        raise click.UsageError("--min-zoom is greater than --max-zoom")
     return zooms
 
 
@@ -172,7 +174,7 @@ def _zooms(min_zoom: int | None, max_zoom: int | None) -> range | None:
 def _unpack_directory(source: Source, into: Path | None) -> Iterator[UnpackDirectory | None]:
     if not source.unpacks:
         if into is not None:
-            raise click.UsageError("--into is for archives; a directory's pictures stay there")
+            raise click.UsageError("--into is only for archives: a directory is not unpacked")
         yield None
         return
     try:
@@ -183,11 +185,11 @@ def _unpack_directory(source: Source, into: Path | None) -> Iterator[UnpackDirec
         yield directory
 
 
-def _containing_root(root: Path | None, pictures: Path) -> Path:
+def _resolve_root(root: Path | None, images: Path) -> Path:
     if root is None:
-        return pictures
-    if not pictures.is_relative_to(root.resolve()):
-        raise click.UsageError(f"--root: {pictures} does not lie in {root}")
+        return images
+    if not images.is_relative_to(root.resolve()):
+        raise click.UsageError(f"--root: {images} is not inside {root}")
     return root.resolve()
 
 
@@ -203,13 +205,13 @@ def _run(
     source: Source,
     report: ImportReport,
 ) -> None:
-    """Imports, prints the report whatever happens, and ends with its exit code."""
+    """Imports, then prints the report even after a failure, and exits with its code."""
     failure: Exception | None = None
     with _progress_bar(report) as advance:
         importer = TileImporter(
             client, options, unpack_directory, report.add_refused, report.add_ignored, advance
         )
-        with _stopping_on_interrupt(importer):
+        with _stop_on_interrupt(importer):
             try:
                 importer.run(source)
             except (CallError, SourceError) as error:
@@ -231,7 +233,7 @@ class _RateColumn(ProgressColumn):
 
 @contextmanager
 def _progress_bar(report: ImportReport) -> Iterator[Callable[[int], None]]:
-    """On stderr, where that is a terminal."""
+    """A progress bar on stderr, if that is a terminal. Yields a function to advance it."""
     console = Console(stderr=True)
     with Progress(
         TextColumn("{task.description}"),
@@ -247,15 +249,15 @@ def _progress_bar(report: ImportReport) -> Iterator[Callable[[int], None]]:
 
 
 @contextmanager
-def _stopping_on_interrupt(importer: TileImporter) -> Iterator[None]:
-    """The first Ctrl-C waits for what is on its way; the second ends the process."""
+def _stop_on_interrupt(importer: TileImporter) -> Iterator[None]:
+    """The first Ctrl-C stops after the batches in flight; the second ends the process."""
 
     def stop(*_: object) -> None:
         importer.stopping.set()
         signal.signal(signal.SIGINT, signal.SIG_DFL)
 
-    before = signal.signal(signal.SIGINT, stop)
+    previous_handler = signal.signal(signal.SIGINT, stop)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGINT, previous_handler)

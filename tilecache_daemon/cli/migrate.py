@@ -1,4 +1,4 @@
-"""`tilecache migrate`: the database's schema, by hand."""
+"""`tilecache migrate`: the database schema, migrated manually."""
 
 import logging
 import sys
@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from tilecache.identity import TILE_NAMESPACE_UUID
-from tilecache_daemon.cli.output import ExitCode, fail, json_option, print_json
+from tilecache_daemon.cli.output import DSN_HELP, ExitCode, fail, json_option, print_json
 from tilecache_daemon.config import Config, ConfigError, load_config
 from tilecache_daemon.schema import migrator as schema
 
@@ -18,15 +18,16 @@ Command = Callable[..., Any]
 
 
 @click.group(
-    epilog="Exit codes: 0 done, 2 wrong usage or no database named, 3 the database does not "
-    "answer, 5 the migration failed. A migration that fails has changed nothing.",
+    epilog="Exit codes: 0 success; 1 the confirmation was declined; 2 wrong usage, or no database "
+    "configured; 3 the database does not answer; 5 the migration failed. A failed migration "
+    "changes nothing.",
 )
 def migrate_command() -> None:
-    """Bring the database's schema up to date, or see what that would do.
+    """Upgrade, downgrade or show the database schema.
 
-    `tilecache serve` does this by itself when it starts; these commands are for
-    doing it beforehand, for looking, and for going back. Each migration is one
-    transaction, and of several at once one migrates while the others wait.
+    `tilecache serve` upgrades the schema when it starts. Use these commands to
+    upgrade it beforehand, to show its state, or to downgrade it. A migration is one
+    transaction. If several start at once, one runs and the others wait.
 
     The database is --dsn, else `dsn` of the configuration, else $DB_URL.
     """
@@ -39,15 +40,14 @@ def database_options(command: Command) -> Command:
             "--config",
             "config_file",
             type=click.Path(path_type=Path),
-            show_default="$TILECACHE_CONFIG, else /etc/tilecache/tilecache.toml",
-            help="The daemon's configuration.",
+            show_default="$TILECACHE_CONFIG, else /etc/tilecache/tilecache.toml if it exists",
+            help="The daemon's configuration file.",
         ),
         click.option(
             "--dsn",
             metavar="DSN",
-            show_default="the configuration's, else $DB_URL",
-            help="The database: a libpq connection string or URL. All users see it in the "
-            "process list: a password belongs into the environment, the file, or a passfile.",
+            show_default="dsn of the configuration, else $DB_URL",
+            help=DSN_HELP,
         ),
     ):
         command = option(command)
@@ -59,8 +59,8 @@ def database_options(command: Command) -> Command:
 def up(dsn: str | None, config_file: Path | None) -> None:
     """Upgrade the schema to the newest revision.
 
-    Says on stderr what was applied. Does nothing to a database that is up to
-    date, and refuses one that a newer version has migrated.
+    Prints the applied revisions on stderr. Does nothing if the schema is up to date.
+    Refuses a database that a newer version has migrated.
     """
     config = _load_config(dsn, config_file)
     with _reporting():
@@ -69,14 +69,15 @@ def up(dsn: str | None, config_file: Path | None) -> None:
 
 @migrate_command.command()
 @click.argument("revision")
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 @database_options
 def down(revision: str, yes: bool, dsn: str | None, config_file: Path | None) -> None:
-    """Take the schema back to REVISION, which stays; `base` takes back everything.
+    """Downgrade the schema to REVISION; `base` removes everything.
 
-    What the later revisions brought, with the data in it, is lost. Stop the
-    daemon before; make a backup (pg_dump). Asks first; where there is no
-    terminal to ask on, --yes is needed.
+    The tables and columns of later revisions are dropped, with their data. Make a
+    backup first (pg_dump). Stop the daemon first, unless the database is the
+    daemon's own PostgreSQL. Asks for confirmation; without a terminal, --yes is
+    required.
     """
     config = _load_config(dsn, config_file)
     with _reporting():
@@ -89,7 +90,7 @@ def down(revision: str, yes: bool, dsn: str | None, config_file: Path | None) ->
 @json_option
 @database_options
 def current(as_json: bool, dsn: str | None, config_file: Path | None) -> None:
-    """Show which revision the database is at, and which are pending."""
+    """Show the revision of the database, and the pending revisions."""
     config = _load_config(dsn, config_file)
     with _reporting():
         revision = schema.current_revision(_dsn(config))
@@ -104,18 +105,18 @@ def current(as_json: bool, dsn: str | None, config_file: Path | None) -> None:
             }
         )
     else:
-        todo = f"pending: {', '.join(pending)}" if pending else "up to date"
-        click.echo(f"{revision or schema.BASE} ({todo})")
+        state = f"pending: {', '.join(pending)}" if pending else "up to date"
+        click.echo(f"{revision or schema.BASE} ({state})")
 
 
 @migrate_command.command()
 @json_option
 @database_options
 def plan(as_json: bool, dsn: str | None, config_file: Path | None) -> None:
-    """Show the SQL that `up` would run now. Changes nothing.
+    """Show the SQL that `up` would run. Changes nothing.
 
-    To be read, not to be fed to psql: where rows have to be filled in, the SQL
-    says so in a comment, and `up` does it.
+    The output is for review, not for psql. Where `up` computes values for existing
+    rows, it has only a comment.
     """
     config = _load_config(dsn, config_file)
     with _reporting():
@@ -137,9 +138,9 @@ def _load_config(dsn: str | None, config_file: Path | None) -> Config:
     if not config.dsn:
         fail(
             ExitCode.USAGE,
-            "no database is named: give --dsn, or set `dsn` in the configuration, or $DB_URL. "
-            "(A PostgreSQL that the daemon runs itself needs no migrating by hand: "
-            "`tilecache serve` does it.)",
+            "no database is configured: use --dsn, set `dsn` in the configuration, or set $DB_URL. "
+            "(The daemon's own PostgreSQL needs no manual migration: `tilecache serve` migrates "
+            "it.)",
         )
     return config
 
@@ -151,11 +152,11 @@ def _dsn(config: Config) -> str:
 
 def _confirm_down(config: Config, revision: str) -> None:
     if not sys.stdin.isatty():
-        fail(ExitCode.USAGE, "there is no terminal to ask on; give --yes to go back all the same")
+        fail(ExitCode.USAGE, "there is no terminal to ask for confirmation; use --yes")
     before = schema.current_revision(_dsn(config)) or schema.BASE
     click.confirm(
-        f"This takes the schema back from {before} to {revision}; "
-        "what was stored in what came between is lost. Go on?",
+        f"This downgrades the schema from {before} to {revision}. "
+        "The data that the later revisions store is lost. Continue?",
         abort=True,
         err=True,
     )
@@ -163,7 +164,7 @@ def _confirm_down(config: Config, revision: str) -> None:
 
 @contextmanager
 def _reporting() -> Iterator[None]:
-    """Tells on stderr what is done; a failure ends the command with its exit code."""
+    """Logs to stderr. A failure ends the command with its exit code."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         yield

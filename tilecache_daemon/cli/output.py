@@ -1,4 +1,4 @@
-"""What the commands share: how they reach the daemon, what they print, how they exit."""
+"""Shared by the commands: connecting to the daemon, output, exit codes."""
 
 import json
 import sys
@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import IntEnum
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, Final, NoReturn, TypeVar
 
 import click
 import grpc
@@ -22,9 +22,14 @@ from tilecache.paths import ADMIN_SOCKET_NAME, SOCKET_NAME, default_socket_path
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
+DSN_HELP: Final = (
+    "PostgreSQL address: a libpq connection string or URL. The process list shows it to all "
+    "users, so put a password into the environment, the configuration file or a passfile."
+)
+
 
 class ExitCode(IntEnum):
-    """How a command ends; the numbers are promised in `tilecache --help`."""
+    """The exit codes that `tilecache --help` documents."""
 
     DONE = 0
     IN_PART = 1
@@ -35,20 +40,20 @@ class ExitCode(IntEnum):
 
 
 def fail(code: ExitCode, message: str) -> NoReturn:
-    """Says on stderr what went wrong and exits."""
+    """Prints an error to stderr and exits."""
     click.echo(f"tilecache: {message}", err=True)
     sys.exit(code)
 
 
 def socket_option(command: Command) -> Command:
-    """Adds `--socket`: where the navigation process calls."""
+    """Adds `--socket`, the socket for all clients."""
     return _socket_option(SOCKET_NAME, "TILECACHE_SOCKET_PATH", "The daemon's socket.")(command)
 
 
 def admin_socket_option(command: Command) -> Command:
-    """Adds `--socket`: where the administrator calls."""
+    """Adds `--socket`, the admin socket."""
     return _socket_option(
-        ADMIN_SOCKET_NAME, "TILECACHE_ADMIN_SOCKET_PATH", "The daemon's socket for administrators."
+        ADMIN_SOCKET_NAME, "TILECACHE_ADMIN_SOCKET_PATH", "The daemon's admin socket."
     )(command)
 
 
@@ -59,24 +64,24 @@ def _socket_option(name: str, variable: str, text: str) -> Callable[[Command], C
         type=click.Path(path_type=Path),
         envvar=variable,
         default=lambda: default_socket_path(name),
-        show_default=f"${variable}, else the user's own daemon's, else the system's",
+        show_default=f"${variable}, else that of the user's daemon, else the system's",
         help=text,
     )
 
 
 def json_option(command: Command) -> Command:
     """Adds `--json`."""
-    return click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")(command)
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(command)
 
 
 @contextmanager
 def connect(socket_path: Path) -> Iterator[TileCacheClient]:
-    """A client of the daemon; a call that fails ends the command with its exit code."""
+    """A client of the daemon. A failed call ends the command with its exit code."""
     if not socket_path.exists():
         fail(
             ExitCode.UNREACHABLE,
-            f"{socket_path}: there is no socket; is the daemon running? "
-            "Start it with `tilecache serve`, or name its socket with --socket.",
+            f"{socket_path}: no such socket. Is the daemon running? "
+            "Start it with `tilecache serve`, or give its socket with --socket.",
         )
     with TileCacheClient(socket_path) as client:
         try:
@@ -90,9 +95,9 @@ def connect(socket_path: Path) -> Iterator[TileCacheClient]:
 
 
 def message_to_dict(message: Message, *, zeros: bool = False) -> dict[str, Any]:
-    """A message as JSON for programs: the field names of the .proto, enums by name.
+    """A message as JSON: field names as in the .proto, enums by name.
 
-    `zeros`: also fields that are 0, false or empty.
+    `zeros`: include fields that are 0, false or empty.
     """
     return MessageToDict(
         message, preserving_proto_field_name=True, always_print_fields_with_no_presence=zeros
@@ -100,21 +105,21 @@ def message_to_dict(message: Message, *, zeros: bool = False) -> dict[str, Any]:
 
 
 def print_json(value: object) -> None:
-    """One JSON document on stdout."""
+    """Prints a JSON document to stdout."""
     click.echo(json.dumps(value, indent=2, ensure_ascii=False))
 
 
 def print_json_line(value: object) -> None:
-    """One of many JSON documents on stdout, a line each."""
+    """Prints one line of JSON Lines to stdout."""
     click.echo(json.dumps(value, ensure_ascii=False))
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str = "") -> None:
-    """A table for people on stdout."""
+    """Prints a table to stdout."""
     table = Table(title=title or None, title_justify="left", header_style="bold")
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
-        # As Text, because brackets in a path are no markup.
+        # Text: brackets in a path must not be parsed as markup.
         table.add_row(*(Text(str(cell)) for cell in row))
     Console().print(table)

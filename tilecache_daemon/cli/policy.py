@@ -24,7 +24,8 @@ from tilecache_daemon.cli.output import (
     print_table,
 )
 from tilecache_daemon.cli.regions import box_option
-from tilecache_daemon.cli.removal import ask, removal_options, require_answer
+from tilecache_daemon.cli.removal import confirm, removal_options, require_confirmation
+from tilecache_daemon.cli.sizes import format_count
 from tilecache_daemon.cli.tiles import LABEL_TEXTS, source_choice, tile_reference
 from tilecache_daemon.freshness_policy import FreshnessAction, SectorClassification
 
@@ -32,8 +33,8 @@ CALL_TIMEOUT_S: Final = 30
 RELABEL_TIMEOUT_S: Final = 3_600
 PAGE_SIZE: Final = 1_000
 EXIT_CODES: Final = (
-    "Exit codes: 0 done, 1 not found, or the answer was no, 2 wrong usage, or nobody to ask and "
-    "no --yes, 3 no daemon answers, 4 refused by the daemon."
+    "Exit codes: 0 success; 1 not found, or the confirmation was declined; 2 wrong usage, or no "
+    "terminal and no --yes; 3 the daemon does not answer; 4 refused by the daemon."
 )
 
 classification_choice = click.Choice([kind.value for kind in SectorClassification])
@@ -42,10 +43,12 @@ action_choice = click.Choice([action.value for action in FreshnessAction])
 
 @click.group(epilog=EXIT_CODES)
 def sectors_command() -> None:
-    """List and change the sectors: areas whose tiles age by a rule.
+    """List and change the sectors.
 
-    A tile lies in the sectors whose box holds its centre; the strictest
-    classification counts. Outside all sectors nothing expires.
+    A sector is an area with a classification, whose rule says when tiles expire. A
+    tile is in a sector if the sector's box contains the tile's centre. If it is in
+    several, the strictest classification applies. Tiles outside all sectors do not
+    expire.
     """
 
 
@@ -64,15 +67,21 @@ def list_sectors_command(socket_path: Path, as_json: bool) -> None:
 
 @sectors_command.command("set")
 @click.argument("name")
-@click.option("--class", "classification", type=classification_choice, required=True)
+@click.option(
+    "--class",
+    "classification",
+    type=classification_choice,
+    required=True,
+    help="The sector's classification.",
+)
 @box_option(required=True)
 @admin_socket_option
 def set_sector_command(
     name: str, classification: str, bbox: Sequence[float], socket_path: Path
 ) -> None:
-    """Make the sector NAME, or change the one of that name.
+    """Create or change the sector NAME.
 
-    All tiles are labelled anew before this returns.
+    All tiles are relabelled before the command returns.
 
     \b
     tilecache sectors set front --class active_conflict --bbox 47,34,50,40
@@ -90,7 +99,7 @@ def set_sector_command(
         answer = client.admin.SetSector(
             pb.SetSectorRequest(sector=sector), timeout=RELABEL_TIMEOUT_S
         )
-    click.echo(f"{answer.sector.name} is set. {_relabelled(answer.relabelled_count)}")
+    click.echo(f"Set sector {answer.sector.name}. {_relabelled(answer.relabelled_count)}")
 
 
 @sectors_command.command("delete")
@@ -98,34 +107,37 @@ def set_sector_command(
 @removal_options
 @admin_socket_option
 def delete_sector_command(name: str, dry_run: bool, yes: bool, socket_path: Path) -> None:
-    """Forget the sector NAME. Its tiles lie in the others, or nowhere, from then on."""
-    require_answer(yes=yes, dry_run=dry_run)
+    """Delete the sector NAME. Tiles are re-evaluated against the remaining sectors."""
+    require_confirmation(yes=yes, dry_run=dry_run)
     with connect(socket_path) as client:
         sector = next((sector for sector in _sectors(client) if sector.name == name), None)
         if sector is None:
             fail(ExitCode.IN_PART, f"there is no sector {name!r}")
-        told = " ".join(_row(sector))
+        description = " ".join(_row(sector))
         if dry_run:
-            click.echo(f"Would delete {told}. Nothing was changed.")
+            click.echo(f"Would delete sector {description}. Nothing was changed.")
             return
         if not yes:
-            ask(f"This deletes {told}. Go on?")
+            confirm(f"This deletes sector {description}. Continue?")
         answer = client.admin.DeleteSector(
             pb.DeleteSectorRequest(name=name), timeout=RELABEL_TIMEOUT_S
         )
-    click.echo(f"{name} is deleted. {_relabelled(answer.relabelled_count)}")
+    click.echo(f"Deleted sector {name}. {_relabelled(answer.relabelled_count)}")
 
 
 @click.group(epilog=EXIT_CODES)
 def rules_command() -> None:
-    """List and change the freshness rules: at which age tiles of a sector expire."""
+    """List and change the freshness rules.
+
+    The rule of a classification says at which age tiles expire, and what happens then.
+    """
 
 
 @rules_command.command("list")
 @admin_socket_option
 @json_option
 def list_rules_command(socket_path: Path, as_json: bool) -> None:
-    """List the rules, strictest classification first."""
+    """List the rules, the strictest classification first."""
     with connect(socket_path) as client:
         rules = client.admin.ListFreshnessRules(
             pb.ListFreshnessRulesRequest(), timeout=CALL_TIMEOUT_S
@@ -134,24 +146,28 @@ def list_rules_command(socket_path: Path, as_json: bool) -> None:
         print_json([message_to_dict(rule) for rule in rules])
     else:
         rows = (
-            (_classification(rule.classification), f"{rule.max_age_months} months", _action(rule))
+            (
+                _classification(rule.classification),
+                format_count(rule.max_age_months, "month"),
+                _action(rule),
+            )
             for rule in rules
         )
-        print_table(("classification", "at the age of", "what happens"), rows)
+        print_table(("classification", "max age", "action"), rows)
 
 
 @rules_command.command("set")
 @click.argument("classification", type=classification_choice)
 @click.option("--max-age-months", type=int, required=True, help="Calendar months, 1 to 1200.")
-@click.option("--action", type=action_choice, required=True, help="What happens past that age.")
+@click.option("--action", type=action_choice, required=True, help="Applied to older tiles.")
 @admin_socket_option
 def set_rule_command(
     classification: str, max_age_months: int, action: str, socket_path: Path
 ) -> None:
-    """Set the rule of a CLASSIFICATION.
+    """Set the rule of CLASSIFICATION.
 
-    All tiles are labelled anew before this returns. A rule under which a stricter
-    classification would keep tiles for longer than a milder one is refused.
+    All tiles are relabelled before the command returns. A rule is refused if a
+    stricter classification would then keep tiles longer than a milder one.
 
     \b
     tilecache rules set active_conflict --max-age-months 3 --action reject
@@ -167,25 +183,31 @@ def set_rule_command(
         answer = client.admin.SetFreshnessRule(
             pb.SetFreshnessRuleRequest(rule=rule), timeout=RELABEL_TIMEOUT_S
         )
-    click.echo(f"The rule is set. {_relabelled(answer.relabelled_count)}")
+    click.echo(f"Set the rule of {classification}. {_relabelled(answer.relabelled_count)}")
 
 
 @click.command("explain")
 @click.argument("tile", nargs=-1, required=True, metavar="TILE_UUID | ZOOM X Y")
-@click.option("--source", type=source_choice, default=GOOGLEMAPS, show_default=True)
-@click.option("--flight", metavar="UUID", help="The flight that made the tile.")
+@click.option(
+    "--source",
+    type=source_choice,
+    default=GOOGLEMAPS,
+    show_default=True,
+    help="The source of the tile.",
+)
+@click.option("--flight", metavar="UUID", help="The flight that produced the tile.")
 @admin_socket_option
 @json_option
 def explain_command(
     tile: tuple[str, ...], source: str, flight: str | None, socket_path: Path, as_json: bool
 ) -> None:
-    """Say which sector and which rule gave a tile its label, and when that changes.
+    """Explain a tile's freshness label: its sector and rule, and when it changes next.
 
     \b
     tilecache explain 17f7ac7e-6c25-5050-a7cd-b6578cd5f323
     tilecache explain 18 154321 95812
 
-    Exits with 1 if there is no such tile.
+    Exits with 1 if the tile does not exist.
     """
     request = pb.ExplainFreshnessRequest(tile=tile_reference(tile, source, flight))
     with connect(socket_path) as client:
@@ -214,7 +236,7 @@ def _sectors(client: TileCacheClient) -> Iterator[pb.Sector]:
 
 def _row(sector: pb.Sector) -> tuple[str, str, str]:
     box = sector.bounding_box
-    area = "no box: holds no tile"
+    area = "no box, contains no tiles"
     if sector.HasField("bounding_box"):
         area = f"{box.south:g},{box.west:g},{box.north:g},{box.east:g}"
     return sector.name, _classification(sector.classification), area
@@ -229,7 +251,7 @@ def _action(rule: pb.FreshnessRule) -> str:
 
 
 def _relabelled(count: int) -> str:
-    return f"{count:,} tiles have another label now."
+    return f"Relabelled {format_count(count, 'tile')}."
 
 
 def _int32(number: int) -> int:
@@ -239,16 +261,17 @@ def _int32(number: int) -> int:
 
 
 def _facts(found: pb.ExplainFreshnessResponse) -> Iterator[tuple[str, str]]:
-    yield "label as stored", LABEL_TEXTS[found.stored_label]
-    yield "label by the rules now", LABEL_TEXTS[found.current_label]
+    yield "stored label", LABEL_TEXTS[found.stored_label]
+    yield "current label", LABEL_TEXTS[found.current_label]
     yield "captured", f"{found.captured_at.ToDatetime():%Y-%m-%d %H:%M:%S}Z"
-    yield "age", f"{found.age_months} months ({found.age.ToTimedelta().days:,} days)"
-    for position, sector in enumerate(found.sectors):
-        yield "lies in" if position else "counts", " ".join(_row(sector))
+    months = format_count(found.age_months, "month")
+    yield "age", f"{months} ({format_count(found.age.ToTimedelta().days, 'day')})"
+    for index, sector in enumerate(found.sectors):
+        yield "also in sector" if index else "decisive sector", " ".join(_row(sector))
     if found.HasField("rule"):
         rule = found.rule
-        yield "rule", f"{_action(rule)} at {rule.max_age_months} months"
+        yield "rule", f"{_action(rule)} after {format_count(rule.max_age_months, 'month')}"
     if found.HasField("next_change_at"):
         when = f"{found.next_change_at.ToDatetime():%Y-%m-%d %H:%M:%S}Z"
-        yield "changes next", f"{when}, to {LABEL_TEXTS[found.next_label]}"
+        yield "next change", f"{when}, to {LABEL_TEXTS[found.next_label]}"
     yield "clock", "trusted" if found.clock_trusted else "NOT trusted"

@@ -1,4 +1,4 @@
-"""The options that name a region, shared by the commands that take one."""
+"""The region options, shared by several commands."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -15,16 +15,16 @@ Numbers = Sequence[Number] | None
 def _numbers_option(
     name: str, parts: str, kind: Callable[[str], Number], text: str, *, required: bool = False
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """An option of numbers with commas between them."""
+    """An option whose value is numbers separated by commas."""
 
     def parse(_: click.Context, __: click.Parameter, value: str | None) -> Numbers[Number]:
         if value is None:
             return None
-        given = value.split(",")
-        if len(given) != len(parts.split(",")):
+        texts = value.split(",")
+        if len(texts) != len(parts.split(",")):
             raise click.BadParameter(f"{value!r} is not {parts}")
         try:
-            return [kind(number) for number in given]
+            return [kind(text) for text in texts]
         except ValueError as error:
             raise click.BadParameter(f"{value!r} is not {parts}: {error}") from error
 
@@ -37,19 +37,19 @@ def box_option(*, required: bool) -> Callable[[Callable[..., Any]], Callable[...
         "--bbox",
         "SOUTH,WEST,NORTH,EAST",
         float,
-        "A box in degrees; WEST is more than EAST across the antimeridian.",
+        "Bounding box in degrees. WEST is greater than EAST across the antimeridian.",
         required=required,
     )
 
 
 def region_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds --bbox, --circle and --cells, of which one is to be given; the command
+    """Adds --bbox, --circle and --cells, exactly one of which is required; the command
     gets it as `region`."""
     return _region_options(command, _choose)
 
 
 def optional_region_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """As `region_options`, but none need be given: `region` is None then."""
+    """As `region_options`, but all may be omitted; then `region` is None."""
 
     def choose(*areas: Any) -> Region | None:
         return None if areas == (None, None, None) else _choose(*areas)
@@ -61,9 +61,9 @@ def _region_options(
     command: Callable[..., Any], choose: Callable[..., Region | None]
 ) -> Callable[..., Any]:
     @box_option(required=False)
-    @_numbers_option("--circle", "LAT,LON,METRES", float, "A circle on the ground.")
+    @_numbers_option("--circle", "LAT,LON,METRES", float, "Circle around a point.")
     @_numbers_option(
-        "--cells", "X_FROM,X_TO,Y_FROM,Y_TO", int, "A rectangle of cells, ends included."
+        "--cells", "X_FROM,X_TO,Y_FROM,Y_TO", int, "Range of cells, both ends included."
     )
     @functools.wraps(command)
     def with_region(
@@ -80,7 +80,7 @@ def _region_options(
 
 def _choose(bbox: Numbers[float], circle: Numbers[float], cells: Numbers[int]) -> Region:
     if sum(area is not None for area in (bbox, circle, cells)) != 1:
-        raise click.UsageError("Name the region by one of --bbox, --circle and --cells.")
+        raise click.UsageError("Give exactly one of --bbox, --circle and --cells.")
     if bbox is not None:
         south, west, north, east = bbox
         return Region(bounding_box=BoundingBox(south=south, west=west, north=north, east=east))

@@ -1,4 +1,4 @@
-"""What the commands that remove something share: they can be tried, and ask before."""
+"""Shared by the commands that remove something: dry runs, confirmation, progress."""
 
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -20,27 +20,27 @@ from tilecache.v1.tile_cache_admin_pb2 import EvictedTile
 from tilecache_daemon.cli.output import Command, ExitCode, fail
 from tilecache_daemon.cli.sizes import format_size
 
-MAX_SHOWN_TILES = 10
+MAX_LISTED_TILES = 10
 
 
 def removal_options(command: Command) -> Command:
     """Adds `--dry-run` and `--yes`."""
     for option in (
-        click.option("--yes", is_flag=True, help="Do not ask."),
-        click.option("--dry-run", is_flag=True, help="Only say what would go."),
+        click.option("--yes", is_flag=True, help="Do not ask for confirmation."),
+        click.option("--dry-run", is_flag=True, help="Only show what would be removed."),
     ):
         command = option(command)
     return command
 
 
-def require_answer(*, yes: bool, dry_run: bool) -> None:
-    """Ends the command where it would have to ask and there is nobody."""
+def require_confirmation(*, yes: bool, dry_run: bool) -> None:
+    """Ends the command if it needs a confirmation and there is no terminal to ask on."""
     if not (yes or dry_run or sys.stdin.isatty()):
-        fail(ExitCode.USAGE, "there is no terminal to ask on; give --yes, or try it with --dry-run")
+        fail(ExitCode.USAGE, "there is no terminal to ask for confirmation; use --yes or --dry-run")
 
 
-def ask(question: str) -> None:
-    """Ends the command if the answer is no."""
+def confirm(question: str) -> None:
+    """Asks for confirmation; ends the command if it is declined."""
     click.confirm(question, abort=True, err=True)
 
 
@@ -48,8 +48,10 @@ def ask(question: str) -> None:
 def progress_bar(
     text: str, total_bytes: int | None, *, hidden: bool = False
 ) -> Iterator[Callable[[int], None]]:
-    """Gives what is to be called with the bytes of each step. On stderr, where that
-    is a terminal."""
+    """A progress bar on stderr, if that is a terminal.
+
+    Yields a function to be called with the bytes of each step.
+    """
     console = Console(stderr=True)
     with Progress(
         TextColumn("{task.description}"),
@@ -65,28 +67,31 @@ def progress_bar(
         yield lambda size_bytes: progress.advance(task, size_bytes)
 
 
-class Removed:
-    """Tiles that went, or would go: the first of them for people, all for programs."""
+class RemovedTiles:
+    """Tiles that were removed, or would be in a dry run.
 
-    def __init__(self, take: Callable[[EvictedTile], Any] | None = None) -> None:
-        self._take = take
+    Passes each one to `on_tile`, or else keeps the first ones to print them.
+    """
+
+    def __init__(self, on_tile: Callable[[EvictedTile], Any] | None = None) -> None:
+        self._on_tile = on_tile
         self._first: list[EvictedTile] = []
         self._count = 0
 
     def add(self, tiles: Iterable[EvictedTile]) -> int:
-        """Takes note of some more; gives their size in bytes."""
+        """Adds tiles; returns their size in bytes."""
         size_bytes = 0
         for tile in tiles:
             size_bytes += tile.disk_bytes
             self._count += 1
-            if self._take:
-                self._take(tile)
-            elif len(self._first) < MAX_SHOWN_TILES:
+            if self._on_tile:
+                self._on_tile(tile)
+            elif len(self._first) < MAX_LISTED_TILES:
                 self._first.append(tile)
         return size_bytes
 
     def print(self) -> None:
-        """The first of them, a line each."""
+        """Prints the first tiles, one a line."""
         for tile in self._first:
             click.echo(f"  {describe_tile(tile)}")
         if self._count > len(self._first):
@@ -94,7 +99,7 @@ class Removed:
 
 
 def describe_tile(tile: EvictedTile) -> str:
-    """A tile in a line."""
+    """A tile on one line."""
     key = tile.key
     used = "never used"
     if tile.HasField("accessed_at"):

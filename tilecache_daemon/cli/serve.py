@@ -11,12 +11,12 @@ import structlog
 
 from tilecache.identity import IdentityProofError
 from tilecache_daemon import systemd
-from tilecache_daemon.cli.output import ExitCode, fail, print_json
-from tilecache_daemon.config import Config, ConfigError, holds_password, load_config
+from tilecache_daemon.cli.output import DSN_HELP, ExitCode, fail, print_json
+from tilecache_daemon.config import Config, ConfigError, contains_password, load_config
 from tilecache_daemon.daemon import Daemon
 from tilecache_daemon.errors import MigrationError, TileCacheError
 from tilecache_daemon.logs import configure_logging
-from tilecache_daemon.postgres.embedded import EmbeddedPostgresError
+from tilecache_daemon.postgres.errors import EmbeddedPostgresError
 from tilecache_daemon.rpc.server import ListenError
 from tilecache_daemon.schema.migrator import DatabaseUnreachableError
 
@@ -28,34 +28,45 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger()
     "--config",
     "config_file",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="A TOML file. Default: $TILECACHE_CONFIG, else /etc/tilecache/tilecache.toml if there.",
+    show_default="$TILECACHE_CONFIG, else /etc/tilecache/tilecache.toml if it exists",
+    help="Configuration file, in TOML.",
 )
 @click.option(
     "--dsn",
-    help="Address of a PostgreSQL, as libpq reads it. Default: $DB_URL, "
-    "else the daemon runs a PostgreSQL of its own. All users see it in the process list: "
-    "a password belongs into the environment, the file, or a passfile.",
+    metavar="DSN",
+    show_default="dsn of the configuration, else $DB_URL, else a PostgreSQL of the daemon's own",
+    help=DSN_HELP,
 )
-@click.option("--socket", "socket_path", type=click.Path(path_type=Path), help="Where to listen.")
+@click.option(
+    "--socket", "socket_path", type=click.Path(path_type=Path), help="The socket to listen on."
+)
 @click.option(
     "--state-directory",
     type=click.Path(path_type=Path),
-    help="Where the daemon's own PostgreSQL keeps its data.",
+    help="Where the daemon's own PostgreSQL stores its data.",
 )
 @click.option(
     "--tiles-directory",
     type=click.Path(path_type=Path),
-    help="Where the pictures lie; told to clients.",
+    help="Where the image files are stored. Only reported to clients.",
 )
-@click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]))
-@click.option("--log-format", type=click.Choice(["auto", "json", "text"]))
-@click.option("--print-config", is_flag=True, help="Print the settings in force, and exit.")
+@click.option(
+    "--log-level",
+    type=click.Choice(["debug", "info", "warning", "error"]),
+    help="The lowest level that is logged.",
+)
+@click.option(
+    "--log-format",
+    type=click.Choice(["auto", "json", "text"]),
+    help="auto: text on a terminal, else JSON.",
+)
+@click.option("--print-config", is_flag=True, help="Print the effective settings and exit.")
 def serve_command(config_file: Path | None, print_config: bool, **flags: object) -> None:
     """Run the daemon until SIGTERM or Ctrl-C.
 
-    Each setting may also stand in the configuration file or in the
-    environment (TILECACHE_ and the setting's name in capitals); a flag counts
-    more than the environment, and that more than the file.
+    Every setting can also be given in the environment (TILECACHE_ and its name in
+    capitals) or in the configuration file. Options override the environment, and the
+    environment overrides the file.
     """
     try:
         config = load_config(config_file, flags)
@@ -65,7 +76,7 @@ def serve_command(config_file: Path | None, print_config: bool, **flags: object)
         print_json(config.describe())
         return
     configure_logging(config.log_level, config.log_format)
-    if flags["dsn"] and holds_password(str(flags["dsn"])):
+    if flags["dsn"] and contains_password(str(flags["dsn"])):
         log.warning("password_in_process_list", option="--dsn")
     try:
         asyncio.run(_serve(config))
@@ -89,20 +100,20 @@ async def _serve(config: Config) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
 
-    def say(step: str) -> None:
+    def report(step: str) -> None:
         log.info("starting", step=step)
         systemd.notify(STATUS=step)
 
     daemon = Daemon(config)
-    starting = asyncio.create_task(daemon.start(say))
+    starting = asyncio.create_task(daemon.start(report))
     stopping = asyncio.create_task(stopped.wait())
     async with systemd.starting():
         await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
     if starting.done():
         await starting
-        _collect_garbage_seldom()
+        _collect_garbage_rarely()
         if sys.stdout.isatty():
-            _greet(config)
+            _print_next_steps(config)
         async with systemd.serving(config.socket_path, lambda: daemon.condition):
             await stopping
         log.info("stopping")
@@ -113,24 +124,28 @@ async def _serve(config: Config) -> None:
     log.info("stopped")
 
 
-def _greet(config: Config) -> None:
-    own = (
+def _print_next_steps(config: Config) -> None:
+    option = (
         ""
         if config.socket_path == Path("/run/tilecache/tilecache.sock")
         else (f" --socket {config.socket_path}")
     )
     click.echo(
-        f"tilecache serves on {config.socket_path}\n"
-        "Try next, in another terminal:\n"
-        f"  tilecache status{own}\n"
-        f"  tilecache import DIRECTORY{own}\n"
-        f"  tilecache coverage --bbox -85,-180,85,180 --zoom 3{own}\n"
-        "Ctrl-C stops it."
+        f"Listening on {config.socket_path}\n"
+        "Next steps, in another terminal:\n"
+        f"  tilecache status{option}\n"
+        f"  tilecache import DIRECTORY{option}\n"
+        f"  tilecache coverage --bbox -85,-180,85,180 --zoom 3{option}\n"
+        "Press Ctrl-C to stop."
     )
 
 
-def _collect_garbage_seldom() -> None:
-    """Rows make no cycles, but each thousand of them would have all memory searched for some."""
+def _collect_garbage_rarely() -> None:
+    """Raises the thresholds of the garbage collector.
+
+    Rows have no reference cycles, but with the default thresholds allocating many of
+    them triggers full collections.
+    """
     gc.collect()
     gc.freeze()
     gc.set_threshold(100_000, 20, 20)

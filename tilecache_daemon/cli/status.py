@@ -36,12 +36,12 @@ from tilecache_daemon.cli.output import (
     print_json,
     socket_option,
 )
-from tilecache_daemon.cli.sizes import format_size, format_tiles
+from tilecache_daemon.cli.sizes import format_count, format_size, format_tiles
 
 CALL_TIMEOUT_S = 5
 PERCENTILES = (50, 99)
 MAX_CALL_ROWS = 12
-NAME_WIDTH = len("tiles directory")
+NAME_WIDTH = len("pending removal")
 ACTIVITY_COUNTS = (
     "calls_under_way",
     "calls_max",
@@ -55,16 +55,17 @@ ACTIVITY_COUNTS = (
 ACTIVITY_TIMES = ("migration_seconds", "uptime_seconds")
 
 
-class Reading(NamedTuple):
-    """What a daemon says of itself; some of it only to those who may ask."""
+class Status(NamedTuple):
+    """The state of a daemon."""
 
     ready: bool
     info: GetServerInfoResponse
-    told_administrators: "ToldAdministrators | None"
+    admin: "AdminStatus | None"
+    """None without access to the admin socket."""
 
 
-class ToldAdministrators(NamedTuple):
-    """What is told on the administrator's socket only."""
+class AdminStatus(NamedTuple):
+    """What is available on the admin socket only."""
 
     activity: Activity
     usage: GetStorageUsageResponse | None
@@ -78,18 +79,18 @@ class ToldAdministrators(NamedTuple):
     "admin_socket_path",
     type=click.Path(path_type=Path),
     envvar="TILECACHE_ADMIN_SOCKET_PATH",
-    show_default=f"{ADMIN_SOCKET_NAME} beside the other",
-    help="The socket for administrators, where usage and activity are told.",
+    show_default=f"$TILECACHE_ADMIN_SOCKET_PATH, else {ADMIN_SOCKET_NAME} beside --socket",
+    help="The admin socket, which provides usage and activity.",
 )
 @json_option
-@click.option("--watch", is_flag=True, help="Show it again and again, until Ctrl-C.")
+@click.option("--watch", is_flag=True, help="Refresh the screen until Ctrl-C.")
 @click.option(
     "--interval",
     "interval_s",
     type=click.FloatRange(min=0.05),
     default=2.0,
     show_default=True,
-    help="Seconds from one time to the next.",
+    help="Seconds between refreshes.",
 )
 @click.pass_context
 def status_command(
@@ -102,45 +103,45 @@ def status_command(
 ) -> None:
     """Show the state of a running daemon on one screen.
 
-    Exits with 0 if the daemon is ready and with 1 if it is alive but not ready;
-    with --watch always with 0, and a daemon that goes away is waited for.
+    Exits with 0 if the daemon is ready, and with 1 if it runs but is not ready. With
+    --watch, waits for a daemon that is away, and always exits with 0.
     """
     admin_socket_path = admin_socket_path or socket_path.with_name(ADMIN_SOCKET_NAME)
     if watch and as_json:
-        raise click.UsageError("--watch is for people: programs ask for --json when they like")
+        raise click.UsageError("--watch and --json cannot be combined")
     if watch:
         _watch(socket_path, admin_socket_path, interval_s)
         return
     with connect(socket_path) as client:
-        reading = _read(client, admin_socket_path)
+        status = _read(client, admin_socket_path)
     if as_json:
-        print_json(_to_dict(reading))
+        print_json(_to_dict(status))
     else:
-        Console().print(_screen(socket_path, reading))
-    context.exit(ExitCode.DONE if reading.ready else ExitCode.IN_PART)
+        Console().print(_screen(socket_path, status))
+    context.exit(ExitCode.DONE if status.ready else ExitCode.IN_PART)
 
 
 def _watch(socket_path: Path, admin_socket_path: Path, interval_s: float) -> None:
     stopped = threading.Event()
-    # A KeyboardInterrupt would be lost where it meets one of gRPC's callbacks.
+    # A KeyboardInterrupt that is raised in one of gRPC's callbacks is lost.
     signal.signal(signal.SIGINT, lambda *_: stopped.set())
     with TileCacheClient(socket_path) as client, Live(auto_refresh=False) as live:
         while not stopped.is_set():
             try:
                 shown: RenderableType = _screen(socket_path, _read(client, admin_socket_path))
             except CallError as error:
-                shown = Text(f"{socket_path}: no daemon answers: {error.message}", "red")
+                shown = Text(f"{socket_path}: the daemon does not answer: {error.message}", "red")
             live.update(shown, refresh=True)
             stopped.wait(interval_s)
 
 
-def _read(client: TileCacheClient, admin_socket_path: Path) -> Reading:
+def _read(client: TileCacheClient, admin_socket_path: Path) -> Status:
     ready = client.is_serving()
     info = client.store.GetServerInfo(GetServerInfoRequest(), timeout=CALL_TIMEOUT_S)
-    return Reading(ready, info, _ask_as_administrator(admin_socket_path))
+    return Status(ready, info, _read_admin(admin_socket_path))
 
 
-def _ask_as_administrator(admin_socket_path: Path) -> ToldAdministrators | None:
+def _read_admin(admin_socket_path: Path) -> AdminStatus | None:
     if not os.access(admin_socket_path, os.W_OK):
         return None
     with TileCacheClient(admin_socket_path) as admin:
@@ -148,7 +149,7 @@ def _ask_as_administrator(admin_socket_path: Path) -> ToldAdministrators | None:
             metrics = admin.admin.GetMetrics(GetMetricsRequest(), timeout=CALL_TIMEOUT_S)
         except CallError:
             return None
-        return ToldAdministrators(Activity.read(metrics.text), _read_usage(admin))
+        return AdminStatus(Activity.parse(metrics.text), _read_usage(admin))
 
 
 def _read_usage(admin: TileCacheClient) -> GetStorageUsageResponse | None:
@@ -161,14 +162,14 @@ def _read_usage(admin: TileCacheClient) -> GetStorageUsageResponse | None:
     return usage
 
 
-def _to_dict(reading: Reading) -> dict[str, object]:
-    told = {"ready": reading.ready, **message_to_dict(reading.info)}
-    if reading.told_administrators:
-        activity, usage = reading.told_administrators
-        told["activity"] = _activity_to_dict(activity)
+def _to_dict(status: Status) -> dict[str, object]:
+    fields = {"ready": status.ready, **message_to_dict(status.info)}
+    if status.admin:
+        activity, usage = status.admin
+        fields["activity"] = _activity_to_dict(activity)
         if usage:
-            told["usage"] = message_to_dict(usage, zeros=True)
-    return told
+            fields["usage"] = message_to_dict(usage, zeros=True)
+    return fields
 
 
 def _activity_to_dict(activity: Activity) -> dict[str, object]:
@@ -191,12 +192,12 @@ def _activity_to_dict(activity: Activity) -> dict[str, object]:
     }
 
 
-def _screen(socket_path: Path, reading: Reading) -> RenderableType:
-    state, told = reading.info, reading.told_administrators
-    parts: list[RenderableType] = [_rows((*_state(socket_path, reading), *_stored(told)))]
-    if told:
-        parts += [_rows(_busy(told.activity)), "", _calls(told.activity.calls), ""]
-    return Group(*parts, _rows(_about(state)))
+def _screen(socket_path: Path, status: Status) -> RenderableType:
+    admin = status.admin
+    parts: list[RenderableType] = [_rows((*_state(socket_path, status), *_stored(admin)))]
+    if admin:
+        parts += [_rows(_activity(admin.activity)), "", _calls(admin.activity.calls), ""]
+    return Group(*parts, _rows(_about(status.info)))
 
 
 def _rows(rows: Iterable[tuple[str, str]]) -> Table:
@@ -210,74 +211,74 @@ def _rows(rows: Iterable[tuple[str, str]]) -> Table:
 
 def _calls(calls: list[CallActivity]) -> Table:
     table = Table(box=None)
-    table.add_column("calls since the start")
-    for column in ("ended", "half took", "99% took"):
+    table.add_column("RPC (since start)")
+    for column in ("calls", *(f"p{percent}" for percent in PERCENTILES)):
         table.add_column(column, justify="right")
     table.add_column("failed", no_wrap=True)
     for call in calls[:MAX_CALL_ROWS]:
-        took = (call.seconds.format_percentile(percent) for percent in PERCENTILES)
+        percentiles = (call.seconds.format_percentile(percent) for percent in PERCENTILES)
         failed = ", ".join(f"{count:,} {code}" for code, count in call.failed.items())
-        table.add_row(call.method, f"{call.ended:,}", *took, failed)
+        table.add_row(call.method, f"{call.ended:,}", *percentiles, failed)
     if others := calls[MAX_CALL_ROWS:]:
         count = sum(call.ended for call in others)
-        table.add_row(f"{len(others)} others", f"{count:,}", "", "", "--json tells each")
+        table.add_row(f"{len(others)} others", f"{count:,}", "", "", "--json lists all")
     return table
 
 
-def _state(socket_path: Path, reading: Reading) -> Iterator[tuple[str, str]]:
-    info = reading.info
-    yield "daemon", f"{'ready' if reading.ready else 'NOT ready'}, {socket_path}"
-    yield "database", "answers" if info.database_available else "does NOT answer"
+def _state(socket_path: Path, status: Status) -> Iterator[tuple[str, str]]:
+    info = status.info
+    yield "daemon", f"{'ready' if status.ready else 'NOT ready'}, {socket_path}"
+    yield "database", "available" if info.database_available else "NOT available"
     clock = f"trusted, {info.clock.time.ToJsonString()}"
     yield "clock", clock if info.clock.trusted else f"NOT trusted: {info.clock.reason}"
-    yield "in memory", _cache(info.cache)
+    yield "cache", _cache(info.cache)
 
 
 def _cache(cache: CacheStatus) -> str:
     if not cache.max_bytes:
-        return "nothing: cache_max_bytes is 0"
+        return "disabled (cache_max_bytes is 0)"
     reads = cache.hits + cache.misses
-    rate = f", {cache.hits / reads:.1%} of {reads:,} reads answered from it" if reads else ""
-    held = format_tiles(cache.tiles, cache.used_bytes)
-    return f"{held} of {format_size(cache.max_bytes)}{rate}"
+    hit_rate = f", {cache.hits / reads:.1%} hits of {reads:,} reads" if reads else ""
+    cached = format_tiles(cache.tiles, cache.used_bytes)
+    return f"{cached} of {format_size(cache.max_bytes)}{hit_rate}"
 
 
-def _stored(told: ToldAdministrators | None) -> Iterator[tuple[str, str]]:
-    if not told:
-        yield "stored", "told on the administrator's socket only"
-    elif not told.usage:
-        yield "stored", "not known while the database does not answer"
+def _stored(admin: AdminStatus | None) -> Iterator[tuple[str, str]]:
+    if not admin:
+        yield "stored", "available on the admin socket only"
+    elif not admin.usage:
+        yield "stored", "unknown while the database is not available"
     else:
-        total, ceiling = told.usage.total, told.usage.max_used_bytes
+        total, ceiling = admin.usage.total, admin.usage.max_used_bytes
         share = (
             f"{total.used_bytes / ceiling:.0%} of {format_size(ceiling)}"
             if ceiling
             else "no ceiling"
         )
         yield "stored", f"{format_tiles(total.tile_count, total.used_bytes)}, {share}"
-        pending, removal = told.usage.pending_upload, told.usage.pending_removal
-        yield "to upload", format_tiles(pending.tile_count, pending.used_bytes)
-        yield "to remove", format_tiles(removal.tile_count, removal.used_bytes)
+        upload, removal = admin.usage.pending_upload, admin.usage.pending_removal
+        yield "pending upload", format_tiles(upload.tile_count, upload.used_bytes)
+        yield "pending removal", format_tiles(removal.tile_count, removal.used_bytes)
 
 
-def _busy(activity: Activity) -> Iterator[tuple[str, str]]:
+def _activity(activity: Activity) -> Iterator[tuple[str, str]]:
     def count(name: str) -> str:
         return f"{activity.value(f'tilecache_{name}'):,.0f}"
 
     evicted = activity.distribution("tilecache_eviction_age_seconds")
-    ages = f", half unused for {evicted.format_percentile(50)}" if evicted.total else ""
-    yield "evicted", f"{evicted.total:,} since the start{ages}"
-    yield "calls now", f"{count('calls_under_way')} of {count('calls_max')}"
+    median = f", half of them unused for {evicted.format_percentile(50)}" if evicted.total else ""
+    yield "evicted", f"{format_count(evicted.total, 'tile')} since start{median}"
+    yield "active calls", f"{count('calls_under_way')} of {count('calls_max')}"
     yield (
         "connections",
-        f"{count('pool_connections_in_use')} in use of {count('pool_connections')}, "
-        f"{count('pool_connections_max')} at most; waiting calls: {count('pool_waiting')}",
+        f"{count('pool_connections_in_use')} of {count('pool_connections')} in use, "
+        f"maximum {count('pool_connections_max')}, {count('pool_waiting')} calls waiting",
     )
-    yield "to write", f"accesses: {count('accesses_pending')}"
-    yield "up for", str(timedelta(seconds=round(activity.value("tilecache_uptime_seconds"))))
+    yield "pending writes", f"{count('accesses_pending')} accesses"
+    yield "uptime", str(timedelta(seconds=round(activity.value("tilecache_uptime_seconds"))))
     yield (
-        "migrated",
-        f"revisions applied by this start: {count('migrations_applied')}, "
+        "migrations",
+        f"{count('migrations_applied')} applied at start, "
         f"in {activity.value('tilecache_migration_seconds'):.3f} s",
     )
 
@@ -286,13 +287,14 @@ def _about(info: GetServerInfoResponse) -> Iterator[tuple[str, str]]:
     yield "version", f"{info.daemon_version}, contract {info.contract_version}"
     yield "schema", info.schema_revision
     yield "namespace", info.namespace_uuid
-    yield "tiles directory", info.tiles_directory or "not told"
+    yield "tiles directory", info.tiles_directory or "not configured"
     bound = info.access_loss_bound.ToTimedelta()
-    yield "accesses", f"at most {bound} may be lost in a crash"
+    yield "access loss", f"a crash loses at most the accesses of the last {bound}"
     limits = info.limits
     yield (
         "limits",
-        f"{limits.max_batch_tiles:,} tiles a batch, {limits.max_request_items:,} items a request, "
-        f"{limits.max_region_cells:,} cells a region, "
-        f"{limits.max_concurrent_calls:,} calls at once",
+        f"{limits.max_batch_tiles:,} tiles per batch, "
+        f"{limits.max_request_items:,} items per request, "
+        f"{limits.max_region_cells:,} cells per region, "
+        f"{limits.max_concurrent_calls:,} concurrent calls",
     )

@@ -51,13 +51,19 @@ source_choice = click.Choice(sorted(SOURCE_NUMBERS))
 @click.argument("zoom", type=int)
 @click.argument("x", type=int)
 @click.argument("y", type=int)
-@click.option("--source", type=source_choice, default=GOOGLEMAPS, show_default=True)
-@click.option("--flight", metavar="UUID", help="The flight that made the tile.")
+@click.option(
+    "--source",
+    type=source_choice,
+    default=GOOGLEMAPS,
+    show_default=True,
+    help="The source of the tile.",
+)
+@click.option("--flight", metavar="UUID", help="The flight that produced the tile.")
 @json_option
 def derive_command(
     zoom: int, x: int, y: int, source: str, flight: str | None, as_json: bool
 ) -> None:
-    """Derive the ids of a tile. Needs no daemon.
+    """Derive the ids of a tile, without a daemon.
 
     \b
     tilecache derive 18 154321 95812
@@ -80,9 +86,15 @@ def derive_command(
 
 @click.command("get")
 @click.argument("tile", nargs=-1, required=True, metavar="TILE_UUID | ZOOM X Y")
-@click.option("--source", type=source_choice, default=GOOGLEMAPS, show_default=True)
-@click.option("--flight", metavar="UUID", help="The flight that made the tile.")
-@click.option("--record-access", is_flag=True, help="Count this as a use of the tile.")
+@click.option(
+    "--source",
+    type=source_choice,
+    default=GOOGLEMAPS,
+    show_default=True,
+    help="The source of the tile.",
+)
+@click.option("--flight", metavar="UUID", help="The flight that produced the tile.")
+@click.option("--record-access", is_flag=True, help="Record this as an access to the tile.")
 @socket_option
 @json_option
 def get_command(
@@ -93,13 +105,13 @@ def get_command(
     socket_path: Path,
     as_json: bool,
 ) -> None:
-    """Show one tile, by its id or by its key.
+    """Show a tile, by its id or its key.
 
     \b
     tilecache get 17f7ac7e-6c25-5050-a7cd-b6578cd5f323
     tilecache get 18 154321 95812 --source googlemaps
 
-    Exits with 1 if there is no such tile.
+    Exits with 1 if the tile does not exist.
     """
     request = GetTileRequest(tile=tile_reference(tile, source, flight), record_access=record_access)
     with connect(socket_path) as client:
@@ -111,26 +123,30 @@ def get_command(
 
 
 @click.command("query")
-@click.option(
-    "--zoom", type=click.IntRange(0, MAX_ZOOM), required=True, help="Which zoom to look at."
-)
+@click.option("--zoom", type=click.IntRange(0, MAX_ZOOM), required=True, help="The zoom level.")
 @region_options
-@click.option("--source", "sources", type=source_choice, multiple=True, help="Only this source.")
+@click.option(
+    "--source",
+    "sources",
+    type=source_choice,
+    multiple=True,
+    help="Only this source. May be repeated.",
+)
 @click.option("--flight", metavar="UUID", help="Only tiles of this flight.")
 @click.option(
     "--captured-after",
     type=click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"]),
-    help="Only later captures (UTC).",
+    help="Only tiles captured after this time (UTC).",
 )
 @click.option(
     "--label",
     "labels",
     type=click.Choice(sorted(LABEL_NUMBERS)),
     multiple=True,
-    help="Only this label. Default: all but rejected and stale_reject.",
+    help="Only this label. May be repeated.  [default: all but rejected and stale_reject]",
 )
-@click.option("--best", is_flag=True, help="One tile a cell: the best label, then the newest.")
-@click.option("--limit", type=click.IntRange(min=1), help="At most so many tiles.")
+@click.option("--best", is_flag=True, help="One tile per cell: the best label, then the newest.")
+@click.option("--limit", type=click.IntRange(min=1), help="The maximum number of tiles.")
 @socket_option
 @json_option
 def query_command(
@@ -151,7 +167,7 @@ def query_command(
     tilecache query --bbox 45,5,48,11 --zoom 4
     tilecache query --circle 47.4,8.5,2000 --zoom 18 --best --json
 
-    With --json: one tile a line.
+    With --json: JSON Lines, one tile a line.
     """
     request = QueryTilesRequest(
         zoom=zoom,
@@ -200,12 +216,12 @@ def _fields(tile: TileMetadata) -> Iterator[tuple[str, object]]:
 
 
 def tile_reference(tile: tuple[str, ...], source: str, flight: str | None) -> TileRef:
-    """A tile as it is named on the command line: TILE_UUID, or ZOOM X Y."""
+    """The tile of the arguments TILE_UUID, or ZOOM X Y."""
     if len(tile) == 1:
         return TileRef(tile_uuid=tile[0])
     try:
         zoom, x, y = map(int, tile)
     except ValueError:
-        raise click.UsageError("give a tile_uuid, or zoom, x and y as numbers") from None
+        raise click.UsageError("Give TILE_UUID, or ZOOM X Y as integers.") from None
     key = TileKey(zoom=zoom, x=x, y=y, source=SOURCE_NUMBERS[source], flight_id=flight)
     return TileRef(key=key)

@@ -1,4 +1,4 @@
-"""`tilecache uploads`: what the aircraft has made and the ground does not have."""
+"""`tilecache uploads`: tiles made onboard, to be uploaded to the ground."""
 
 import json
 from collections import Counter
@@ -18,31 +18,31 @@ from tilecache_daemon.cli.output import (
     print_json_line,
     socket_option,
 )
-from tilecache_daemon.cli.sizes import format_size
+from tilecache_daemon.cli.sizes import format_count, format_size
 
 PAGE_SIZE: Final = 1_000
 CALL_TIMEOUT_S: Final = 30
 
 _OUTCOMES: Final = {
     pb.MARK_OUTCOME_MARKED: "marked",
-    pb.MARK_OUTCOME_ALREADY_MARKED: "was marked before",
-    pb.MARK_OUTCOME_NOT_FOUND: "there is no such tile",
-    pb.MARK_OUTCOME_CONTENT_DIFFERS: "has another content by now, and still waits for upload",
-    pb.MARK_OUTCOME_NOT_UPLOADABLE: "was not made onboard, and is never uploaded",
+    pb.MARK_OUTCOME_ALREADY_MARKED: "already marked",
+    pb.MARK_OUTCOME_NOT_FOUND: "not found",
+    pb.MARK_OUTCOME_CONTENT_DIFFERS: "not marked: the content has changed since the upload",
+    pb.MARK_OUTCOME_NOT_UPLOADABLE: "not marked: not made onboard, so never uploaded",
 }
 _DONE: Final = {pb.MARK_OUTCOME_MARKED, pb.MARK_OUTCOME_ALREADY_MARKED}
 
 
 @click.group(
-    epilog="Exit codes: 0 done, 1 some could not be marked, 2 wrong usage, 3 no daemon answers, "
-    "4 refused by the daemon.",
+    epilog="Exit codes: 0 success; 1 some tiles could not be marked; 2 wrong usage; 3 the daemon "
+    "does not answer; 4 refused by the daemon.",
 )
 def uploads_command() -> None:
-    """List the tiles made onboard that wait for upload, and mark those that are uploaded.
+    """List the tiles made onboard that wait for upload, and mark uploaded tiles.
 
     \b
     tilecache uploads list --json > pending.jsonl
-    (upload the files that it names)
+    (upload the listed files)
     tilecache uploads mark --from pending.jsonl
     """
 
@@ -52,9 +52,9 @@ def uploads_command() -> None:
 @socket_option
 @json_option
 def list_command(flight: str | None, socket_path: Path, as_json: bool) -> None:
-    """List what waits for upload, oldest capture first.
+    """List the tiles that wait for upload, oldest capture first.
 
-    With --json: one a line.
+    With --json: JSON Lines, one tile a line.
     """
     with connect(socket_path) as client:
         for tile in _pending(client, flight):
@@ -74,7 +74,7 @@ def list_command(flight: str | None, socket_path: Path, as_json: bool) -> None:
     "--from",
     "source",
     type=click.File(),
-    help="A file of JSON, a tile a line, as `uploads list --json` prints it; - for stdin.",
+    help="A JSON Lines file of tiles, as `uploads list --json` prints it; - for stdin.",
 )
 @socket_option
 @click.pass_context
@@ -85,14 +85,14 @@ def mark_command(
     source: TextIO | None,
     socket_path: Path,
 ) -> None:
-    """Mark tiles as uploaded, each only while it has the content that was uploaded.
+    """Mark tiles as uploaded. A tile is marked only if it still has the uploaded content.
 
     \b
     tilecache uploads mark TILE_UUID CONTENT_SHA256
     tilecache uploads mark --from pending.jsonl
     """
     if source is not None and tile_uuid is None:
-        tiles = list(_read(source))
+        tiles = list(_parse(source))
     elif source is None and tile_uuid is not None and content_sha256 is not None:
         tiles = [pb.UploadedTile(tile_uuid=tile_uuid, content_sha256=content_sha256)]
     else:
@@ -103,7 +103,7 @@ def mark_command(
         if outcome not in _DONE:
             click.echo(f"{tile.tile_uuid}: {_OUTCOMES[outcome]}", err=True)
     for outcome, count in sorted(Counter(outcomes).items()):
-        click.echo(f"{count:,}: {_OUTCOMES[outcome]}")
+        click.echo(f"{format_count(count, 'tile')} {_OUTCOMES[outcome]}")
     context.exit(ExitCode.DONE if _DONE.issuperset(outcomes) else ExitCode.IN_PART)
 
 
@@ -120,7 +120,7 @@ def _pending(client: TileCacheClient, flight: str | None) -> Iterator[pb.TileMet
             return
 
 
-def _read(lines: Iterable[str]) -> Iterator[pb.UploadedTile]:
+def _parse(lines: Iterable[str]) -> Iterator[pb.UploadedTile]:
     for number, line in enumerate(lines, start=1):
         try:
             tile = json.loads(line)
@@ -129,7 +129,7 @@ def _read(lines: Iterable[str]) -> Iterator[pb.UploadedTile]:
             )
         except (ValueError, KeyError, TypeError) as error:
             raise click.UsageError(
-                f"--from: line {number} is no tile with tile_uuid and content_sha256: {error}"
+                f"--from: line {number} is not a tile with tile_uuid and content_sha256: {error}"
             ) from error
 
 

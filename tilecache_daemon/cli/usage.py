@@ -21,11 +21,11 @@ from tilecache_daemon.cli.output import (
     message_to_dict,
     print_json,
 )
-from tilecache_daemon.cli.sizes import format_size, format_tiles
+from tilecache_daemon.cli.sizes import format_count, format_size, format_tiles
 from tilecache_daemon.cli.tiles import LABEL_TEXTS
 
 BAR_WIDTH = 24
-NEARLY_FULL = 0.9
+NEARLY_FULL_SHARE = 0.9
 FRESH = "fresh"
 
 
@@ -33,14 +33,14 @@ FRESH = "fresh"
 @admin_socket_option
 @json_option
 def usage_command(socket_path: Path, as_json: bool) -> None:
-    """Show what is stored, what is stale, what is full and what waits, at a glance.
+    """Show disk usage, stale tiles, and pending uploads and removals.
 
     \b
     tilecache usage
     tilecache usage --json | jq .pending_upload
 
-    Sizes are those of the pictures. Which cells of a region are covered is told by
-    `tilecache coverage`.
+    Sizes are those of the image files. `tilecache coverage` shows which cells of a
+    region are covered.
     """
     with connect(socket_path) as client:
         usage = client.admin.GetStorageUsage(GetStorageUsageRequest(), timeout=30)
@@ -57,19 +57,11 @@ def usage_command(socket_path: Path, as_json: bool) -> None:
 def _summary(usage: GetStorageUsageResponse) -> Table:
     table = Table.grid(padding=(0, 2))
     for name, value in (
-        ("covered", _covered(usage)),
-        ("full", _full(usage)),
+        ("stored", _stored(usage)),
+        ("used", _used(usage)),
         ("stale", _stale(usage)),
-        ("to upload", _waiting(usage.pending_upload, "waits", "wait", "tilecache uploads list")),
-        (
-            "to remove",
-            _waiting(
-                usage.pending_removal,
-                "has gone, but not its file",
-                "have gone, but not their files",
-                "tilecache evictions remove",
-            ),
-        ),
+        ("pending upload", _pending(usage.pending_upload, "tilecache uploads list")),
+        ("pending removal", _pending(usage.pending_removal, "tilecache evictions remove")),
     ):
         table.add_row(f"[bold]{name}[/bold]", value)
     for note in _notes(usage):
@@ -79,26 +71,26 @@ def _summary(usage: GetStorageUsageResponse) -> Table:
 
 def _notes(usage: GetStorageUsageResponse) -> Iterator[str]:
     if usage.max_used_bytes:
-        then = "evicts the least recently used" if usage.evict_on_insert else "is refused"
-        yield f"An insert that would pass the ceiling {then}."
+        action = "evicts the least recently used tiles" if usage.evict_on_insert else "is refused"
+        yield f"An insert beyond the ceiling {action}."
     if usage.unknown_size_count:
-        yield f"{usage.unknown_size_count:,} tiles count as 0 bytes: their size is not known."
+        yield f"{format_count(usage.unknown_size_count, 'tile')} of unknown size, counted as 0."
 
 
-def _covered(usage: GetStorageUsageResponse) -> str:
+def _stored(usage: GetStorageUsageResponse) -> str:
     if not usage.total.tile_count:
-        return "nothing is stored; fill the cache with `tilecache import`"
+        return "no tiles; import some with `tilecache import`"
     first, last = usage.zooms[0].zoom, usage.zooms[-1].zoom
-    span = f"zoom {first}" if first == last else f"{len(usage.zooms)} zooms, {first} to {last}"
-    return f"{usage.total.tile_count:,} tiles in {span}"
+    zooms = f"zoom {first}" if first == last else f"{len(usage.zooms)} zooms, {first} to {last}"
+    return f"{format_count(usage.total.tile_count, 'tile')} at {zooms}"
 
 
-def _full(usage: GetStorageUsageResponse) -> str | Table:
+def _used(usage: GetStorageUsageResponse) -> str | Table:
     used, ceiling = usage.total.used_bytes, usage.max_used_bytes
     if not ceiling:
-        return f"{format_size(used)} used; there is no ceiling (max_used_bytes)"
+        return f"{format_size(used)}; no ceiling is set (max_used_bytes)"
     share = used / ceiling
-    colour = "green" if share < NEARLY_FULL else "yellow" if share < 1 else "red"
+    colour = "green" if share < NEARLY_FULL_SHARE else "yellow" if share < 1 else "red"
     line = Table.grid(padding=(0, 1))
     line.add_row(
         ProgressBar(
@@ -108,8 +100,7 @@ def _full(usage: GetStorageUsageResponse) -> str | Table:
             complete_style=colour,
             finished_style=colour,
         ),
-        f"[{colour}]{share:.0%}[/{colour}] of the ceiling: "
-        f"{format_size(used)} of {format_size(ceiling)}",
+        f"{format_size(used)} of {format_size(ceiling)} ([{colour}]{share:.0%}[/{colour}])",
     )
     return line
 
@@ -120,14 +111,13 @@ def _stale(usage: GetStorageUsageResponse) -> str:
         for item in usage.labels
         if LABEL_TEXTS[item.label] != FRESH
     ]
-    return ", ".join(stale) if stale else "nothing"
+    return ", ".join(stale) or "none"
 
 
-def _waiting(usage: StorageUsage, one: str, many: str, command: str) -> str:
+def _pending(usage: StorageUsage, command: str) -> str:
     if not usage.tile_count:
-        return "nothing"
-    verb = one if usage.tile_count == 1 else many
-    return f"{format_tiles(usage.tile_count, usage.used_bytes)} {verb}: see `{command}`"
+        return "none"
+    return f"{format_tiles(usage.tile_count, usage.used_bytes)}; see `{command}`"
 
 
 def _details(usage: GetStorageUsageResponse) -> Iterator[Table]:
@@ -145,9 +135,9 @@ def _table(kind: str, rows: Sequence[tuple[str, StorageUsage]]) -> Table:
     table.add_column(kind, min_width=14)
     table.add_column("tiles", justify="right", min_width=11)
     table.add_column("size", justify="right", min_width=9)
-    table.add_column("share of the tiles")
-    most = sum(used.tile_count for _, used in rows)
+    table.add_column("share of tiles")
+    total = sum(used.tile_count for _, used in rows)
     for name, used in rows:
-        bar = ProgressBar(total=most, completed=used.tile_count, width=BAR_WIDTH)
+        bar = ProgressBar(total=total, completed=used.tile_count, width=BAR_WIDTH)
         table.add_row(name, f"{used.tile_count:,}", format_size(used.used_bytes), bar)
     return table

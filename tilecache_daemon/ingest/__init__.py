@@ -1,1 +1,1 @@
-"""Importing tiles: sources give them, the importer sends them to the daemon."""
+"""Imports tiles: a source yields them, the importer sends them to the daemon."""

@@ -1,4 +1,4 @@
-"""The pipeline from a source to the daemon: read, hash, check, unpack, send, count."""
+"""The import pipeline from a source to the daemon: read, check, hash, unpack, send."""
 
 import os
 import re
@@ -23,17 +23,17 @@ from tilecache.v1.tile_metadata_store_pb2 import (
     OnConflict,
     TileMetadata,
 )
-from tilecache_daemon.ingest.pictures import (
-    MAX_PICTURE_BYTES,
-    UnreadablePictureError,
+from tilecache_daemon.ingest.images import (
+    MAX_IMAGE_BYTES,
+    UnreadableImageError,
     read_header,
 )
 from tilecache_daemon.ingest.sender import (
-    DEFAULT_PATIENCE,
+    DEFAULT_RETRY_POLICY,
     Batch,
     BatchSender,
-    Patience,
     PreparedTile,
+    RetryPolicy,
 )
 from tilecache_daemon.ingest.sources import (
     NOT_UNPACKED,
@@ -50,28 +50,28 @@ Item = TypeVar("Item")
 Outcome = TypeVar("Outcome")
 
 _WORKERS: Final = min(8, (os.cpu_count() or 1) + 2)
-_MAX_PICTURES_IN_MEMORY: Final = 4 * _WORKERS
+_MAX_IMAGES_IN_MEMORY: Final = 4 * _WORKERS
 _BATCH_INDEX: Final = re.compile(r"^tiles\[\d+\]\.?")
 
 
 @dataclass(frozen=True)
 class ImportOptions:
-    """What is asked of an import."""
+    """The options of an import."""
 
     root: Path
-    """What the stored paths are relative to; holds every picture."""
+    """The directory that stored paths are relative to. All images must be below it."""
     source: TileSource.ValueType
     flight_id: str | None = None
     captured_at: datetime | None = None
-    """None: when the file, or the archive, was last modified."""
+    """None: the modification time of the file or archive."""
     on_conflict: OnConflict.ValueType = OnConflict.ON_CONFLICT_FAIL
     batch_size: int = 1000
-    patience: Patience = DEFAULT_PATIENCE
+    retry_policy: RetryPolicy = DEFAULT_RETRY_POLICY
 
 
 @dataclass
 class ImportCounts:
-    """What became of the tiles so far."""
+    """The outcomes so far."""
 
     inserted: int = 0
     downgraded: int = 0
@@ -83,7 +83,7 @@ class ImportCounts:
 
 
 class TileImporter:
-    """Imports one source. Setting `stopping` ends it after the tiles on their way."""
+    """Imports one source. Setting `stopping` ends the import after the batches in flight."""
 
     def __init__(
         self,
@@ -92,7 +92,7 @@ class TileImporter:
         unpack_directory: UnpackDirectory | None = None,
         on_refused: Callable[[Refusal], None] = lambda _: None,
         on_ignored: Callable[[IgnoredFile], None] = lambda _: None,
-        on_settled: Callable[[int], None] = lambda _: None,
+        on_progress: Callable[[int], None] = lambda _: None,
     ) -> None:
         self.counts = ImportCounts()
         self.stopping = Event()
@@ -100,37 +100,39 @@ class TileImporter:
         self._unpack_directory = unpack_directory
         self._on_refused = on_refused
         self._on_ignored = on_ignored
-        self._on_settled = on_settled
-        self._sender = BatchSender(client, options.on_conflict, self.stopping, options.patience)
+        self._on_progress = on_progress
+        self._sender = BatchSender(client, options.on_conflict, self.stopping, options.retry_policy)
 
     def run(self, source: Source) -> None:
-        """Returns when every tile is answered for. Raises SourceError if the
-        source cannot be read on, CallError if the daemon cannot go on; what
-        `counts` holds by then is stored."""
+        """Returns when the daemon has answered for every tile.
+
+        Raises SourceError if the source cannot be read to its end, CallError if the
+        daemon fails. The tiles counted in `counts` by then are stored.
+        """
         with ThreadPoolExecutor(_WORKERS) as pool:
-            wanted = takewhile(lambda _: not self.stopping.is_set(), source)
+            found = takewhile(lambda _: not self.stopping.is_set(), source)
             prepare = partial(self._prepare, archive=source.path)
-            prepared = _map_ahead(pool, prepare, wanted)
-            for batch, answer in self._sender.send(self._gather(prepared)):
-                self._settle(batch, answer)
+            prepared = _map_ahead(pool, prepare, found)
+            for batch, answer in self._sender.send(self._make_batches(prepared)):
+                self._record_answer(batch, answer)
 
     def _prepare(self, found: Found, archive: Path) -> PreparedTile | Refusal | IgnoredFile:
         if not isinstance(found, FoundTile):
             return found
         try:
-            return self._describe(found, archive)
-        except UnreadablePictureError as error:
+            return self._prepare_tile(found, archive)
+        except UnreadableImageError as error:
             return Refusal(found.file, "", UNREADABLE, str(error))
         except UnpackingError as error:
             return Refusal(found.file, "", NOT_UNPACKED, str(error))
         except OSError as error:
             return Refusal(found.file, "", UNREADABLE, error.strerror or str(error))
 
-    def _describe(self, found: FoundTile, archive: Path) -> PreparedTile:
-        picture = _read_file(found.picture) if isinstance(found.picture, Path) else found.picture
-        header = read_header(picture)
-        digest = sha256(picture).hexdigest()
-        path, discard = self._place(found, picture, header.suffix, digest)
+    def _prepare_tile(self, found: FoundTile, archive: Path) -> PreparedTile:
+        image = _read_file(found.image) if isinstance(found.image, Path) else found.image
+        header = read_header(image)
+        digest = sha256(image).hexdigest()
+        path, discard = self._store_image(found, image, header.suffix, digest)
         metadata = TileMetadata(
             key=TileKey(
                 zoom=found.zoom,
@@ -142,20 +144,20 @@ class TileImporter:
             tile_size_pixels=header.edge_pixels,
             file_path=path.relative_to(self._options.root).as_posix(),
             content_sha256=digest,
-            disk_bytes=len(picture),
-            captured_at=self._captured_at(path if found.picture is path else archive),
+            disk_bytes=len(image),
+            captured_at=self._captured_at(path if found.image is path else archive),
         )
         return PreparedTile(found.file, metadata, discard)
 
-    def _place(
-        self, found: FoundTile, picture: bytes, suffix: str, digest: str
+    def _store_image(
+        self, found: FoundTile, image: bytes, suffix: str, digest: str
     ) -> tuple[Path, Callable[[], None] | None]:
-        """Where the picture lies, unpacked if it has to be, and how to take that back."""
-        if isinstance(found.picture, Path):
-            return found.picture, None
-        assert self._unpack_directory is not None, "an archive needs a directory"
+        """The path of the image, unpacked if necessary, and a function to undo the unpacking."""
+        if isinstance(found.image, Path):
+            return found.image, None
+        assert self._unpack_directory is not None, "an archive needs a directory to unpack into"
         name = f"{found.zoom}/{found.x}/{found.y}.{suffix}"
-        path, written = self._unpack_directory.write(name, digest, picture)
+        path, written = self._unpack_directory.write(name, digest, image)
         return path, partial(path.unlink, missing_ok=True) if written else None
 
     def _captured_at(self, origin: Path) -> Timestamp:
@@ -166,14 +168,16 @@ class TileImporter:
             captured_at.FromNanoseconds(origin.stat().st_mtime_ns)
         return captured_at
 
-    def _gather(self, prepared: Iterable[PreparedTile | Refusal | IgnoredFile]) -> Iterator[Batch]:
-        tiles = self._set_aside(prepared)
+    def _make_batches(
+        self, prepared: Iterable[PreparedTile | Refusal | IgnoredFile]
+    ) -> Iterator[Batch]:
+        tiles = self._record_rejects(prepared)
         while batch := list(islice(tiles, self._options.batch_size)):
             if self._unpack_directory is not None:
                 self._unpack_directory.make_durable()
             yield batch
 
-    def _set_aside(
+    def _record_rejects(
         self, prepared: Iterable[PreparedTile | Refusal | IgnoredFile]
     ) -> Iterator[PreparedTile]:
         for outcome in prepared:
@@ -181,12 +185,12 @@ class TileImporter:
                 yield outcome
             elif isinstance(outcome, Refusal):
                 self._refuse(outcome)
-                self._on_settled(1)
+                self._on_progress(1)
             else:
                 self.counts.ignored += 1
                 self._on_ignored(outcome)
 
-    def _settle(self, batch: Batch, answer: BulkInsertTilesResponse) -> None:
+    def _record_answer(self, batch: Batch, answer: BulkInsertTilesResponse) -> None:
         self.counts.inserted += answer.inserted_count
         self.counts.downgraded += answer.downgraded_count
         self.counts.already_present += answer.already_present_count
@@ -198,7 +202,7 @@ class TileImporter:
                 tile.discard()
             field = _BATCH_INDEX.sub("", refused.field)
             self._refuse(Refusal(tile.file, field, refused.reason, refused.message))
-        self._on_settled(len(batch))
+        self._on_progress(len(batch))
 
     def _refuse(self, refusal: Refusal) -> None:
         self.counts.refused += 1
@@ -207,20 +211,20 @@ class TileImporter:
 
 def _read_file(path: Path) -> bytes:
     with path.open("rb") as file:
-        content = file.read(MAX_PICTURE_BYTES + 1)
-    if len(content) > MAX_PICTURE_BYTES:
-        raise UnreadablePictureError(f"more than {MAX_PICTURE_BYTES} bytes, too large for a tile")
+        content = file.read(MAX_IMAGE_BYTES + 1)
+    if len(content) > MAX_IMAGE_BYTES:
+        raise UnreadableImageError(f"more than {MAX_IMAGE_BYTES} bytes, too large for a tile")
     return content
 
 
 def _map_ahead(
     pool: ThreadPoolExecutor, function: Callable[[Item], Outcome], items: Iterable[Item]
 ) -> Iterator[Outcome]:
-    """As `map`, in order, with a bounded number of items worked on at once."""
+    """As `map`, but concurrent: in order, with a bounded number of items in memory."""
     ahead: deque[Future[Outcome]] = deque()
     for item in items:
         ahead.append(pool.submit(function, item))
-        if len(ahead) >= _MAX_PICTURES_IN_MEMORY:
+        if len(ahead) >= _MAX_IMAGES_IN_MEMORY:
             yield ahead.popleft().result()
     while ahead:
         yield ahead.popleft().result()

@@ -26,29 +26,29 @@ class PreparedTile(NamedTuple):
     file: str
     metadata: TileMetadata
     discard: Callable[[], None] | None = None
-    """Takes back what was done for it, should it be refused."""
+    """Undoes the unpacking of its image, to be called if the tile is refused."""
 
 
 Batch = list[PreparedTile]
 
 
-class Patience(NamedTuple):
-    """How long a daemon that does not answer is waited for."""
+class RetryPolicy(NamedTuple):
+    """How long to wait for a daemon that does not answer."""
 
     ready_timeout_s: float = 60.0
     attempts: int = 10
-    """How often a batch is sent again to a daemon that is ready and fails it."""
+    """How often a batch is sent to a daemon that is ready but fails the call."""
     retry_delay_s: float = 1.0
 
 
-DEFAULT_PATIENCE: Final = Patience()
+DEFAULT_RETRY_POLICY: Final = RetryPolicy()
 
 
 class BatchSender:
-    """Sends batches through `BulkInsertTiles`, a bounded number of them unanswered.
+    """Sends batches through `BulkInsertTiles`, a bounded number of them in flight.
 
-    When the daemon goes away, what it has not answered is sent again once it is
-    back: inserting the same tile twice is inserting it once.
+    After an outage of the daemon, unanswered batches are sent again. That is safe
+    because inserts are idempotent.
     """
 
     def __init__(
@@ -56,64 +56,67 @@ class BatchSender:
         client: TileCacheClient,
         on_conflict: OnConflict.ValueType,
         stopping: Event,
-        patience: Patience,
+        retry_policy: RetryPolicy,
     ) -> None:
         self._client = client
         self._on_conflict = on_conflict
         self._stopping = stopping
-        self._patience = patience
+        self._retry_policy = retry_policy
         self._unanswered: deque[Batch] = deque()
 
     def send(self, batches: Iterable[Batch]) -> Iterator[tuple[Batch, BulkInsertTilesResponse]]:
-        """Each batch with its answer, in order. Raises CallError when the daemon
-        refuses the call, or stays away for longer than the patience lasts."""
+        """Yields each batch with its answer, in order.
+
+        Raises CallError if the daemon refuses the call, or does not answer within the
+        limits of the retry policy.
+        """
         self._open()
         try:
             for batch in batches:
                 self._unanswered.append(batch)
-                self._put(batch)
+                self._enqueue(batch)
                 if len(self._unanswered) >= MAX_BATCHES_IN_FLIGHT:
-                    yield self._take_answer()
+                    yield self._next_answer()
             while self._unanswered:
-                yield self._take_answer()
+                yield self._next_answer()
         finally:
             self._close()
 
-    def _take_answer(self) -> tuple[Batch, BulkInsertTilesResponse]:
-        for attempt in range(1, self._patience.attempts + 1):
+    def _next_answer(self) -> tuple[Batch, BulkInsertTilesResponse]:
+        for attempt in range(1, self._retry_policy.attempts + 1):
             try:
                 answer = next(self._answers)
                 return self._unanswered.popleft(), answer
             except CallError as error:
-                last = attempt == self._patience.attempts or self._stopping.is_set()
-                if last or not _may_pass(error):
+                last = attempt == self._retry_policy.attempts or self._stopping.is_set()
+                if last or not _is_transient(error):
                     raise
                 self._resend(error)
         raise AssertionError("the last attempt returns or raises")
 
     def _resend(self, failure: CallError) -> None:
         self._close()
-        self._stopping.wait(failure.retry_after_s or self._patience.retry_delay_s)
+        self._stopping.wait(failure.retry_after_s or self._retry_policy.retry_delay_s)
         try:
-            self._client.wait_until_ready(self._patience.ready_timeout_s)
+            self._client.wait_until_ready(self._retry_policy.ready_timeout_s)
         except CallError as error:
             raise failure from error
         self._open()
         for batch in self._unanswered:
-            self._put(batch)
+            self._enqueue(batch)
 
     def _open(self) -> None:
         self._requests: SimpleQueue[BulkInsertTilesRequest | None] = SimpleQueue()
         self._answers = self._client.store.BulkInsertTiles(iter(self._requests.get, None))
 
-    def _put(self, batch: Batch) -> None:
+    def _enqueue(self, batch: Batch) -> None:
         tiles = [tile.metadata for tile in batch]
         self._requests.put(BulkInsertTilesRequest(tiles=tiles, on_conflict=self._on_conflict))
 
     def _close(self) -> None:
-        self._requests.put(None)  # ends the thread that reads them
+        self._requests.put(None)  # ends the thread that reads the queue
         self._answers.cancel()
 
 
-def _may_pass(error: CallError) -> bool:
+def _is_transient(error: CallError) -> bool:
     return error.code is grpc.StatusCode.UNAVAILABLE or error.retry_after_s is not None

@@ -1,4 +1,4 @@
-"""Where the pictures of an archive come to lie."""
+"""Unpacks the images of an archive into a directory."""
 
 import fcntl
 import os
@@ -7,7 +7,7 @@ from threading import Lock
 
 
 class UnpackingError(Exception):
-    """A directory or file cannot be written; the message names it."""
+    """A directory or file cannot be written. The message names it."""
 
 
 class UnpackDirectory:
@@ -28,37 +28,37 @@ class UnpackDirectory:
             raise UnpackingError(f"{path}: another import is unpacking there") from error
 
     def close(self) -> None:
-        """Lets another import in."""
+        """Releases the directory for other imports."""
         os.close(self._handle)
 
-    def write(self, name: str, content_sha256: str, picture: bytes) -> tuple[Path, bool]:
-        """Where the picture lies, and whether it was put there by this call.
+    def write(self, name: str, content_sha256: str, image: bytes) -> tuple[Path, bool]:
+        """The path of the image, and whether this call has written it.
 
-        A picture that is there already is left as it is, since a stored tile may
-        name it: another one for the same cell gets its hash into its name. Raises
+        An existing file is never overwritten, because a stored tile may name it. A
+        different image of the same cell gets its hash in its name. Raises
         UnpackingError.
         """
         wanted = self.path / name
         distinct = wanted.with_suffix(f".{content_sha256[:16]}{wanted.suffix}")
         try:
             with self._lock:
-                for place in (wanted, distinct):
-                    if not place.exists():
-                        _write_whole(place, picture)
-                        return place, True
-                    if place.read_bytes() == picture:
-                        return place, False
+                for path in (wanted, distinct):
+                    if not path.exists():
+                        _write_atomically(path, image)
+                        return path, True
+                    if path.read_bytes() == image:
+                        return path, False
         except OSError as error:
             raise UnpackingError(f"{wanted}: {error.strerror}") from error
-        raise UnpackingError(f"{distinct}: another file lies there")
+        raise UnpackingError(f"{distinct}: exists with different content")
 
     def make_durable(self) -> None:
-        """Returns when what was written is on the disk."""
+        """Flushes all written files to disk."""
         os.sync()
 
 
-def _write_whole(place: Path, picture: bytes) -> None:
-    place.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = place.with_name(f".{place.name}.part")
-    unfinished.write_bytes(picture)
-    unfinished.rename(place)
+def _write_atomically(path: Path, image: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.part")
+    unfinished.write_bytes(image)
+    unfinished.rename(path)

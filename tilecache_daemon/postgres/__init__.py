@@ -1,1 +1,1 @@
-"""The PostgreSQL server that the daemon runs itself where none is configured."""
+"""The daemon's own PostgreSQL server."""

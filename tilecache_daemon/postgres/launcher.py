@@ -1,8 +1,8 @@
-"""Starts one of PostgreSQL's programs as another user, tied to the daemon's life.
+"""Starts one of PostgreSQL's programs as another user, and stops it when the daemon ends.
 
-Run as a script: a small process of its own may change its user and then ask the
-kernel for a signal at its parent's death, neither of which is safe between fork
-and exec in a process full of threads. It needs nothing but the standard library.
+Run as a script, in a process of its own. It changes the user, then asks the kernel
+for a signal at the parent's death. Neither is safe between fork and exec in a process
+with several threads. It needs only the standard library.
 """
 
 import ctypes
@@ -17,21 +17,24 @@ _EXIT_NOT_STARTED: Final = 127
 
 
 class ServerUser(NamedTuple):
-    """Whom PostgreSQL runs as."""
+    """The system user that PostgreSQL runs as."""
 
     uid: int
     gid: int
 
 
-def launched(command: Sequence[str], user: ServerUser) -> list[str]:
-    """The command line that runs `command` as `user` until it ends or the thread
-    that starts it does: then it gets SIGINT, which stops PostgreSQL cleanly."""
+def wrap_command(command: Sequence[str], user: ServerUser) -> list[str]:
+    """The command line that runs `command` as `user`.
+
+    When the thread that starts it ends, the command gets SIGINT, on which PostgreSQL
+    shuts down cleanly.
+    """
     identity = (os.getpid(), user.uid, user.gid)
     return [sys.executable, "-I", "-S", __file__, *map(str, identity), *command]
 
 
 def main(parent: str, uid: str, gid: str, *command: str) -> None:
-    """Becomes `command`; never returns."""
+    """Replaces this process with `command`; never returns."""
     _change_user(ServerUser(int(uid), int(gid)))
     _die_with_parent(int(parent))
     os.execv(command[0], command)  # noqa: S606
@@ -46,7 +49,7 @@ def _change_user(user: ServerUser) -> None:
 
 
 def _die_with_parent(parent: int) -> None:
-    # A change of user takes the wish back (prctl(2)), so this comes after it.
+    # A change of user clears this setting (prctl(2)), so it is set afterwards.
     if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, int(signal.SIGINT), 0, 0, 0):
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
     if os.getppid() != parent:

@@ -1,4 +1,4 @@
-"""One run of PostgreSQL's server process: started, heard, ended, reaped."""
+"""One run of PostgreSQL's server process: start, log, stop."""
 
 import logging
 import os
@@ -12,16 +12,16 @@ from pathlib import Path
 from typing import Final
 
 SERVER_ENVIRONMENT: Final = {"LC_ALL": "C", "TZ": "UTC", "PATH": os.defpath}
-"""All that PostgreSQL gets of the environment: nobody's PG variables lead it astray."""
+"""The server's whole environment: no PG* variable of the daemon's reaches it."""
 
 LOG_LINE_PREFIX: Final = "%b|"
-"""What the server must put before each line: the kind of process that speaks."""
+"""The server's `log_line_prefix`: the type of the backend that logs the line."""
 
-_KEPT_LINES: Final = 20
+_MAX_LAST_LINES: Final = 20
 _JOIN_TIMEOUT_S: Final = 5
-_STOPS: Final = (
-    (signal.SIGINT, 60),  # Ends sessions, writes a checkpoint.
-    (signal.SIGQUIT, 10),  # Ends at once; the next start recovers.
+_STOP_SIGNALS: Final = (
+    (signal.SIGINT, 60),  # fast shutdown: ends sessions, writes a checkpoint
+    (signal.SIGQUIT, 10),  # immediate shutdown: the next start recovers
     (signal.SIGKILL, None),
 )
 
@@ -29,14 +29,14 @@ _logger = logging.getLogger(__name__)
 
 
 class ServerProcess:
-    """A server, from its start on. Its log goes to the daemon's."""
+    """A server process. Its log lines are forwarded to the daemon's log."""
 
     def __init__(self, command: Sequence[str], inherited_descriptor: int) -> None:
         """Raises OSError if `command` cannot be started."""
-        self._last_lines: deque[str] = deque(maxlen=_KEPT_LINES)
+        self._last_lines: deque[str] = deque(maxlen=_MAX_LAST_LINES)
         started: Future[subprocess.Popen[str]] = Future()
-        # The kernel takes the end of the thread that starts a process for its
-        # parent's death, so that thread stays for as long as the server does.
+        # PR_SET_PDEATHSIG fires when the thread that started the process ends, so that
+        # thread lives as long as the server.
         self._thread = threading.Thread(
             target=self._run,
             args=(command, inherited_descriptor, started),
@@ -48,22 +48,24 @@ class ServerProcess:
         self.pid = self._process.pid
 
     def is_running(self) -> bool:
-        """Whether the process lives; reaps it if not."""
+        """Whether the process runs; reaps it if it has ended."""
         return self._process.poll() is None
 
     def stop(self) -> None:
-        """Ends the process, by force if it does not in time. Idempotent."""
-        for signal_number, timeout_s in _STOPS:
+        """Stops the process, by force if it takes too long. Idempotent."""
+        for signal_number, timeout_s in _STOP_SIGNALS:
             self._process.send_signal(signal_number)
             try:
                 self._process.wait(timeout_s)
                 break
             except subprocess.TimeoutExpired:
-                _logger.warning("PostgreSQL still runs %s s after %s", timeout_s, signal_number)
+                _logger.warning(
+                    "PostgreSQL is still running %s s after %s", timeout_s, signal_number
+                )
         self._thread.join(_JOIN_TIMEOUT_S)
 
-    def last_words(self) -> str:
-        """The last lines of the log of a server that has ended."""
+    def read_last_lines(self) -> str:
+        """The last log lines of a server that has ended."""
         self._thread.join(_JOIN_TIMEOUT_S)
         return "\n".join(self._last_lines)
 
@@ -84,7 +86,7 @@ class ServerProcess:
                 text=True,
                 errors="replace",
                 pass_fds=[inherited_descriptor],
-                # A Ctrl-C is the daemon's, which stops the server when it has drained.
+                # Ctrl-C must reach the daemon alone: it drains, then stops the server.
                 start_new_session=True,
             )
         except BaseException as error:
@@ -94,48 +96,49 @@ class ServerProcess:
         assert process.stderr is not None
         with process.stderr:
             for line in process.stderr:
-                self._hear(line.rstrip())
+                self._forward(line.rstrip())
         process.wait()
 
-    def _hear(self, line: str) -> None:
-        speaker, _, text = line.rpartition("|") if line.count("|") == 1 else ("", "", line)
+    def _forward(self, line: str) -> None:
+        backend_type, _, text = line.rpartition("|") if line.count("|") == 1 else ("", "", line)
         self._last_lines.append(text)
-        _logger.log(_level(speaker, text), "PostgreSQL: %s", text)
+        _logger.log(_level(backend_type, text), "PostgreSQL: %s", text)
 
 
-def ready_pid(data: Path) -> int | None:
-    """The process id of the server that says in `data` that it is ready, if one does."""
+def read_ready_pid(data: Path) -> int | None:
+    """The process id of a server on `data` whose pid file says that it is ready, if any."""
     try:
         lines = (data / "postmaster.pid").read_text().splitlines()
     except FileNotFoundError:
         return None
-    # The file's form: PostgreSQL's src/include/utils/pidfile.h.
+    # The file's format: PostgreSQL's src/include/utils/pidfile.h.
     return int(lines[0]) if len(lines) >= 8 and lines[7].strip() == "ready" else None
 
 
 def remove_stale_pid_file(pid_file: Path) -> None:
-    """Removes a server's pid file whose number is another program's, as it may be after
-    a power cut, or that of a dead process that nobody has reaped, as in some containers.
+    """Removes a pid file whose process is not a PostgreSQL server.
 
-    PostgreSQL takes either for a living server and does not start. To be called by
-    one who holds the lock that all servers on the same data inherit.
+    The process id may belong to another program, as after a power failure, or to a
+    zombie, as in some containers. PostgreSQL takes either for a running server and
+    does not start. The caller must hold the lock that all servers on the same data
+    inherit.
     """
     try:
         pid = int(pid_file.read_text().split()[0])
         program = Path(f"/proc/{pid}/cmdline").read_bytes().partition(b"\0")[0]
     except (FileNotFoundError, ProcessLookupError, IndexError, ValueError):
-        return  # PostgreSQL itself sees to these.
-    # An administrator may have started a server by hand; a dead process has no command line.
+        return  # PostgreSQL handles these itself.
+    # An administrator may have started a server manually. A zombie has no command line.
     if Path(os.fsdecode(program)).name != "postgres":
         pid_file.unlink()
 
 
-def _level(speaker: str, text: str) -> int:
+def _level(backend_type: str, text: str) -> int:
     severity = text.partition(":")[0]
     if severity == "PANIC":
         return logging.ERROR
-    # What goes wrong in a session is told to its client.
-    if speaker == "client backend":
+    # The client of a session gets its errors.
+    if backend_type == "client backend":
         return logging.DEBUG
     levels = {"WARNING": logging.WARNING, "ERROR": logging.ERROR, "FATAL": logging.ERROR}
     return levels.get(severity, logging.DEBUG)

@@ -1,1 +1,1 @@
-"""Migrations of the database's schema."""
+"""The database schema: migrations and their state."""

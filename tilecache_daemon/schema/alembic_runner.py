@@ -1,7 +1,7 @@
-"""Alembic, driven in code: no alembic.ini, no command line, no output.
+"""Runs Alembic from code, without alembic.ini and without output.
 
-Imported only where there is something to do, because Alembic and SQLAlchemy
-cost a start time and memory that a database at its head need not pay.
+Imported only if there is something to migrate: loading Alembic and SQLAlchemy costs
+time and memory at every start.
 """
 
 import io
@@ -33,7 +33,7 @@ def run_alembic(
     target: str,
     connect: Callable[[], psycopg.Connection],
 ) -> None:
-    """Takes a database to a revision in one transaction; raises psycopg.Error or MigrationError."""
+    """Migrates to a revision in one transaction; raises psycopg.Error or MigrationError."""
 
     def connect_for_transaction() -> psycopg.Connection:
         connection = connect()
@@ -61,12 +61,12 @@ def describe_upgrade(migrations: Path, previous: str | None, revision: str) -> t
     config = _config(migrations)
     config.output_buffer = written = io.StringIO()
     command.upgrade(config, f"{previous or 'base'}:{revision}", sql=True)
-    sql = written.getvalue().strip().replace("\n        ", "\n")  # as indented in the revisions
+    sql = written.getvalue().strip().replace("\n        ", "\n")  # as indented in the files
     return ScriptDirectory.from_config(config).get_revision(revision).doc, sql
 
 
 def _config(migrations: Path) -> Config:
     config = Config()
-    # Alembic reads the setting with configparser, to which % is special.
+    # Alembic reads the setting with configparser, which interpolates %.
     config.set_main_option("script_location", str(migrations).replace("%", "%%"))
     return config

@@ -1,4 +1,4 @@
-"""How a migration reaches PostgreSQL, and what its failures are called."""
+"""Connections for migrations, and the translation of their errors."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,25 +11,25 @@ from psycopg.conninfo import conninfo_to_dict
 from tilecache_daemon.errors import MigrationError
 
 CONNECT_TIMEOUT_S: Final = 10
-"""Where the connection string gives none."""
+"""Used if the connection string has none."""
 LOCK_TIMEOUT_S: Final = 60.0
 MIGRATION_LOCK_KEY: Final = int.from_bytes(b"tilecach", "big")
-"""The session advisory lock that one who migrates holds."""
+"""The key of the session advisory lock that a migrating process holds."""
 
-_GONE: Final = (
-    "08",  # connection exception
-    "57P01",  # the server is told to stop
-    "57P02",  # it crashed
-    "57P03",  # it is starting
+_CONNECTION_LOST: Final = (
+    "08",  # connection_exception
+    "57P01",  # admin_shutdown
+    "57P02",  # crash_shutdown
+    "57P03",  # cannot_connect_now
 )
 
 
 class DatabaseUnreachableError(MigrationError):
-    """PostgreSQL does not answer, or went away; worth another try later."""
+    """PostgreSQL does not answer, or the connection was lost. A later attempt may succeed."""
 
 
 def connect(dsn: str, lock_timeout_s: float = LOCK_TIMEOUT_S) -> psycopg.Connection[Any]:
-    """A connection that commits each statement, on which only locks are waited for with a bound.
+    """An autocommit connection. Of the timeouts, only that for locks is set.
 
     Raises psycopg.Error, and MigrationError for a malformed dsn.
     """
@@ -43,7 +43,7 @@ def connect(dsn: str, lock_timeout_s: float = LOCK_TIMEOUT_S) -> psycopg.Connect
     connection = psycopg.connect(**parameters, autocommit=True)
     settings = {
         "lock_timeout": max(1, round(lock_timeout_s * 1000)),
-        # Bounds meant for queries must not break off a migration.
+        # Timeouts that are meant for queries must not cancel a migration.
         "statement_timeout": 0,
         "idle_in_transaction_session_timeout": 0,
         "idle_session_timeout": 0,
@@ -54,21 +54,21 @@ def connect(dsn: str, lock_timeout_s: float = LOCK_TIMEOUT_S) -> psycopg.Connect
 
 
 def lock(connection: psycopg.Connection[Any]) -> None:
-    """Waits until nobody else migrates, within the connection's lock timeout.
+    """Waits for the migration lock, at most for the connection's lock timeout.
 
-    The lock ends with the connection.
+    The lock is released when the connection closes.
     """
     try:
         connection.execute("SELECT pg_advisory_lock(%s)", [MIGRATION_LOCK_KEY])
     except pg.LockNotAvailable as error:
         raise MigrationError(
-            "another process is still migrating this database, longer than this one may wait "
-            "(migration_lock_timeout_s); nothing was changed"
+            "another process is migrating this database, and did not finish within "
+            "migration_lock_timeout_s; nothing was changed"
         ) from error
 
 
 def read_revision(connection: psycopg.Connection[Any]) -> str | None:
-    """The revision that the database is at, known or not; None without a schema."""
+    """The revision of the database, known or not; None without a schema."""
     try:
         rows = connection.execute("SELECT version_num FROM alembic_version").fetchall()
     except pg.UndefinedTable:
@@ -76,15 +76,15 @@ def read_revision(connection: psycopg.Connection[Any]) -> str | None:
     if len(rows) > 1:
         found = ", ".join(sorted(row[0] for row in rows))
         raise MigrationError(
-            f"the database is at several revisions at once ({found}), which no version leaves "
-            "behind; nothing was changed"
+            f"alembic_version has several revisions ({found}), which no version of this program "
+            "writes; nothing was changed"
         )
     return rows[0][0] if rows else None
 
 
 @contextmanager
 def translating_errors() -> Iterator[None]:
-    """Raises MigrationError for each psycopg.Error."""
+    """Translates psycopg.Error to MigrationError."""
     try:
         yield
     except psycopg.Error as error:
@@ -95,18 +95,18 @@ def _migration_error(error: psycopg.Error) -> MigrationError:
     text = str(error).strip()
     match error:
         case pg.SerializationFailure():
-            return MigrationError(f"the migration was not serializable, twice: {text}")
+            return MigrationError(f"the migration could not be serialized, twice: {text}")
         case pg.InsufficientPrivilege():
-            return MigrationError(f"the database user may not migrate the schema: {text}")
+            return MigrationError(f"the database user lacks the privileges to migrate: {text}")
         case pg.LockNotAvailable():
-            return MigrationError(f"others kept the tables locked, so nothing was changed: {text}")
+            return MigrationError(f"other sessions locked the tables; nothing was changed: {text}")
         case pg.DiskFull():
-            return MigrationError(f"the database has no room left to migrate: {text}")
+            return MigrationError(f"the database server has no disk space left: {text}")
         case pg.DuplicateTable():
-            return MigrationError(f"the database has tables that no migration made: {text}")
+            return MigrationError(f"the database has tables that no migration created: {text}")
         case psycopg.OperationalError(sqlstate=None):
-            # libpq itself gave the error.
+            # An error without SQLSTATE comes from libpq, not from the server.
             return DatabaseUnreachableError(f"the database does not answer: {text}")
-    if error.sqlstate and error.sqlstate.startswith(_GONE):
-        return DatabaseUnreachableError(f"the database went away: {text}")
-    return MigrationError(f"the migration failed and changed nothing: {text}")
+    if error.sqlstate and error.sqlstate.startswith(_CONNECTION_LOST):
+        return DatabaseUnreachableError(f"the connection to the database was lost: {text}")
+    return MigrationError(f"the migration failed; nothing was changed: {text}")

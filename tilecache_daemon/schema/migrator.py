@@ -1,8 +1,8 @@
-"""Brings the database's schema to what this version works with.
+"""Migrates the database schema to the revision that this version needs.
 
-The revisions lie in `migrations/versions`, one step each, as NNNN_what_it_brings.py;
-the name of a file is its revision's id. So the head is known, and a database
-that is at it is left alone, without loading Alembic or SQLAlchemy.
+Each file `migrations/versions/NNNN_what_it_brings.py` is one revision, and the file's
+name is the revision's id. So the head revision is known, and a database that is at
+it is recognized without loading Alembic or SQLAlchemy.
 """
 
 import importlib
@@ -38,13 +38,13 @@ __all__ = [
 ]
 
 BASE: Final = "base"
-"""What Alembic calls the revision of a database without a schema."""
+"""Alembic's name for the revision of a database without a schema."""
 
 _log = logging.getLogger(__name__)
 
 
 class HasDsn(Protocol):
-    """What is needed of a configuration; `migration_lock_timeout_s` counts too, if it is there."""
+    """What is needed of a configuration. `migration_lock_timeout_s` is used if it exists."""
 
     @property
     def dsn(self) -> str | None: ...
@@ -52,12 +52,12 @@ class HasDsn(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class MigrationResult:
-    """What a run did. A revision of None is a database without a schema."""
+    """The result of a run. A revision of None is a database without a schema."""
 
     from_revision: str | None
     to_revision: str | None
     revisions_applied: tuple[str, ...]
-    """In order; for a downgrade those taken back. Empty if there was nothing to do."""
+    """In order of application; for a downgrade, the reverted ones. Empty if none."""
     elapsed_s: float
 
 
@@ -75,26 +75,26 @@ def find_migrations() -> Path:
     for directory in (package / "migrations", package.parent / "migrations"):
         if (directory / "env.py").is_file():
             return directory
-    raise MigrationError(f"the migrations are missing: {package} was not installed whole")
+    raise MigrationError(f"the migrations are missing: the installation of {package} is incomplete")
 
 
 REVISIONS: Final = tuple(
     sorted(file.stem for file in (find_migrations() / "versions").glob("[0-9]*.py"))
 )
-"""The chain, oldest first."""
+"""All revisions, oldest first."""
 HEAD_REVISION: Final = REVISIONS[-1]
 
 
 def apply_migrations(config: HasDsn, clock: Clock | None = None) -> MigrationResult:
     """Upgrades the database to `HEAD_REVISION`, in one transaction.
 
-    The address is the configuration's `dsn`, else `$DB_URL`. Raises
-    MigrationError, with the schema left as it was; DatabaseUnreachableError
-    among them if PostgreSQL does not answer.
+    The address is the configuration's `dsn`, else `$DB_URL`. Raises MigrationError,
+    with the schema unchanged; its subclass DatabaseUnreachableError if PostgreSQL
+    does not answer.
     """
     dsn = config.dsn or os.environ.get("DB_URL")
     if not dsn:
-        raise MigrationError("there is no database to migrate: set dsn, or DB_URL")
+        raise MigrationError("no database is configured: set dsn or DB_URL")
     lock_timeout_s = float(getattr(config, "migration_lock_timeout_s", LOCK_TIMEOUT_S))
     result = _Run(dsn, lock_timeout_s, clock or Clock()).upgrade()
     if result.revisions_applied:
@@ -110,14 +110,14 @@ def downgrade(
     lock_timeout_s: float = LOCK_TIMEOUT_S,
     clock: Clock | None = None,
 ) -> MigrationResult:
-    """Takes the schema back to an older revision (or `BASE`), in one transaction.
+    """Downgrades the schema to an older revision (or `BASE`), in one transaction.
 
-    What the later revisions brought is lost. Raises MigrationError as
-    `apply_migrations`, and for a revision that the database has not reached.
+    The data that the later revisions store is lost. Raises MigrationError like
+    `apply_migrations`, and if the database is older than the revision.
     """
     result = _Run(dsn, lock_timeout_s, clock or Clock()).downgrade(revision)
     if result.revisions_applied:
-        _log_change("schema_taken_back", "Took the schema back", result)
+        _log_change("schema_downgraded", "Downgraded the schema", result)
     else:
         _log_no_change(result)
     return result
@@ -130,7 +130,7 @@ def current_revision(dsn: str) -> str | None:
 
 
 def plan_migrations(dsn: str) -> list[PlannedRevision]:
-    """What `apply_migrations` would do now. Changes nothing."""
+    """The revisions that `apply_migrations` would apply. Changes nothing."""
     current = current_revision(dsn)
     pending = pending_revisions(current)
     if not pending:
@@ -143,20 +143,20 @@ def plan_migrations(dsn: str) -> list[PlannedRevision]:
 
 
 def pending_revisions(current: str | None) -> tuple[str, ...]:
-    """The revisions above `current`; raises MigrationError if this version does not know it."""
+    """The revisions after `current`; raises MigrationError if this version does not know it."""
     if current is None:
         return REVISIONS
     if current not in REVISIONS:
         raise MigrationError(
             f"the database is at revision {current!r}, which this version does not know: "
-            f"its newest is {HEAD_REVISION!r}. A newer version has migrated it, or it belongs "
-            "to something else; nothing was changed. Install the version that migrated it"
+            f"its newest is {HEAD_REVISION!r}. A newer version has migrated the database, or it "
+            "belongs to another program. Nothing was changed. Install the version that migrated it"
         )
     return REVISIONS[REVISIONS.index(current) + 1 :]
 
 
 class _Run:
-    """One run against one database."""
+    """One migration run on one database."""
 
     def __init__(self, dsn: str, lock_timeout_s: float, clock: Clock) -> None:
         self._dsn = dsn
@@ -165,13 +165,13 @@ class _Run:
         self._started_at = clock.monotonic()
 
     def upgrade(self) -> MigrationResult:
-        with translating_errors(), self._connect() as guard:
-            current = read_revision(guard)
+        with translating_errors(), self._connect() as connection:
+            current = read_revision(connection)
             if not pending_revisions(current):
                 return self._result(current, current, ())
-            lock(guard)
-            # Whoever held the lock may have done all of it.
-            current = read_revision(guard)
+            lock(connection)
+            # The process that held the lock may have migrated the database.
+            current = read_revision(connection)
             pending = pending_revisions(current)
             if pending:
                 self._run_alembic("upgrade", HEAD_REVISION)
@@ -179,16 +179,16 @@ class _Run:
 
     def downgrade(self, revision: str) -> MigrationResult:
         target = _known_revision(revision)
-        with translating_errors(), self._connect() as guard:
-            lock(guard)
-            current = read_revision(guard)
+        with translating_errors(), self._connect() as connection:
+            lock(connection)
+            current = read_revision(connection)
             missing, above = pending_revisions(current), pending_revisions(target)
             if len(above) < len(missing):
                 raise MigrationError(f"the database is at {current or BASE}, older than {revision}")
-            undone = above[: len(above) - len(missing)][::-1]
-            if undone:
+            reverted = above[: len(above) - len(missing)][::-1]
+            if reverted:
                 self._run_alembic("downgrade", revision)
-            return self._result(current, target, undone)
+            return self._result(current, target, reverted)
 
     def _connect(self) -> psycopg.Connection[Any]:
         return connect(self._dsn, self._lock_timeout_s)
@@ -211,12 +211,12 @@ def _known_revision(revision: str) -> str | None:
         return None
     if revision not in REVISIONS:
         known = ", ".join((BASE, *REVISIONS))
-        raise MigrationError(f"there is no revision {revision!r}, only {known}")
+        raise MigrationError(f"there is no revision {revision!r}; the revisions are {known}")
     return revision
 
 
 def _load_alembic_runner() -> Any:
-    # Alembic talks at INFO from its import on; what was done is told once, here.
+    # Alembic logs at INFO; the result is logged here, in one line.
     logging.getLogger("alembic").setLevel(logging.WARNING)
     return importlib.import_module("tilecache_daemon.schema.alembic_runner")
 
@@ -244,7 +244,7 @@ def _log_no_change(result: MigrationResult) -> None:
 
 
 def _structured(kind: str, result: MigrationResult) -> dict[str, object]:
-    """The same for a log of JSON lines, as `logs.py` has it."""
+    """The kind and the facts of a JSON line (`logs.py`)."""
     facts = {
         "from_revision": result.from_revision or BASE,
         "to_revision": result.to_revision or BASE,

@@ -1,4 +1,4 @@
-"""The picture of a region shows each of its cells, and no other."""
+"""The map of a region shows exactly the region's cells."""
 
 from io import BytesIO
 from pathlib import Path
@@ -30,12 +30,12 @@ def draw(coverage_map: CoverageMap) -> Image.Image:
     return Image.open(png).convert("RGB")
 
 
-def count_pixels(picture: Image.Image, kind: int) -> int:
-    counts = {colour: count for count, colour in picture.getcolors(picture.width * picture.height)}
+def count_pixels(image: Image.Image, kind: int) -> int:
+    counts = {colour: count for count, colour in image.getcolors(image.width * image.height)}
     return counts.get(tuple(bytes.fromhex(KIND_COLOURS[kind].removeprefix("#"))), 0)
 
 
-def test_every_label_has_its_kind() -> None:
+def test_every_label_has_a_kind() -> None:
     for label in FreshnessLabel:
         coverage_map = CoverageMap(0, [CellRectangle(0, 0, 0, 0)])
         coverage_map.mark(0, 0, label.value)
@@ -51,7 +51,7 @@ def test_cells_are_missing_until_they_are_marked() -> None:
     assert [coverage_map.count(kind) for kind in kinds] == [1, 0, 1, 2]
 
 
-def test_a_cell_outside_of_a_circle_stays_out() -> None:
+def test_a_cell_outside_a_circle_is_ignored() -> None:
     rows = list(cells_in_circle(10, 50.0, 30.0, 200_000))
     coverage_map = CoverageMap(10, rows)
     coverage_map.mark(min(row.x_from for row in rows), rows[0].y_from, "fresh")
@@ -68,7 +68,7 @@ def test_a_cell_outside_of_a_circle_stays_out() -> None:
         BoundingBox(-85, -180, 85, 180),
     ],
 )
-def test_bands_hold_every_cell_once_also_across_the_antimeridian(box: BoundingBox) -> None:
+def test_bands_contain_every_cell_once_even_across_the_antimeridian(box: BoundingBox) -> None:
     region = list(cells_in_box(7, box))
     bands = list(CoverageMap(7, region).bands(max_cells=100))
 
@@ -88,28 +88,28 @@ def test_the_map_across_the_antimeridian_is_no_wider_than_its_region() -> None:
     assert CoverageMap(7, region).shape == (16, 19)
 
 
-def test_the_picture_shows_each_kind_in_its_colour() -> None:
+def test_each_kind_has_its_colour() -> None:
     coverage_map = CoverageMap(1, [CellRectangle(0, 1, 0, 1)])
     for x, y, label in ((0, 0, "fresh"), (1, 0, "downgraded"), (0, 1, "stale_warn")):
         coverage_map.mark(x, y, label)
-    picture = draw(coverage_map)
+    image = draw(coverage_map)
 
-    sizes = [count_pixels(picture, kind) for kind in (FRESH, DOWNGRADED, STALE, MISSING)]
+    sizes = [count_pixels(image, kind) for kind in (FRESH, DOWNGRADED, STALE, MISSING)]
     assert min(sizes) > 0.9 * max(sizes) > 10_000
 
 
-def test_one_missing_cell_of_a_million_is_seen() -> None:
+def test_one_missing_cell_of_a_million_is_visible() -> None:
     coverage_map = CoverageMap(10, [CellRectangle(0, 999, 0, 999)])
     for x in range(1000):
         for y in range(1000):
             if (x, y) != (517, 333):
                 coverage_map.mark(x, y, "fresh")
-    picture = draw(coverage_map)
+    image = draw(coverage_map)
     coverage_map.mark(517, 333, "fresh")
 
-    assert count_pixels(picture, MISSING) > count_pixels(draw(coverage_map), MISSING)
+    assert count_pixels(image, MISSING) > count_pixels(draw(coverage_map), MISSING)
 
 
-def test_a_picture_that_cannot_be_written_is_an_error() -> None:
+def test_a_map_that_cannot_be_written_is_an_error() -> None:
     with pytest.raises(OSError, match="nowhere"):
         CoverageMap(0, [CellRectangle(0, 0, 0, 0)]).save(Path("/nowhere/map.png"), "A title")

@@ -1,11 +1,11 @@
-"""A picture is told from its bytes, not from its name."""
+"""An image is recognized by its bytes, not by its name."""
 
 from io import BytesIO
 
 import pytest
 from PIL import Image
 
-from tilecache_daemon.ingest.pictures import UnreadablePictureError, read_header
+from tilecache_daemon.ingest.images import UnreadableImageError, read_header
 
 SUFFIX_OF_FORMAT = {"PNG": "png", "JPEG": "jpg", "WEBP": "webp"}
 
@@ -17,22 +17,22 @@ def encode(kind: str, width: int = 64, height: int = 64) -> bytes:
 
 
 @pytest.mark.parametrize("kind", SUFFIX_OF_FORMAT)
-def test_type_and_size_are_read_from_the_header(kind: str) -> None:
+def test_format_and_size_are_read_from_the_header(kind: str) -> None:
     header = read_header(encode(kind, 128, 128))
 
     assert (header.suffix, header.edge_pixels) == (SUFFIX_OF_FORMAT[kind], 128)
 
 
 @pytest.mark.parametrize("kind", SUFFIX_OF_FORMAT)
-def test_a_picture_that_is_cut_off_anywhere_is_unreadable(kind: str) -> None:
+def test_an_image_that_is_truncated_anywhere_is_unreadable(kind: str) -> None:
     whole = encode(kind)
 
     for length in {*range(0, len(whole), 97), len(whole) - 13, len(whole) - 1}:
-        with pytest.raises(UnreadablePictureError):
+        with pytest.raises(UnreadableImageError):
             read_header(whole[:length])
 
 
-def test_padding_behind_the_end_is_taken() -> None:
+def test_padding_after_the_end_is_accepted() -> None:
     assert read_header(encode("JPEG") + b"\0" * 16).edge_pixels == 64
 
 
@@ -45,6 +45,6 @@ def test_padding_behind_the_end_is_taken() -> None:
         (encode("PNG", 256, 128), "256 by 128 pixels, not square"),
     ],
 )
-def test_what_is_no_tile_says_why(content: bytes, why: str) -> None:
-    with pytest.raises(UnreadablePictureError, match=why):
+def test_an_unusable_file_is_refused_with_the_reason(content: bytes, why: str) -> None:
+    with pytest.raises(UnreadableImageError, match=why):
         read_header(content)

@@ -1,4 +1,4 @@
-"""`tilecache import` stores what it can, says what it cannot, and may be repeated."""
+"""`tilecache import`: it stores all valid tiles, reports the others, and can be repeated."""
 
 import hashlib
 import json
@@ -36,7 +36,7 @@ def blue_marble(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def pyramid(blue_marble: Path, tmp_path: Path) -> Path:
-    """Tiles of the test's own."""
+    """A copy of the tiles, for the test to change."""
     return Path(shutil.copytree(blue_marble, tmp_path / "tiles"))
 
 
@@ -53,13 +53,13 @@ def stored_by_path(daemon: DaemonProcess) -> dict[str, TileMetadata]:
 
 
 def repaint(path: Path) -> None:
-    """Puts another picture in a tile's place."""
+    """Replaces a tile's image by a different one."""
     with Image.open(path) as image:
         image.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(path)
 
 
 @pytest.mark.parametrize("kind", ["tiles", "world.mbtiles", "world.pmtiles"])
-def test_every_tile_of_a_source_is_stored_with_its_picture(
+def test_every_tile_of_a_source_is_stored_with_its_image(
     kind: str, daemon: DaemonProcess, pyramid: Path, tmp_path: Path
 ) -> None:
     source = tmp_path / kind
@@ -79,10 +79,10 @@ def test_every_tile_of_a_source_is_stored_with_its_picture(
         expected
     )
     for tile in stored:
-        picture = expected[tile.tile_uuid]
+        image = expected[tile.tile_uuid]
         assert tile.file_path == f"{tile.key.zoom}/{tile.key.x}/{tile.key.y}.jpg"
-        assert tile.content_sha256 == hashlib.sha256(picture).hexdigest()
-        assert (tile.disk_bytes, tile.tile_size_pixels) == (len(picture), 256)
+        assert tile.content_sha256 == hashlib.sha256(image).hexdigest()
+        assert (tile.disk_bytes, tile.tile_size_pixels) == (len(image), 256)
         origin = directory / tile.file_path if source == directory else source
         assert tile.captured_at.ToMicroseconds() == origin.stat().st_mtime_ns // 1000
 
@@ -114,7 +114,7 @@ def test_a_second_run_changes_nothing(daemon: DaemonProcess, pyramid: Path) -> N
     assert stored_by_path(daemon) == before
 
 
-def test_what_is_refused_is_named_and_keeps_nothing_else_out(
+def test_refused_tiles_are_named_and_the_others_are_stored(
     daemon: DaemonProcess, pyramid: Path
 ) -> None:
     (pyramid / "5/99").mkdir(parents=True)
@@ -130,23 +130,23 @@ def test_what_is_refused_is_named_and_keeps_nothing_else_out(
     refused = {refusal["file"]: refusal for refusal in report["refused"]}
     assert set(refused) == {"5/99/1.png", "2/1/1.jpg", "2/1/2.jpg"}
     assert refused["5/99/1.png"]["field"] == "key.x"
-    assert "cut off" in refused["2/1/1.jpg"]["message"]
+    assert "truncated" in refused["2/1/1.jpg"]["message"]
     assert len(stored_by_path(daemon)) == TILE_COUNT - 2
 
 
-def test_people_are_told_what_was_refused_and_why(daemon: DaemonProcess, pyramid: Path) -> None:
+def test_the_report_has_examples_of_each_reason(daemon: DaemonProcess, pyramid: Path) -> None:
     for y in range(5):
-        (pyramid / f"3/1/{y}.jpg").write_text("no picture")
+        (pyramid / f"3/1/{y}.jpg").write_text("not an image")
     run = run_tilecache("import", pyramid, socket_path=daemon.socket_path)
 
     assert run.returncode == 1
-    assert "5 refused, UNREADABLE_FILE:" in run.stdout
-    assert "3/1/0.jpg: not a PNG, JPEG or WebP picture" in run.stdout
+    assert "Refused 5 tiles (UNREADABLE_FILE):" in run.stdout
+    assert "3/1/0.jpg: not a PNG, JPEG or WebP image" in run.stdout
     assert "... and 2 more" in run.stdout
     assert run.stderr == ""
 
 
-def test_another_picture_of_a_stored_tile_is_refused_by_the_daemons_words(
+def test_a_different_image_of_a_stored_tile_is_refused_with_the_daemons_reason(
     daemon: DaemonProcess, pyramid: Path
 ) -> None:
     run_import(daemon, pyramid)
@@ -166,24 +166,24 @@ def test_another_picture_of_a_stored_tile_is_refused_by_the_daemons_words(
         ("replace-if-newer", -1, "kept_existing_count"),
     ],
 )
-def test_a_conflict_is_settled_as_asked(
+def test_a_conflict_is_resolved_as_requested(
     on_conflict: str, hours_later: int, outcome: str, daemon: DaemonProcess, pyramid: Path
 ) -> None:
     run_import(daemon, pyramid)
-    picture = pyramid / "3/4/2.jpg"
-    captured_at = picture.stat().st_mtime + hours_later * 3600
-    repaint(picture)
-    os.utime(picture, (captured_at, captured_at))
+    image = pyramid / "3/4/2.jpg"
+    captured_at = image.stat().st_mtime + hours_later * 3600
+    repaint(image)
+    os.utime(image, (captured_at, captured_at))
     exit_code, report = run_import(daemon, pyramid, "--on-conflict", on_conflict)
 
     assert (exit_code, report[outcome]) == (0, 1)
     is_new = stored_by_path(daemon)["3/4/2.jpg"].content_sha256 == (
-        hashlib.sha256(picture.read_bytes()).hexdigest()
+        hashlib.sha256(image.read_bytes()).hexdigest()
     )
     assert is_new == (outcome == "replaced_count")
 
 
-def test_the_picture_of_a_stored_tile_outlives_a_conflicting_archive(
+def test_the_image_of_a_stored_tile_survives_a_conflicting_archive(
     daemon: DaemonProcess, pyramid: Path, tmp_path: Path
 ) -> None:
     archive, into = tmp_path / "world.pmtiles", tmp_path / "unpacked"
@@ -202,7 +202,7 @@ def test_the_picture_of_a_stored_tile_outlives_a_conflicting_archive(
         assert hashlib.sha256((into / path).read_bytes()).hexdigest() == tile.content_sha256
 
 
-def test_nothing_of_a_foreign_file_is_stored(daemon: DaemonProcess, tmp_path: Path) -> None:
+def test_nothing_of_an_unreadable_archive_is_stored(daemon: DaemonProcess, tmp_path: Path) -> None:
     foreign = tmp_path / "world.mbtiles"
     foreign.write_bytes(b"not SQLite" * 1000)
     run = run_tilecache("import", foreign, socket_path=daemon.socket_path)
@@ -213,7 +213,7 @@ def test_nothing_of_a_foreign_file_is_stored(daemon: DaemonProcess, tmp_path: Pa
     assert [path.name for path in tmp_path.iterdir()] == ["world.mbtiles"]
 
 
-def test_rows_that_are_no_tiles_are_refused_and_the_others_stored(
+def test_invalid_rows_are_refused_and_the_others_stored(
     daemon: DaemonProcess, pyramid: Path, tmp_path: Path
 ) -> None:
     archive = tmp_path / "world.mbtiles"
@@ -251,7 +251,7 @@ def test_an_empty_directory_is_an_error(tmp_path: Path) -> None:
     assert str(tmp_path) in run.stderr
 
 
-def test_without_a_daemon_the_exit_code_says_so(pyramid: Path, tmp_path: Path) -> None:
+def test_without_a_daemon_it_exits_with_3(pyramid: Path, tmp_path: Path) -> None:
     run = run_tilecache("import", pyramid, socket_path=tmp_path / "no.sock")
 
     assert run.returncode == 3
@@ -259,7 +259,7 @@ def test_without_a_daemon_the_exit_code_says_so(pyramid: Path, tmp_path: Path) -
 
 
 def start_slow_import(daemon: DaemonProcess, pyramid: Path) -> "subprocess.Popen[str]":
-    """An import that commits each tile by itself and is under way."""
+    """An import in progress that commits each tile separately."""
     process = subprocess.Popen(
         [TILECACHE, "import", pyramid, "--json", "--batch-size", "1"],
         env=daemon_environment(socket_path=daemon.socket_path),
@@ -268,12 +268,12 @@ def start_slow_import(daemon: DaemonProcess, pyramid: Path) -> "subprocess.Popen
         text=True,
     )
     while not count_covered(daemon.client, ZOOMS[-1]):
-        assert process.poll() is None, "it must not end before it is seen"
+        assert process.poll() is None, "the import ended too early"
     process.send_signal(signal.SIGSTOP)
     return process
 
 
-def test_ctrl_c_stores_what_is_on_its_way_and_says_what_is_in(
+def test_ctrl_c_stores_the_batches_in_flight_and_reports_them(
     daemon: DaemonProcess, pyramid: Path
 ) -> None:
     process = start_slow_import(daemon, pyramid)
@@ -292,7 +292,7 @@ def test_ctrl_c_stores_what_is_on_its_way_and_says_what_is_in(
     assert len(list_stored(daemon.client, ZOOMS)) == TILE_COUNT
 
 
-def test_an_import_goes_on_when_the_daemon_was_killed_and_is_back(
+def test_an_import_continues_after_a_restart_of_a_killed_daemon(
     daemon: DaemonProcess, pyramid: Path
 ) -> None:
     process = start_slow_import(daemon, pyramid)

@@ -13,18 +13,22 @@ from tilecache_daemon import __version__
 from tilecache_daemon.schema.migrator import HEAD_REVISION
 
 
-def test_one_screen_tells_the_state(shared_daemon: DaemonProcess) -> None:
+def test_one_screen_shows_the_state(shared_daemon: DaemonProcess) -> None:
     shown = run_tilecache("status", "--socket", shared_daemon.socket_path)
     assert shown.returncode == 0
     assert shown.stderr == ""
     for fact in (
-        *("ready, ", "answers", "trusted, ", __version__, HEAD_REVISION),
-        *("5b8d0c2e-1a4f-4b3a-8c9d-e7f6a3b2c1d0", "10,000 tiles a batch", "may be lost"),
+        *("ready, ", "available", "trusted, ", __version__, HEAD_REVISION),
+        *(
+            "5b8d0c2e-1a4f-4b3a-8c9d-e7f6a3b2c1d0",
+            "10,000 tiles per batch",
+            "a crash loses at most",
+        ),
     ):
         assert fact in shown.stdout
 
 
-def test_json_tells_the_same_for_programs(shared_daemon: DaemonProcess) -> None:
+def test_json_has_the_state(shared_daemon: DaemonProcess) -> None:
     shown = run_tilecache("status", "--json", "--socket", shared_daemon.socket_path)
     assert shown.returncode == 0
     state = json.loads(shown.stdout)
@@ -38,7 +42,7 @@ def test_the_socket_may_be_named_in_the_environment(shared_daemon: DaemonProcess
     assert run_tilecache("status", socket_path=shared_daemon.socket_path).returncode == 0
 
 
-def test_a_daemon_that_is_alive_but_not_ready_gives_1(
+def test_a_daemon_that_runs_but_is_not_ready_exits_with_1(
     daemon: DaemonProcess, database: str, postgres_dsn: str
 ) -> None:
     with psycopg.connect(postgres_dsn, autocommit=True) as admin:
@@ -52,22 +56,24 @@ def test_a_daemon_that_is_alive_but_not_ready_gives_1(
             shown = run_tilecache("status", "--socket", daemon.socket_path)
             assert shown.returncode == 1
             assert "NOT ready" in shown.stdout
-            assert "does NOT answer" in shown.stdout
+            assert "NOT available" in shown.stdout
         finally:
             admin.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true')
     eventually(daemon.client.is_serving)
 
 
 @pytest.mark.parametrize("command", [["status"], ["get", "18", "1", "1"]])
-def test_without_a_socket_3_and_what_to_do(short_directory: Path, command: list[str]) -> None:
+def test_without_a_socket_exits_with_3_and_names_serve(
+    short_directory: Path, command: list[str]
+) -> None:
     path = short_directory / "none.sock"
     refused = run_tilecache(*command, "--socket", path)
     assert refused.returncode == 3
-    assert f"{path}: there is no socket" in refused.stderr
+    assert f"{path}: no such socket" in refused.stderr
     assert "tilecache serve" in refused.stderr
 
 
-def test_a_socket_on_which_nobody_listens_gives_3(short_directory: Path) -> None:
+def test_a_stale_socket_exits_with_3(short_directory: Path) -> None:
     path = short_directory / "stale.sock"
     with socket.socket(socket.AF_UNIX) as stale:
         stale.bind(str(path))

@@ -1,4 +1,4 @@
-"""Each source gives every tile that it holds, and says what it does not take and why."""
+"""Each source yields every tile in it, and gives the reason for every refused one."""
 
 import os
 import shutil
@@ -36,7 +36,7 @@ def pyramid(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def directory(pyramid: Path, tmp_path: Path) -> Path:
-    """A copy of the pyramid, to be spoilt."""
+    """A copy of the pyramid, for the test to change."""
     return Path(shutil.copytree(pyramid, tmp_path / "tiles"))
 
 
@@ -44,8 +44,8 @@ def read_cells(source: Iterable[Found]) -> dict[Cell, bytes]:
     cells = {}
     for found in source:
         assert isinstance(found, FoundTile), found
-        picture = found.picture
-        content = picture.read_bytes() if isinstance(picture, Path) else picture
+        image = found.image
+        content = image.read_bytes() if isinstance(image, Path) else image
         cells[found.zoom, found.x, found.y] = content
     return cells
 
@@ -63,7 +63,7 @@ def edit_mbtiles(path: Path, *statements: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["tiles", "world.mbtiles", "world.pmtiles"])
-def test_a_source_gives_every_cell_with_its_own_picture(
+def test_a_source_yields_every_cell_with_its_image(
     kind: str, pyramid: Path, tmp_path: Path
 ) -> None:
     path = tmp_path / kind
@@ -77,7 +77,7 @@ def test_a_source_gives_every_cell_with_its_own_picture(
 
 
 @pytest.mark.parametrize("kind", ["tiles", "world.mbtiles", "world.pmtiles"])
-def test_only_the_wanted_zooms_are_given_and_counted(
+def test_only_the_requested_zooms_are_yielded_and_counted(
     kind: str, pyramid: Path, tmp_path: Path
 ) -> None:
     path = tmp_path / kind
@@ -89,7 +89,7 @@ def test_only_the_wanted_zooms_are_given_and_counted(
     assert source.count() == 4 + 16
 
 
-def test_files_that_claim_to_be_no_tile_are_ignored(directory: Path) -> None:
+def test_files_that_are_not_named_like_tiles_are_ignored(directory: Path) -> None:
     for name in (".DS_Store", "metadata.json", "1/._0.jpg", "2/1/.1.jpg.part", "README"):
         (directory / name).write_bytes(b"x")
     source = open_source(directory)
@@ -112,7 +112,7 @@ def test_files_that_claim_to_be_no_tile_are_ignored(directory: Path) -> None:
         ("99999/1/1.png", "INVALID_REQUEST", "zoom is 99999"),
     ],
 )
-def test_a_picture_in_the_wrong_place_is_named(
+def test_an_image_at_an_invalid_path_is_refused(
     directory: Path, name: str, reason: str, why: str
 ) -> None:
     (directory / name).parent.mkdir(parents=True, exist_ok=True)
@@ -140,14 +140,14 @@ def test_links_are_followed_within_the_directory_only(directory: Path, tmp_path:
     assert set(only_refusals(found)) == {"4/0/1.jpg", "4/0/2.jpg", "4/0/3.jpg", "4/1"}
 
 
-def test_a_pipe_is_not_waited_for(directory: Path) -> None:
+def test_a_pipe_does_not_block(directory: Path) -> None:
     os.mkfifo(directory / "1/1/7.png")
 
     refused = only_refusals(open_source(directory))
     assert refused == {"1/1/7.png": (UNREADABLE, "not a regular file")}
 
 
-def test_rows_without_a_cell_or_a_picture_are_named_and_keep_no_other_out(
+def test_rows_without_a_cell_or_an_image_are_refused_and_the_others_yielded(
     pyramid: Path, tmp_path: Path
 ) -> None:
     path = tmp_path / "world.mbtiles"
@@ -165,15 +165,15 @@ def test_rows_without_a_cell_or_a_picture_are_named_and_keep_no_other_out(
     assert refused["world.mbtiles:3/8/0"][1].startswith("x is 8")
     assert refused["world.mbtiles:3/0/8"][1].startswith("y is -1")
     assert refused["world.mbtiles:99/0/0"][1].startswith("zoom is 99")
-    assert refused["world.mbtiles:4/0/0"] == (UNREADABLE, "the row has no picture")
+    assert refused["world.mbtiles:4/0/0"] == (UNREADABLE, "the row has no image")
     assert sum(isinstance(found, FoundTile) for found in source) == 85
     assert source.count() == 85 + 6
 
 
-def test_one_picture_of_many_cells_in_a_pmtiles_archive_is_given_for_each(
+def test_one_image_of_many_cells_in_a_pmtiles_archive_is_yielded_for_each(
     pyramid: Path, tmp_path: Path
 ) -> None:
-    """Archives hold a run of equal tiles, such as the sea, as one entry."""
+    """Archives store a run of equal tiles, such as the sea, as one entry."""
     path = tmp_path / "sea.pmtiles"
     sea = (pyramid / "2/0/3.jpg").read_bytes()
     with pmtiles_writer(path) as writer:
@@ -201,18 +201,18 @@ def write_foreign_sqlite(path: Path) -> None:
     edit_mbtiles(path, "CREATE TABLE songs (title text)")
 
 
-def cut_off(path: Path) -> None:
+def truncate(path: Path) -> None:
     os.truncate(path, path.stat().st_size // 2)
 
 
-def spoil(path: Path, offset: int, garbage: bytes) -> None:
+def corrupt(path: Path, offset: int, garbage: bytes) -> None:
     with path.open("r+b") as file:
         file.seek(offset)
         file.write(garbage)
 
 
-def spoil_pages(path: Path) -> None:
-    spoil(path, path.stat().st_size // 2, b"\xa5" * 16384)
+def corrupt_pages(path: Path) -> None:
+    corrupt(path, path.stat().st_size // 2, b"\xa5" * 16384)
 
 
 @pytest.mark.parametrize(
@@ -221,23 +221,27 @@ def spoil_pages(path: Path) -> None:
         ("a.mbtiles", lambda _, path: path.write_bytes(b"not SQLite" * 999), "not a database"),
         ("b.mbtiles", lambda _, path: path.write_bytes(b""), "no table `tiles`"),
         ("c.mbtiles", lambda _, path: write_foreign_sqlite(path), "no table `tiles`"),
-        ("d.mbtiles", lambda p, path: (write_mbtiles(p, path), cut_off(path)), "d.mbtiles"),
-        ("e.mbtiles", lambda p, path: (write_mbtiles(p, path), spoil_pages(path)), "e.mbtiles"),
+        ("d.mbtiles", lambda p, path: (write_mbtiles(p, path), truncate(path)), "d.mbtiles"),
+        ("e.mbtiles", lambda p, path: (write_mbtiles(p, path), corrupt_pages(path)), "e.mbtiles"),
         ("f.mbtiles", write_vector_mbtiles, "vector tiles"),
         ("g.pmtiles", lambda _, path: path.write_bytes(b"PMTiles"), "not a PMTiles archive"),
         ("h.pmtiles", lambda _, path: path.write_bytes(b"x" * 999), "not a PMTiles archive"),
-        ("i.pmtiles", lambda p, path: (write_pmtiles(p, path), cut_off(path)), "cut off"),
-        ("j.pmtiles", lambda p, path: (write_pmtiles(p, path), spoil(path, 7, b"\2")), "version 3"),
+        ("i.pmtiles", lambda p, path: (write_pmtiles(p, path), truncate(path)), "truncated"),
+        (
+            "j.pmtiles",
+            lambda p, path: (write_pmtiles(p, path), corrupt(path, 7, b"\2")),
+            "version 3",
+        ),
         (
             "k.pmtiles",
-            lambda p, path: (write_pmtiles(p, path), spoil(path, 150, b"\0" * 60)),
+            lambda p, path: (write_pmtiles(p, path), corrupt(path, 150, b"\0" * 60)),
             "damaged",
         ),
         ("l.pmtiles", lambda _, path: write_vector_pmtiles(path), "MVT tiles"),
         ("m.zip", lambda _, path: path.write_bytes(b"PK"), "neither a directory nor"),
     ],
 )
-def test_a_source_that_is_foreign_or_damaged_is_refused_as_a_whole(
+def test_a_source_of_another_format_or_damaged_is_refused_as_a_whole(
     name: str, make: object, why: str, pyramid: Path, tmp_path: Path
 ) -> None:
     path = tmp_path / name
@@ -249,7 +253,7 @@ def test_a_source_that_is_foreign_or_damaged_is_refused_as_a_whole(
     assert str(path) in str(failure.value)
 
 
-def test_an_unpacked_picture_never_takes_the_place_of_another(tmp_path: Path) -> None:
+def test_an_unpacked_image_never_overwrites_another(tmp_path: Path) -> None:
     unpacking = UnpackDirectory(tmp_path / "tiles")
     first, written = unpacking.write("5/1/2.jpg", "ab" * 32, b"first")
     second, written_too = unpacking.write("5/1/2.jpg", "cd" * 32, b"second")
@@ -265,7 +269,7 @@ def test_an_unpacked_picture_never_takes_the_place_of_another(tmp_path: Path) ->
     unpacking.close()
 
 
-def test_what_an_interrupted_write_left_is_written_over(tmp_path: Path) -> None:
+def test_a_file_of_an_interrupted_write_is_overwritten(tmp_path: Path) -> None:
     (tmp_path / "5/1").mkdir(parents=True)
     (tmp_path / "5/1/.2.jpg.part").write_bytes(b"hal")
     unpacking = UnpackDirectory(tmp_path)

@@ -1,4 +1,4 @@
-"""`tilecache status`: the usage on its screen, and `--watch` on a terminal."""
+"""`tilecache status`: usage and activity, and `--watch` on a terminal."""
 
 import json
 import os
@@ -57,12 +57,12 @@ class Watcher:
         self._reader.start()
 
     def sees(self, text: str) -> bool:
-        """Whether the screen shows a text, from now on."""
+        """Waits until the screen shows a text that is written from now on."""
         self._seen = b""
         return eventually(lambda: text.encode() in self._seen)
 
     def stop(self) -> int:
-        """As Ctrl-C does; gives the exit code."""
+        """Sends what Ctrl-C sends; returns the exit code."""
         self.process.send_signal(signal.SIGINT)
         return self.process.wait(EXIT_TIMEOUT_S)
 
@@ -73,7 +73,7 @@ class Watcher:
         os.close(self._terminal)
 
     def _read(self) -> None:
-        # A terminal whose other end is closed gives an error.
+        # Reading a terminal whose other end is closed fails.
         with suppress(OSError):
             while data := os.read(self._terminal, 65_536):
                 self._seen += data
@@ -88,27 +88,25 @@ def watching(daemon: DaemonProcess) -> Iterator[Watcher]:
         watcher.close()
 
 
-def test_a_watched_screen_follows_the_daemon_until_ctrl_c(
-    daemon: DaemonProcess, block: Block
-) -> None:
+def test_watch_follows_the_daemon_until_ctrl_c(daemon: DaemonProcess, block: Block) -> None:
     with watching(daemon) as watcher:
         assert watcher.sees("0 tiles")
         insert(daemon.client, tile(block.key(), disk_bytes=4_321))
         assert watcher.sees("1 tile (4.3 kB), no ceiling")
         daemon.stop()
-        assert watcher.sees("no daemon answers")
+        assert watcher.sees("the daemon does not answer")
         daemon.start()
         assert watcher.sees("1 tile (4.3 kB), no ceiling")
         assert watcher.stop() == 0
 
 
-def test_the_usage_is_shown_beside_the_ceiling(database: str, short_directory: Path) -> None:
+def test_the_usage_is_shown_with_the_ceiling(database: str, short_directory: Path) -> None:
     with DaemonProcess(short_directory, dsn=database, max_used_bytes=10_000) as daemon:
         insert(daemon.client, tile(Block().key(), disk_bytes=5_000))
         shown = run_tilecache("status", "--socket", daemon.socket_path)
-        told = run_tilecache("status", "--json", "--socket", daemon.socket_path)
+        as_json = run_tilecache("status", "--json", "--socket", daemon.socket_path)
     assert "1 tile (5.0 kB), 50% of 10.0 kB" in shown.stdout
-    assert json.loads(told.stdout)["usage"]["total"]["used_bytes"] == "5000"
+    assert json.loads(as_json.stdout)["usage"]["total"]["used_bytes"] == "5000"
 
 
 def read_activity(daemon: DaemonProcess) -> dict[str, Any]:
@@ -121,73 +119,73 @@ def show(daemon: DaemonProcess) -> str:
     return run_tilecache("status", "--socket", daemon.socket_path).stdout
 
 
-def test_the_screen_tells_what_the_metrics_tell(daemon: DaemonProcess, block: Block) -> None:
+def test_the_screen_shows_the_metrics(daemon: DaemonProcess, block: Block) -> None:
     insert(daemon.client, tile(block.key()))
     for offset in range(3):
         with suppress(CallError):
             request = GetTileRequest(tile=by_key(block.key(offset)))
             daemon.client.store.GetTile(request, timeout=TIMEOUT_S)
 
-    told = read_activity(daemon)
-    calls = {call["method"]: call for call in told["calls"]}
+    activity = read_activity(daemon)
+    calls = {call["method"]: call for call in activity["calls"]}
     assert (calls["GetTile"]["ended"], calls["GetTile"]["failed"]) == (3, 2)
     assert calls["GetTile"]["failed_by_code"] == {"NOT_FOUND": 2}
     assert (calls["InsertTile"]["ended"], calls["InsertTile"]["failed"]) == (1, 0)
     assert "QueryTiles" not in calls
     assert 0 < calls["GetTile"]["p50_s"] <= calls["GetTile"]["p99_s"]
-    assert told["pool_connections_max"] >= told["pool_connections"] > 0
-    assert told["calls_under_way"] == 1
-    assert told["calls_max"] == Limits().max_concurrent_calls
+    assert activity["pool_connections_max"] >= activity["pool_connections"] > 0
+    assert activity["calls_under_way"] == 1
+    assert activity["calls_max"] == Limits().max_concurrent_calls
     shown = show(daemon)
     assert re.search(r"GetTile +3 +up to [\d.]+ m?s +up to [\d.]+ m?s +2 NOT_FOUND", shown)
     assert f"1 of {Limits().max_concurrent_calls}" in shown
 
 
-def test_the_screen_tells_what_waits_to_be_written(
+def test_the_screen_shows_pending_writes(
     database: str, short_directory: Path, block: Block
 ) -> None:
     with DaemonProcess(short_directory, dsn=database, access_flush_interval_s=NEVER_S) as daemon:
         insert(daemon.client, tile(block.key()))
         touch(daemon.client, block.key())
         assert read_activity(daemon)["accesses_pending"] == 1
-        assert re.search(r"to write +accesses: 1\b", show(daemon))
+        assert re.search(r"pending writes +1 accesses", show(daemon))
 
 
-def test_the_screen_tells_of_the_migration_of_this_start(
+def test_the_screen_shows_the_migrations_at_start(
     empty_database: str, short_directory: Path
 ) -> None:
     with DaemonProcess(short_directory, dsn=empty_database) as daemon:
         assert read_activity(daemon)["migrations_applied"] == len(REVISIONS)
         assert read_activity(daemon)["migration_seconds"] > 0
-        assert f"revisions applied by this start: {len(REVISIONS)}," in show(daemon)
+        assert f"{len(REVISIONS)} applied at start," in show(daemon)
 
 
-def test_the_screen_tells_the_age_of_what_was_evicted(short_directory: Path, database: str) -> None:
+def test_the_screen_shows_the_age_of_evicted_tiles(short_directory: Path, database: str) -> None:
     with psycopg.connect(database, autocommit=True) as sql:
         for offset, age in enumerate((timedelta(hours=1), timedelta(days=5), timedelta(days=20))):
             store_row(sql, Block().key(offset), disk_bytes=100, accessed_at=NOW - age)
     with ClockedDaemon(short_directory, NOW, dsn=database) as daemon:
-        assert "0 since the start" in show(daemon)
+        assert "0 tiles since start" in show(daemon)
         evict(daemon.admin_client, free_bytes=300)
-        told = read_activity(daemon)
-        assert (told["evicted_tiles"], told["eviction_age_p50_s"]) == (3, WEEK_S)
-        assert "3 since the start, half unused for up to 7 days" in show(daemon)
+        activity = read_activity(daemon)
+        assert (activity["evicted_tiles"], activity["eviction_age_p50_s"]) == (3, WEEK_S)
+        assert "3 tiles since start, half of them unused for up to 7 days" in show(daemon)
 
 
-def test_an_age_beyond_all_bounds_is_told_as_such(short_directory: Path, database: str) -> None:
+def test_an_age_beyond_all_bounds_has_no_upper_bound(short_directory: Path, database: str) -> None:
     with psycopg.connect(database, autocommit=True) as sql:
         ancient = NOW - timedelta(days=2_000)
         store_row(sql, Block().key(), disk_bytes=100, accessed_at=ancient)
     with ClockedDaemon(short_directory, NOW, dsn=database) as daemon:
         evict(daemon.admin_client, free_bytes=100)
         assert read_activity(daemon)["eviction_age_p50_s"] is None
-        assert "half unused for over 730 days" in show(daemon)
+        assert "half of them unused for over 730 days" in show(daemon)
 
 
-def test_the_screen_tells_how_long_the_daemon_is_up(short_directory: Path, database: str) -> None:
+def test_the_screen_shows_the_uptime(short_directory: Path, database: str) -> None:
     with ClockedDaemon(short_directory, NOW, dsn=database) as daemon:
         daemon.pass_time(timedelta(days=1, hours=3))
-        assert re.search(r"up for +1 day, 3:00:00", show(daemon))
+        assert re.search(r"uptime +1 day, 3:00:00", show(daemon))
 
 
 def test_an_outage_hides_only_what_is_stored(
@@ -201,12 +199,12 @@ def test_an_outage_hides_only_what_is_stored(
         )
     eventually(lambda: not daemon.client.is_serving())
     shown = show(daemon)
-    assert "not known while the database does not answer" in shown
-    assert "0 in use of 0" in shown
+    assert "unknown while the database is not available" in shown
+    assert "0 of 0 in use" in shown
     assert "GetServerInfo" in shown
 
 
-def test_the_screen_is_one_of_80_columns_and_40_lines_whatever_was_called(
+def test_the_screen_fits_80_columns_and_40_lines_after_calls_of_every_rpc(
     daemon: DaemonProcess,
 ) -> None:
     called = call_every_rpc(daemon.admin_client)
@@ -215,11 +213,11 @@ def test_the_screen_is_one_of_80_columns_and_40_lines_whatever_was_called(
     lines = show(daemon).splitlines()
     assert len(lines) <= 40
     assert max(map(len, lines)) <= 80
-    assert any(re.search(r"\d+ others +\d+ +--json tells each", line) for line in lines)
+    assert any(re.search(r"\d+ others +\d+ +--json lists all", line) for line in lines)
 
 
 def call_every_rpc(client: TileCacheClient) -> set[str]:
-    """Their names. Each gets a request that says nothing."""
+    """Calls each RPC with an empty request; returns their names."""
     called = set()
     for module, stub in (
         (tile_metadata_store_pb2, client.store),
@@ -240,15 +238,15 @@ def call_every_rpc(client: TileCacheClient) -> set[str]:
     return called
 
 
-def test_without_the_administrators_socket_the_rest_is_shown(daemon: DaemonProcess) -> None:
+def test_without_the_admin_socket_the_rest_is_shown(daemon: DaemonProcess) -> None:
     shown = run_tilecache(
         "status", "--socket", daemon.socket_path, "--admin-socket", "/nonexistent/admin.sock"
     )
     assert shown.returncode == 0
-    assert "told on the administrator's socket only" in shown.stdout
+    assert "available on the admin socket only" in shown.stdout
     assert "ready" in shown.stdout
 
 
-def test_json_is_not_watched(daemon: DaemonProcess) -> None:
+def test_watch_excludes_json(daemon: DaemonProcess) -> None:
     refused = run_tilecache("status", "--watch", "--json", "--socket", daemon.socket_path)
     assert refused.returncode == EXIT_USAGE

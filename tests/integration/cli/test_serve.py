@@ -1,4 +1,4 @@
-"""`tilecache serve` and the command's own help."""
+"""`tilecache serve`, and the help of all commands."""
 
 import json
 import os
@@ -30,7 +30,7 @@ def test_help_lists_the_commands_and_the_exit_codes() -> None:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_each_command_has_help_that_tells_its_options(command: str) -> None:
+def test_each_command_has_help_on_its_options(command: str) -> None:
     shown = run_tilecache(command, "--help")
     assert shown.returncode == 0
     assert shown.stdout.startswith(f"Usage: tilecache {command} ")
@@ -51,19 +51,19 @@ def test_help_shows_examples(command: str, example: str) -> None:
     assert example in run_tilecache(command, "--help").stdout
 
 
-def test_the_version_is_told() -> None:
+def test_the_version_is_printed() -> None:
     assert run_tilecache("--version").stdout == f"tilecache, version {__version__}\n"
 
 
 @pytest.mark.parametrize("arguments", [["dance"], ["derive", "1"], ["get"], ["status", "--yes"]])
-def test_wrong_usage_ends_with_2_and_says_how_to_get_help(arguments: list[str]) -> None:
+def test_wrong_usage_exits_with_2_and_names_help(arguments: list[str]) -> None:
     refused = run_tilecache(*arguments)
     assert refused.returncode == 2
     assert "--help" in refused.stderr
     assert "Error: " in refused.stderr
 
 
-def test_on_a_terminal_a_daemon_says_where_it_serves_and_what_to_try_next(
+def test_on_a_terminal_serve_prints_its_socket_and_the_next_steps(
     database: str, short_directory: Path
 ) -> None:
     path = short_directory / "tilecache.sock"
@@ -79,25 +79,28 @@ def test_on_a_terminal_a_daemon_says_where_it_serves_and_what_to_try_next(
         ) as process,
     ):
         os.close(inner)
-        assert shown.readline().strip() == f"tilecache serves on {path}"
-        assert shown.readline().startswith("Try next")
-        assert shown.readline().strip() == f"tilecache status --socket {path}"
-        process.terminate()
+        try:
+            first, second, third = (shown.readline().strip() for _ in range(3))
+        finally:
+            process.terminate()
         assert process.wait(30) == 0
+    assert first == f"Listening on {path}"
+    assert second.startswith("Next steps")
+    assert third == f"tilecache status --socket {path}"
 
 
-def test_a_stop_is_told_in_the_log(daemon: DaemonProcess) -> None:
+def test_a_stop_is_logged(daemon: DaemonProcess) -> None:
     assert daemon.stop() == 0
     assert '"stopped"' in daemon.log
 
 
-def test_a_log_that_goes_to_no_terminal_is_one_json_object_a_line(daemon: DaemonProcess) -> None:
+def test_the_log_is_json_lines_without_a_terminal(daemon: DaemonProcess) -> None:
     lines = [json.loads(line) for line in daemon.log.splitlines() if line.startswith("{")]
     assert "serving" in [line["kind"] for line in lines]
     assert {"level", "timestamp", "logger", "kind", "kv"} <= set(lines[0])
 
 
-def test_the_settings_in_force_are_printed_without_secrets(tmp_path: Path) -> None:
+def test_the_effective_settings_are_printed_without_secrets(tmp_path: Path) -> None:
     file = tmp_path / "tilecache.toml"
     file.write_text('pool_max_size = 11\ndsn = "host=db password=hunter2"\n')
     file.chmod(0o600)
@@ -122,7 +125,7 @@ def test_the_settings_in_force_are_printed_without_secrets(tmp_path: Path) -> No
         (["--log-level", "loud"], "--log-level"),
     ],
 )
-def test_a_bad_setting_ends_with_2_and_is_named(arguments: list[str], named: str) -> None:
+def test_a_bad_setting_exits_with_2_and_is_named(arguments: list[str], named: str) -> None:
     refused = run_tilecache("serve", *arguments)
     assert refused.returncode == 2
     assert named in refused.stderr

@@ -1,4 +1,4 @@
-"""`tilecache coverage` shows a region as numbers and as a picture."""
+"""`tilecache coverage`: numbers and a map of a region."""
 
 import json
 import os
@@ -19,7 +19,7 @@ WEST_OF_IT = (-50.0, 150.0, -10.0, 180.0)
 
 @pytest.fixture(scope="module")
 def oceania(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Tiles of zoom 4 to the west of the antimeridian only."""
+    """Tiles of zoom 4, only to the west of the antimeridian."""
     path = tmp_path_factory.mktemp("oceania")
     assert cut_blue_marble(path, 4, 4, WEST_OF_IT) == 6
     return path
@@ -66,7 +66,7 @@ def test_the_numbers_are_those_of_the_region(filled: DaemonProcess) -> None:
         (("--circle", "-16.6,168.75,1000"), 1),
     ],
 )
-def test_a_region_is_named_by_cells_by_a_box_or_by_a_circle(
+def test_a_region_is_given_by_cells_a_box_or_a_circle(
     region: tuple[str, str], cell_count: int, filled: DaemonProcess
 ) -> None:
     report = run_coverage(filled, "--zoom", 4, *region)
@@ -74,7 +74,7 @@ def test_a_region_is_named_by_cells_by_a_box_or_by_a_circle(
     assert report["cell_count"] == report["covered_count"] == cell_count
 
 
-def test_people_get_a_table_and_the_missing_areas(filled: DaemonProcess) -> None:
+def test_the_table_is_followed_by_the_missing_areas(filled: DaemonProcess) -> None:
     run = run_tilecache(
         "coverage", "--zoom", 4, "--cells", "14,15,7,8", socket_path=filled.socket_path
     )
@@ -84,16 +84,16 @@ def test_people_get_a_table_and_the_missing_areas(filled: DaemonProcess) -> None
     assert "missing: x 14 to 15, y 7 to 7" in run.stdout
 
 
-def test_the_picture_shows_what_is_covered_on_the_right_side(
+def test_the_map_shows_covered_cells_on_the_right_side(
     filled: DaemonProcess, tmp_path: Path
 ) -> None:
     png = tmp_path / "map.png"
     run_coverage(filled, "--zoom", 4, "--bbox", FIJI, "--png", png)
 
     with Image.open(png) as image:
-        picture = image.convert("RGB")
-    middle = picture.height // 2
-    row = [picture.getpixel((x, middle)) for x in range(picture.width)]
+        pixels = image.convert("RGB")
+    middle = pixels.height // 2
+    row = [pixels.getpixel((x, middle)) for x in range(pixels.width)]
     fresh = [x for x, colour in enumerate(row) if colour == to_rgb(KIND_COLOURS[FRESH])]
     missing = [x for x, colour in enumerate(row) if colour == to_rgb(KIND_COLOURS[MISSING])]
     assert len(fresh) > 100
@@ -105,7 +105,7 @@ def to_rgb(colour: str) -> tuple[int, ...]:
     return tuple(bytes.fromhex(colour.removeprefix("#")))
 
 
-def test_without_matplotlib_the_extra_is_named_and_nothing_is_asked(
+def test_without_matplotlib_the_extra_is_named_before_the_daemon_is_called(
     filled: DaemonProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "matplotlib.py").write_text(
@@ -133,9 +133,7 @@ def test_without_matplotlib_the_extra_is_named_and_nothing_is_asked(
         ([], "--bbox"),
     ],
 )
-def test_a_region_that_cannot_be_asked_for_is_a_wrong_usage(
-    arguments: list[str], named: str
-) -> None:
+def test_an_invalid_region_is_a_usage_error(arguments: list[str], named: str) -> None:
     run = run_tilecache("coverage", "--zoom", 4, *arguments)
 
     assert run.returncode == 2

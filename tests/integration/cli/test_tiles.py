@@ -57,7 +57,7 @@ def test_derive_prints_the_ids() -> None:
     ]
 
 
-def test_derive_prints_json_for_programs() -> None:
+def test_derive_prints_json() -> None:
     arguments = ("20", "617284", "383250", "--source", "onboard_ingest", "--flight", FLIGHT)
     shown = run_tilecache("derive", *arguments, "--json")
     assert json.loads(shown.stdout) == {
@@ -76,7 +76,7 @@ def test_derive_prints_json_for_programs() -> None:
         (["one", "0", "0"], "'one' is not a valid integer"),
     ],
 )
-def test_derive_refuses_what_is_no_tile(arguments: list[str], message: str) -> None:
+def test_derive_refuses_invalid_tiles(arguments: list[str], message: str) -> None:
     refused = run_tilecache("derive", *arguments)
     assert refused.returncode == 2
     assert message in refused.stderr
@@ -103,7 +103,7 @@ def test_get_shows_a_tile_by_its_id_and_by_its_key(
     assert found["file_path"] == "18/154321/95812.jpg"
 
 
-def test_get_says_that_there_is_no_such_tile(filled: DaemonProcess) -> None:
+def test_get_fails_for_an_unknown_tile(filled: DaemonProcess) -> None:
     missing = str(uuid4())
     refused = run(filled, "get", missing)
     assert refused.returncode == 1
@@ -116,11 +116,11 @@ def test_get_says_that_there_is_no_such_tile(filled: DaemonProcess) -> None:
     [
         (["no-uuid"], 4, "not a UUID"),
         (["30", "0", "0"], 4, "zoom: is 30"),
-        (["1", "2"], 2, "give a tile_uuid, or zoom, x and y"),
-        (["one", "0", "0"], 2, "give a tile_uuid, or zoom, x and y"),
+        (["1", "2"], 2, "Give TILE_UUID, or ZOOM X Y"),
+        (["one", "0", "0"], 2, "Give TILE_UUID, or ZOOM X Y"),
     ],
 )
-def test_get_refuses_what_names_no_tile(
+def test_get_refuses_invalid_references(
     filled: DaemonProcess, arguments: list[str], code: int, message: str
 ) -> None:
     refused = run(filled, "get", *arguments)
@@ -183,7 +183,7 @@ def test_query_filters(filled: DaemonProcess, filters: list[str], expected: set[
         (["--zoom", "5", "--cells", "0,1,0,1", "--limit", "0"], 2, "--limit"),
     ],
 )
-def test_query_refuses_by_name(
+def test_query_names_the_invalid_option(
     filled: DaemonProcess, arguments: list[str], code: int, message: str
 ) -> None:
     refused = run(filled, "query", *arguments)

@@ -1,0 +1,144 @@
+"""`tilecache evictions`."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.admin import evict
+from tests.integration.cli.conftest import Run
+from tests.integration.cli.removals import listed_paths
+from tests.tiles import Block, bulk_insert, tile, tile_uuid
+from tilecache.client import TileCacheClient
+from tilecache.v1.tile_identity_pb2 import TileKey
+
+
+@pytest.fixture
+def root(keys: list[TileKey], tmp_path: Path) -> Path:
+    """The directory of the tiles' files. Another file is beside it."""
+    root = tmp_path / "tiles"
+    for key in keys:
+        path = root / tile(key).file_path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("picture")
+    (tmp_path / "precious").write_text("not a tile")
+    return root
+
+
+def test_the_list_is_text_or_json_lines(
+    admin: TileCacheClient, keys: list[TileKey], run: Run
+) -> None:
+    evicted = evict(admin, free_bytes=200_000).tiles
+
+    text, json_lines = run("evictions", "list"), run("evictions", "list", "--json")
+
+    for line, entry in zip(text.stdout.splitlines(), evicted, strict=True):
+        assert line.split()[0] == str(entry.eviction_id)
+        assert entry.file_path in line
+        assert "evicted" in line
+    listed = [json.loads(line) for line in json_lines.stdout.splitlines()]
+    assert [line["file_path"] for line in listed] == [entry.file_path for entry in evicted]
+
+
+def test_all_pages_are_listed(admin: TileCacheClient, block: Block, run: Run) -> None:
+    keys = [block.key(i % 100, i // 100) for i in range(2_500)]
+    bulk_insert(admin, [tile(key) for key in keys])
+    evict(admin, max_used_bytes=0)
+
+    assert len(run("evictions", "list", "--json").stdout.splitlines()) == 2_500
+
+
+def test_evictions_are_confirmed_by_their_ids(
+    admin: TileCacheClient, keys: list[TileKey], run: Run
+) -> None:
+    first, second = (entry.eviction_id for entry in evict(admin, free_bytes=200_000).tiles)
+
+    done = run("evictions", "confirm", first)
+    again = run("evictions", "confirm", first, second)
+
+    assert (done.returncode, again.returncode) == (0, 1)
+    assert f"{first}: not on the list" in again.stderr
+    assert listed_paths(admin) == []
+
+
+def test_only_missing_files_are_confirmed(
+    admin: TileCacheClient, keys: list[TileKey], root: Path, run: Run
+) -> None:
+    missing, existing = (each.file_path for each in evict(admin, free_bytes=200_000).tiles)
+    (root / missing).unlink()
+
+    done = run("evictions", "confirm", "--all-gone", "--root", root)
+
+    assert done.returncode == 1
+    assert "Confirmed 1 file." in done.stdout
+    assert f"{existing}: still exists" in done.stderr
+    assert listed_paths(admin) == [existing]
+
+
+def test_listed_files_are_removed_and_confirmed(
+    admin: TileCacheClient, keys: list[TileKey], root: Path, run: Run
+) -> None:
+    listed = [each.file_path for each in evict(admin, free_bytes=300_000).tiles]
+    (root / listed[0]).unlink()  # counts as removed
+
+    dry_run = run("evictions", "remove", "--root", root, "--dry-run")
+    assert dry_run.returncode == 0
+    assert dry_run.stdout.splitlines()[:3] == [str(root / path) for path in listed]
+    assert (root / listed[1]).exists()
+
+    done = run("evictions", "remove", "--root", root, "--yes")
+    assert done.returncode == 0, done.stderr
+    assert "Removed 3 files; 0 remain on the list." in done.stdout
+    assert listed_paths(admin) == []
+    remaining = {path.relative_to(root).as_posix() for path in root.rglob("*.jpg")}
+    assert remaining == {tile(key).file_path for key in keys[3:]}
+
+
+def test_remove_asks_for_confirmation_on_a_terminal(
+    admin: TileCacheClient, keys: list[TileKey], root: Path, answer: Run
+) -> None:
+    evict(admin, free_bytes=100_000)
+
+    declined = answer("n", "evictions", "remove", "--root", root)
+    assert declined.returncode == 1
+    assert f"This removes 1 file (100.0 kB) below {root}. Continue?" in declined.stderr
+    assert len(list(root.rglob("*.jpg"))) == 10
+
+    agreed = answer("y", "evictions", "remove", "--root", root)
+    assert agreed.returncode == 0
+    assert len(list(root.rglob("*.jpg"))) == 9
+
+
+def test_a_file_that_cannot_be_removed_stays_on_the_list(
+    admin: TileCacheClient, keys: list[TileKey], root: Path, run: Run
+) -> None:
+    stuck, removable = (each.file_path for each in evict(admin, free_bytes=200_000).tiles)
+    (root / stuck).unlink()
+    (root / stuck).mkdir()  # root may remove any file, but no directory
+
+    done = run("evictions", "remove", "--root", root, "--yes")
+
+    assert done.returncode == 1
+    assert stuck in done.stderr
+    assert "Removed 1 file; 1 remain on the list." in done.stdout
+    assert listed_paths(admin) == [stuck]
+    assert not (root / removable).exists()
+
+
+def test_nothing_outside_the_root_is_removed(
+    admin: TileCacheClient, keys: list[TileKey], root: Path, run: Run, block: Block
+) -> None:
+    (root / "elsewhere").symlink_to(root.parent)
+    (root / "link.jpg").symlink_to(root.parent / "precious")
+    outside = tile(block.key(0, 2), disk_bytes=1, file_path="elsewhere/precious")
+    link = tile(block.key(1, 2), disk_bytes=1, file_path="link.jpg")
+    bulk_insert(admin, [outside, link])
+    run("delete", tile_uuid(outside.key), tile_uuid(link.key), "--yes")
+
+    done = run("evictions", "remove", "--root", root, "--yes")
+
+    assert done.returncode == 1
+    assert "elsewhere/precious: outside" in done.stderr
+    assert (root.parent / "precious").read_text() == "not a tile"
+    assert not (root / "link.jpg").is_symlink()
+    assert listed_paths(admin) == ["elsewhere/precious"]
