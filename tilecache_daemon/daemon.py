@@ -1,54 +1,43 @@
-"""The composition root: starts everything in order and stops it in reverse."""
+"""The composition root: starts the daemon's parts in order and stops them in reverse.
+
+The gRPC health service reports ready while PostgreSQL answers and the database monitor is
+running: without it nobody notices that PostgreSQL goes away or is back. No other background
+task is needed to answer calls.
+"""
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from contextlib import AsyncExitStack
+from functools import partial
+from typing import Final
 
 import structlog
 
 from tilecache.identity import prove_identity
-from tilecache_daemon import tasks
-from tilecache_daemon.cache.tile_cache import TileCache
+from tilecache_daemon import assembly, tasks
+from tilecache_daemon.assembly import Sockets, StoreSide
 from tilecache_daemon.clock import Clock
 from tilecache_daemon.config import Config
-from tilecache_daemon.errors import TileCacheError
-from tilecache_daemon.models import Limits
 from tilecache_daemon.observability.metrics import Sources
 from tilecache_daemon.observability.observation import Observation
 from tilecache_daemon.postgres.embedded import EmbeddedPostgres
-from tilecache_daemon.read_priority import ReadPriority
-from tilecache_daemon.rpc import packing
-from tilecache_daemon.rpc.admin_servicer import AdminServicer
-from tilecache_daemon.rpc.calls import Calls
-from tilecache_daemon.rpc.server import ADMIN, STORE, Server, UnixSocket
-from tilecache_daemon.rpc.store_servicer import StoreServicer
-from tilecache_daemon.rpc.tcp import TlsListener
+from tilecache_daemon.rpc.server import Server
 from tilecache_daemon.schema.migrator import (
     DatabaseUnreachableError,
+    Interruption,
     MigrationResult,
     apply_migrations,
     current_revision,
     pending_revisions,
 )
 from tilecache_daemon.service.access_log import AccessLog
-from tilecache_daemon.service.coverage import CoverageService
-from tilecache_daemon.service.eviction import EvictionService
-from tilecache_daemon.service.freshness import FreshnessService
-from tilecache_daemon.service.information import InformationService
-from tilecache_daemon.service.insertion import InsertionService
-from tilecache_daemon.service.policy import PolicyService
-from tilecache_daemon.service.purge import PurgeService
-from tilecache_daemon.service.reading import ReadingService
-from tilecache_daemon.service.storage import Ceiling, StorageService
-from tilecache_daemon.service.uploads import UploadService
-from tilecache_daemon.store.change_feed import ChangeFeed
 from tilecache_daemon.store.database import Database
-from tilecache_daemon.store.store import Store, warm_up
+from tilecache_daemon.supervisor import SupervisedTask, Supervisor, Work
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
-DATABASE_RETRY_S = 0.5
-CLOCK_CHECK_S = 5.0
+DATABASE_RETRY_S: Final = 0.5
+POSTGRES_CHECK_S: Final = 0.5
 
 
 class Daemon:
@@ -57,29 +46,31 @@ class Daemon:
     def __init__(self, config: Config, clock: Clock | None = None) -> None:
         self._config = config
         self._clock = clock or Clock()
+        self._supervisor = Supervisor(self._clock.monotonic)
         self._closing = AsyncExitStack()
-        self._limits = Limits(max_concurrent_calls=config.max_concurrent_calls)
         self._database: Database | None = None
 
     @property
     def condition(self) -> str:
-        """How the daemon does, in a line for people."""
+        """The state of the daemon in one line, for people."""
         if self._database is None:
             return "starting"
+        notes = ["serving"]
         if not self._database.available:
-            return "PostgreSQL does not answer; serving what is in memory"
+            notes = ["PostgreSQL does not answer; serving what is in memory"]
         if not self._clock.trusted:
-            return f"serving; the clock is not trusted: {self._clock.reason}"
-        return "serving"
+            notes.append(f"the clock is not trusted: {self._clock.reason}")
+        notes += [task.describe() for task in self._supervisor.tasks if not task.healthy]
+        return "; ".join(notes)
 
-    async def start(self, say: Callable[[str], None] = lambda _: None) -> None:
-        """Returns when the daemon serves; `say` is told what it waits for.
+    async def start(self, report: Callable[[str], None] = lambda _: None) -> None:
+        """Returns when the daemon serves; `report` is called with each step that may take long.
 
-        Raises IdentityProofError, ListenError, EmbeddedPostgresError or
-        MigrationError; what was started by then is stopped.
+        Raises ConfigError, IdentityProofError, ListenError, EmbeddedPostgresError,
+        MigrationError or TileCacheError; everything that was started by then is stopped.
         """
         try:
-            await self._start(say)
+            await self._start(report)
         except BaseException:
             await self.stop()
             raise
@@ -89,178 +80,128 @@ class Daemon:
         accesses written, connections closed. Idempotent."""
         await self._closing.aclose()
 
-    async def _start(self, say: Callable[[str], None]) -> None:
-        config, closing = self._config, self._closing
+    async def _start(self, report: Callable[[str], None]) -> None:
         prove_identity()
-        observation = Observation(config, self._clock)
-        closing.push_async_callback(asyncio.to_thread, observation.stop)
-        navigation_socket, admin_socket = self._claim_sockets()
-        embedded = self._embedded_postgres()
-        if embedded:
-            say("starting PostgreSQL")
-            config = config.model_copy(update={"dsn": await asyncio.to_thread(embedded.start)})
-        migration = await self._migrate(config, say)
+        observation = Observation(self._config, self._clock)
+        self._closing.push_async_callback(asyncio.to_thread, observation.stop)
+        sockets = self._claim_sockets()
+        config = await self._start_postgres(report)
+        migration = await self._migrate(config, report)
 
-        database = self._database = await self._open_database(config)
-        changes = ChangeFeed(config.dsn or "")
-        store = Store(database, changes)
-        read_priority = ReadPriority(self._clock.monotonic)
-        cache = TileCache(store, changes, packing, read_priority, config.cache_max_bytes)
-        async with store.connection() as queries:
-            if seen := await queries.database.read_latest_time_seen():
-                self._clock.observe(seen)
-        accesses = AccessLog(
-            store,
-            cache,
+        base = assembly.build_foundation(config, self._clock)
+        tiles = assembly.build_store_side(base)
+        services = assembly.build_services(base, tiles, migration.to_revision or "")
+        server_side = assembly.build_server_side(base, services, sockets, observation)
+
+        monitor = await self._open_store(tiles)
+        sources = Sources(
+            services.information.describe(),
+            migration,
             self._clock,
-            interval_s=config.access_flush_interval_s,
-            recent_s=config.access_recent_s,
+            tiles.database,
+            tiles.cache,
+            tiles.accesses,
+            server_side.calls,
+            self._supervisor,
         )
-        closing.push_async_callback(self._flush, accesses)
-        freshness = FreshnessService(store, self._clock)
-        eviction = EvictionService(store, accesses, self._clock)
-        ceiling = Ceiling(
-            store, eviction, config.max_used_bytes, evict_on_insert=config.evict_on_insert
-        )
-        storage = StorageService(store, ceiling)
-        reading = ReadingService(cache, accesses, self._limits)
-        information = InformationService(
-            store,
-            cache,
-            self._clock,
-            accesses,
-            self._limits,
-            migration.to_revision or "",
-            config.tiles_directory,
-        )
-        store_servicer = StoreServicer(
-            information,
-            InsertionService(store, freshness, ceiling, self._clock, read_priority),
-            reading,
-            CoverageService(store, self._limits),
-            UploadService(store, self._clock),
-            self._limits,
-            read_priority,
-        )
-        admin_servicer = AdminServicer(
-            storage,
-            eviction,
-            PurgeService(store, self._clock),
-            PolicyService(store, freshness, self._clock),
-            freshness,
-            self._limits,
-            observation.expose_metrics,
-        )
-        calls = Calls(
-            self._limits,
-            read_priority,
-            observation.observers,
-            stall_timeout_s=config.stream_stall_timeout_s,
-        )
-        servers = [
-            Server(navigation_socket, {STORE: store_servicer}, calls, self._limits),
-            Server(
-                admin_socket, {STORE: store_servicer, ADMIN: admin_servicer}, calls, self._limits
-            ),
-        ]
-        if config.tcp_address:
-            ground = TlsListener(config)
-            servers.append(Server(ground, {STORE: store_servicer}, calls, self._limits))
-
-        async def set_ready(ready: bool) -> None:
-            for server in servers:
-                await server.set_ready(ready=ready)
-
-        async def follow_database(available: bool) -> None:
-            await set_ready(available)
-            if embedded and not available:
-                await asyncio.to_thread(embedded.restart_if_dead)
-
-        database.on_change(follow_database)
-        for work in (
-            *(changes.run(), cache.run(), accesses.run(), storage.run()),
-            self._keep_labels(freshness),
-        ):
-            self._run(work)
-        about = information.describe()
-        observation.start(
-            Sources(about, migration, self._clock, database, cache, accesses, calls),
-            storage,
-            eviction,
-        )
-        for server in servers:
-            await server.start()
-            closing.push_async_callback(server.stop, config.drain_timeout_s)
-        await set_ready(True)
-        closing.push_async_callback(set_ready, False)
+        observation.start(sources, services.storage, services.eviction)
+        for name, work in assembly.background_tasks(base, tiles, services, observation):
+            self._run(name, work)
+        await self._serve(server_side.servers, tiles.database, monitor)
         log.info("serving", socket=str(config.socket_path), schema_revision=migration.to_revision)
 
-    def _claim_sockets(self) -> tuple[UnixSocket, UnixSocket]:
-        config = self._config
-        sockets = (
-            UnixSocket(config.socket_path, config.socket_mode, config.socket_group),
-            UnixSocket(
-                config.admin_socket_path, config.admin_socket_mode, config.admin_socket_group
-            ),
-        )
-        for unix_socket in sockets:
+    def _claim_sockets(self) -> Sockets:
+        sockets = assembly.build_sockets(self._config)
+        for unix_socket in (sockets.navigation, sockets.admin):
             unix_socket.claim()
             self._closing.callback(unix_socket.release)
         return sockets
 
-    def _embedded_postgres(self) -> EmbeddedPostgres | None:
+    async def _start_postgres(self, report: Callable[[str], None]) -> Config:
+        """Starts the daemon's own PostgreSQL if no address is configured; the configuration
+        with the address."""
         if self._config.dsn is not None:
-            return None
-        embedded = EmbeddedPostgres(self._config.state_directory)
-        self._closing.push_async_callback(asyncio.to_thread, embedded.stop)
-        return embedded
+            return self._config
+        report("starting PostgreSQL")
+        postgres = EmbeddedPostgres(self._config.state_directory)
+        # This also ends a start that is cancelled.
+        self._closing.push_async_callback(asyncio.to_thread, postgres.stop)
+        dsn = await asyncio.to_thread(postgres.start)
+        self._run("postgres-restart", partial(_keep_running, postgres))
+        return self._config.model_copy(update={"dsn": dsn})
 
-    async def _migrate(self, config: Config, say: Callable[[str], None]) -> MigrationResult:
-        say("waiting for the database")
+    async def _migrate(self, config: Config, report: Callable[[str], None]) -> MigrationResult:
+        """If it is cancelled, nothing is migrated from then on."""
+        report("waiting for the database")
+        interruption = Interruption()
+        read_revision = partial(current_revision, config.dsn or "")
+        migrate = partial(apply_migrations, config, interruption=interruption)
         deadline = self._clock.monotonic() + config.database_wait_s
         while True:
             try:
-                if pending_revisions(await asyncio.to_thread(current_revision, config.dsn or "")):
-                    say("migrating the schema")
-                return await asyncio.to_thread(apply_migrations, config)
+                revision = await tasks.run_in_thread(read_revision, interruption.request)
+                if pending_revisions(revision):
+                    report("migrating the schema")
+                return await tasks.run_in_thread(migrate, interruption.request)
             except DatabaseUnreachableError:
                 if self._clock.monotonic() >= deadline:
                     raise
                 await asyncio.sleep(DATABASE_RETRY_S)
 
-    async def _open_database(self, config: Config) -> Database:
-        database = Database(
-            config.dsn or "",
-            min_size=config.pool_min_size,
-            max_size=config.pool_max_size,
-            timeout_s=config.pool_timeout_s,
-            statement_timeout_s=config.statement_timeout_s,
-            warm_up=warm_up,
-        )
-        self._closing.push_async_callback(database.close)
-        await database.open()
-        return database
+    async def _open_store(self, tiles: StoreSide) -> SupervisedTask:
+        """Opens the pool, starts its monitor, which is returned, and reads what the database
+        knows of the time."""
+        self._closing.push_async_callback(tiles.database.close)
+        await tiles.database.open()
+        self._database = tiles.database
+        monitor = self._run("database-monitor", tiles.database.monitor)
+        async with tiles.store.connection() as queries:
+            if seen := await queries.database.read_latest_time_seen():
+                self._clock.observe(seen)
+        self._closing.push_async_callback(_flush, tiles.accesses)
+        return monitor
 
-    async def _flush(self, accesses: AccessLog) -> None:
-        try:
-            await accesses.flush()
-        except Exception:
-            log.exception("accesses_lost", count=accesses.pending_count)
+    async def _serve(
+        self, servers: list[Server], database: Database, monitor: SupervisedTask
+    ) -> None:
+        """Starts the servers, and keeps the health that they report up to date."""
+        changed = asyncio.Event()
+        self._supervisor.on_change(changed.set)
+        database.on_change(changed.set)
 
-    async def _keep_labels(self, freshness: FreshnessService) -> None:
-        """Re-evaluates at the start, daily, and what was labelled in doubt of the clock."""
-        evaluated_at = self._clock.monotonic()
-        while True:
-            age_s = self._clock.monotonic() - evaluated_at
-            settled = freshness.doubted and self._clock.trusted
-            if freshness.due or settled or age_s >= self._config.reevaluate_interval_s:
-                evaluated_at = self._clock.monotonic()
-                try:
-                    async for _ in freshness.reevaluate():
-                        pass
-                except TileCacheError as error:
-                    log.warning("labels_not_evaluated", cause=str(error))
-            await asyncio.sleep(CLOCK_CHECK_S)
+        async def set_ready(ready: bool) -> None:
+            for server in servers:
+                await server.set_ready(ready=ready)
 
-    def _run(self, coroutine: Coroutine[None, None, None]) -> None:
-        self._closing.push_async_callback(tasks.end, asyncio.create_task(coroutine))
+        async def publish_health() -> None:
+            while True:
+                changed.clear()
+                await set_ready(database.available and monitor.running)
+                await changed.wait()
+
+        for server in servers:
+            await server.start()
+            self._closing.push_async_callback(server.stop, self._config.drain_timeout_s)
+        self._closing.push_async_callback(set_ready, False)
+        await set_ready(database.available)
+        self._run("health", publish_health)
+
+    def _run(self, name: str, work: Work) -> SupervisedTask:
+        task = self._supervisor.start(name, work)
+        self._closing.push_async_callback(task.stop)
+        return task
+
+
+async def _keep_running(postgres: EmbeddedPostgres) -> None:
+    """Restarts the daemon's own PostgreSQL whenever it has ended, until cancelled."""
+    while True:
+        await asyncio.sleep(POSTGRES_CHECK_S)
+        if not postgres.is_running():
+            await asyncio.to_thread(postgres.restart_if_dead)
+
+
+async def _flush(accesses: AccessLog) -> None:
+    try:
+        await accesses.flush()
+    except Exception:
+        log.exception("accesses_lost", count=accesses.pending_count)

@@ -7,6 +7,7 @@ text is the only fact.
 
 import logging
 import sys
+import threading
 from typing import Any, Final, Literal
 
 import structlog
@@ -47,6 +48,12 @@ def configure_logging(level: str, log_format: Literal["auto", "json", "text"]) -
     logging.basicConfig(level=max(number, logging.INFO), handlers=[handler], force=True)
     logging.getLogger("tilecache_daemon").setLevel(number)
     logging.captureWarnings(capture=True)
+    threading.excepthook = _log_thread_error
+
+
+def _log_thread_error(failure: threading.ExceptHookArgs) -> None:
+    name = failure.thread.name if failure.thread else None
+    structlog.get_logger(__name__).error("thread_failed", thread=name, exc_info=failure.exc_value)
 
 
 def _text_rendering() -> list[Processor]:

@@ -79,10 +79,11 @@ async def _report(socket_path: Path, describe: Callable[[], str]) -> None:
         while True:
             try:
                 await health.Check(health_pb2.HealthCheckRequest(), timeout=timeout_s)
+                notify(WATCHDOG=1, STATUS=describe())
             except grpc.aio.AioRpcError as error:
                 _logger.warning("The daemon's own health check failed: %s", error.details())
-            else:
-                notify(WATCHDOG=1, STATUS=describe())
+            except Exception:
+                _logger.exception("The state of the daemon cannot be reported to systemd")
             await asyncio.sleep(min(_REPORT_INTERVAL_S, timeout_s))
 
 

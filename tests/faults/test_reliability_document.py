@@ -22,7 +22,7 @@ def named_test(row: list[str]) -> tuple[Path, str]:
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row[0].strip("| "))
 def test_each_promise_names_a_test_that_there_is(row: list[str]) -> None:
     path, test = named_test(row)
-    assert re.search(rf"^def {test}\(", path.read_text(), re.MULTILINE)
+    assert re.search(rf"^(async )?def {test}\(", path.read_text(), re.MULTILINE)
 
 
 def test_each_fault_that_is_tested_is_in_the_document() -> None:

@@ -102,6 +102,14 @@ def test_an_exception_is_part_of_its_line() -> None:
     assert "ValueError: what went wrong" in line["exception"]
 
 
+def test_an_error_that_ends_a_thread_is_a_line_too() -> None:
+    line = log_json(
+        f"import threading; threading.Thread(name='t', target=call, args=['{SECRET}']).start()"
+    )
+    assert (line["kind"], line["kv"], line["level"]) == ("thread_failed", {"thread": "t"}, "error")
+    assert "what went wrong" in line["exception"]
+
+
 @pytest.mark.parametrize("log_format", ["json", "text"])
 def test_an_exception_shows_no_variables(log_format: str) -> None:
     hidden = "password = ''.join(['hun', 'ter', '2'])\n"

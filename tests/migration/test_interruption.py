@@ -8,9 +8,12 @@ import pytest
 
 from tests.migration.observed_database import WAITING_SESSIONS, Database
 from tilecache_daemon.config import Config
+from tilecache_daemon.schema.connection import MIGRATION_LOCK_KEY
 from tilecache_daemon.schema.migrator import (
     HEAD_REVISION,
     DatabaseUnreachableError,
+    Interruption,
+    MigrationError,
     apply_migrations,
 )
 
@@ -24,7 +27,7 @@ PROGRAM = """
 import sys
 from tilecache_daemon.config import Config
 from tilecache_daemon.schema.migrator import apply_migrations
-apply_migrations(Config(dsn=sys.argv[1]))
+apply_migrations(Config(dsn=sys.argv[1], migration_lock_timeout_s=600))
 """
 
 
@@ -35,7 +38,8 @@ def test_a_killed_process_leaves_the_old_schema(old: Database, written: Database
         old.wait_for_waiting_sessions(1)
         process.kill()
         process.wait()
-    old.wait_until(NO_MIGRATION_RUNS)
+        # PostgreSQL notices it, though its session waits for a lock.
+        old.wait_until(NO_MIGRATION_RUNS)
 
     assert old.catalog() == catalog
     assert old.rows("tiles", old.columns("tiles")) == rows
@@ -59,3 +63,28 @@ def test_a_terminated_backend_leaves_the_old_schema(old: Database, written: Data
 
     assert apply_migrations(Config(dsn=old.dsn)).to_revision == HEAD_REVISION
     assert old.catalog() == written.catalog()
+
+
+@pytest.mark.parametrize("lock", [f"SELECT pg_advisory_lock({MIGRATION_LOCK_KEY})", STOP_HALFWAY])
+def test_an_interrupted_migration_ends_at_once_and_changes_nothing(
+    old: Database, lock: str
+) -> None:
+    catalog, interruption = old.catalog(), Interruption()
+    with ThreadPoolExecutor() as starters, old.holding(lock):
+        start = starters.submit(apply_migrations, Config(dsn=old.dsn), interruption=interruption)
+        old.wait_for_waiting_sessions(1)
+        interruption.request()
+        with pytest.raises(MigrationError):
+            start.result()
+        old.wait_until(NO_MIGRATION_RUNS)
+
+    assert old.catalog() == catalog
+    assert old.revisions() == ["0001_initial"]
+
+
+def test_no_migration_begins_after_its_interruption(empty: Database) -> None:
+    interruption = Interruption()
+    interruption.request()
+    with pytest.raises(MigrationError, match="interrupted"):
+        apply_migrations(Config(dsn=empty.dsn), interruption=interruption)
+    assert empty.catalog() == []

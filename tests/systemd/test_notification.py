@@ -2,16 +2,20 @@
 
 import asyncio
 import contextlib
+import re
 import socket
 import threading
 import time
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 
 import pytest
 
+from tests.admin import touch
 from tests.daemon_process import DaemonProcess
-from tests.tiles import Block, tile
+from tests.failing_writes import failing_access_writes
+from tests.tiles import Block, insert, tile
 from tests.waiting import eventually
 from tilecache.client import TileCacheClient
 from tilecache.errors import CallError
@@ -133,6 +137,38 @@ async def test_a_server_that_does_not_answer_sends_no_keep_alives(
     received = manager.pending()
     assert received[0] == "READY=1"
     assert "WATCHDOG=1" not in received
+
+
+def test_it_says_which_background_task_failed(
+    manager: Manager, short_directory: Path, database: str
+) -> None:
+    with (
+        DaemonProcess(short_directory, dsn=database, access_flush_interval_s=0.05) as daemon,
+        failing_access_writes(database),
+    ):
+        key = Block().key()
+        insert(daemon.client, tile(key))
+        touch(daemon.client, key)
+
+        status = r"STATUS=serving; background task access-log .*, failed .*: DivisionByZero"
+        eventually(lambda: any(re.match(status, word) for word in manager.receive()))
+
+
+async def test_an_error_in_the_report_does_not_end_the_reports(
+    manager: Manager, daemon: DaemonProcess, caplog: pytest.LogCaptureFixture
+) -> None:
+    calls = count()
+
+    def describe() -> str:
+        if next(calls) == 1:
+            raise LookupError("as the test wants it")
+        return "described"
+
+    async with systemd.serving(daemon.socket_path, describe):
+        for _ in range(2):
+            await asyncio.to_thread(manager.receive_until, "STATUS=described")
+
+    assert "as the test wants it" in caplog.text
 
 
 def test_without_a_manager_nothing_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:

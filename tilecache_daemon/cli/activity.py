@@ -44,6 +44,14 @@ class CallActivity(NamedTuple):
     seconds: Distribution
 
 
+class TaskActivity(NamedTuple):
+    """How a background task has run since the start."""
+
+    name: str
+    running: bool
+    failures: int
+
+
 @dataclass(frozen=True)
 class Activity:
     """The samples of one scrape."""
@@ -83,6 +91,16 @@ class Activity:
             )
             for method, count in ended.most_common()
             if count
+        ]
+
+    @property
+    def background_tasks(self) -> list[TaskActivity]:
+        """In the order of their start."""
+        running = self._named("tilecache_background_task_running")
+        failures = self._named("tilecache_background_task_failures_total")
+        return [
+            TaskActivity(task.labels["task"], bool(task.value), int(failed.value))
+            for task, failed in zip(running, failures, strict=True)
         ]
 
     def _named(self, name: str) -> list[Sample]:

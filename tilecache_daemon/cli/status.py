@@ -27,7 +27,7 @@ from tilecache.v1.tile_metadata_store_pb2 import (
     GetServerInfoRequest,
     GetServerInfoResponse,
 )
-from tilecache_daemon.cli.activity import Activity, CallActivity
+from tilecache_daemon.cli.activity import Activity, CallActivity, TaskActivity
 from tilecache_daemon.cli.output import (
     ExitCode,
     connect,
@@ -187,6 +187,7 @@ def _activity_to_dict(activity: Activity) -> dict[str, object]:
         ],
         **{name: int(activity.value(f"tilecache_{name}")) for name in ACTIVITY_COUNTS},
         **{name: activity.value(f"tilecache_{name}") for name in ACTIVITY_TIMES},
+        "background_tasks": [task._asdict() for task in activity.background_tasks],
         "evicted_tiles": evicted.total,
         **({"eviction_age_p50_s": evicted.percentile(50)} if evicted.total else {}),
     }
@@ -261,6 +262,15 @@ def _stored(admin: AdminStatus | None) -> Iterator[tuple[str, str]]:
         yield "pending removal", format_tiles(removal.tile_count, removal.used_bytes)
 
 
+def _background(tasks: list[TaskActivity]) -> str:
+    failed = [
+        f"{task.name}: {'running' if task.running else 'NOT running'}, failures: {task.failures}"
+        for task in tasks
+        if task.failures or not task.running
+    ]
+    return "; ".join(failed) or f"{len(tasks)} tasks, all running, no failures"
+
+
 def _activity(activity: Activity) -> Iterator[tuple[str, str]]:
     def count(name: str) -> str:
         return f"{activity.value(f'tilecache_{name}'):,.0f}"
@@ -275,6 +285,7 @@ def _activity(activity: Activity) -> Iterator[tuple[str, str]]:
         f"maximum {count('pool_connections_max')}, {count('pool_waiting')} calls waiting",
     )
     yield "pending writes", f"{count('accesses_pending')} accesses"
+    yield "background", _background(activity.background_tasks)
     yield "uptime", str(timedelta(seconds=round(activity.value("tilecache_uptime_seconds"))))
     yield (
         "migrations",

@@ -1,1 +1,1 @@
-"""What can be seen of the daemon from outside: metrics, traces, the log of calls."""
+"""Metrics, traces and the log of calls."""

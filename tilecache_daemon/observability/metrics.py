@@ -1,6 +1,6 @@
-"""What the daemon counts of its calls, and its state when it is asked for.
+"""The daemon's metrics: counts of calls, and the state at the time of the scrape.
 
-The names of the calls' metrics are those that go-grpc-prometheus made common.
+The metrics of calls have the names that go-grpc-prometheus established.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -34,6 +34,7 @@ from tilecache_daemon.service.access_log import AccessLog
 from tilecache_daemon.service.information import ServerInfo
 from tilecache_daemon.service.storage import Usage
 from tilecache_daemon.store.database import Database
+from tilecache_daemon.supervisor import Supervisor
 
 _HOUR_S: Final = 3_600
 _DAY_S: Final = 24 * _HOUR_S
@@ -52,23 +53,24 @@ _TYPES: Final = {
 
 
 class Sources(NamedTuple):
-    """Whose state is told. It is read in the scraper's thread, and never waited for."""
+    """Whose state is exposed. It is read in the scraper's thread, without waiting."""
 
     information: ServerInfo
-    """What does not change."""
+    """Only what does not change is used."""
     migration: MigrationResult
     clock: Clock
     database: Database
     cache: TileCache
     accesses: AccessLog
     calls: Calls
+    supervisor: Supervisor
 
 
 class Metrics:
     """All metrics of one daemon."""
 
     def __init__(self, call_counts: CallCounts) -> None:
-        # When each series was made is of no use here, and would double the answer.
+        # The time at which each series was created is not needed, and doubles the text.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
         self.registry.register(_CallCollector(call_counts))
@@ -82,25 +84,25 @@ class Metrics:
         ProcessCollector(registry=self.registry)
 
     def note_evicted(self, ages: Iterable[timedelta]) -> None:
-        """Tiles were evicted, so long after they were last of use."""
+        """Counts evicted tiles by the time since they were last used."""
         for age in ages:
             self._eviction_age.observe(age.total_seconds())
 
     def note_usage(self, usage: Usage) -> None:
-        """What is stored, as it was when it was last read."""
+        """Sets what is stored, for the scrapes until the next call."""
         self._usage = usage
 
     def expose(self) -> str:
-        """All of it, in the text that Prometheus reads. Takes milliseconds."""
+        """All metrics in Prometheus's text format. Takes milliseconds."""
         return generate_latest(self.registry).decode()
 
     def read_from(self, sources: Sources) -> None:
-        """Tells their state too, from now on."""
+        """Adds their state to the metrics."""
         self.registry.register(_StateCollector(sources, lambda: self._usage))
 
 
 class _CallCollector(Collector):
-    """Reads what is counted of the calls."""
+    """Reads the counts of calls."""
 
     def __init__(self, call_counts: CallCounts) -> None:
         self._call_counts = call_counts
@@ -132,7 +134,7 @@ class _CallCollector(Collector):
 
 
 class _StateCollector(Collector):
-    """Reads what is known anyway. Touches neither the database nor the event loop."""
+    """Reads state that is in memory. Uses neither the database nor the event loop."""
 
     def __init__(self, sources: Sources, usage: Callable[[], Usage | None]) -> None:
         self._sources = sources
@@ -144,6 +146,7 @@ class _StateCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         yield from self._daemon()
+        yield from self._tasks()
         yield from self._database()
         yield from self._cache()
         if usage := self._usage():
@@ -159,28 +162,45 @@ class _StateCollector(Collector):
         }
         yield InfoMetricFamily("tilecache", "Versions, and the namespace of all ids.", about)
         uptime_s = self._sources.clock.monotonic() - self._started_at
-        yield _gauge("uptime_seconds", "How long it has been up, by a clock of no date.", uptime_s)
+        yield _gauge("uptime_seconds", "Uptime in seconds (monotonic).", uptime_s)
         applied = len(migration.revisions_applied)
         yield _gauge("migrations_applied", "Schema revisions that this start applied.", applied)
         yield _gauge(
             "migration_seconds", "How long this start's migration took.", migration.elapsed_s
         )
         trusted = self._sources.clock.trusted
-        yield _gauge("clock_trusted", "Whether the time of day can be believed.", trusted)
+        yield _gauge("clock_trusted", "Whether the time of day is trusted.", trusted)
         waiting = self._sources.accesses.pending_count
         yield _gauge("accesses_pending", "Recorded accesses that are not yet written.", waiting)
         under_way = self._sources.calls.under_way
         yield _gauge("calls_under_way", "Calls that are being answered.", under_way)
         most = info.limits.max_concurrent_calls
-        yield _gauge("calls_max", "Calls that are taken on at once.", most)
+        yield _gauge("calls_max", "Calls that are accepted at once.", most)
+
+    def _tasks(self) -> Iterator[Metric]:
+        failures = CounterMetricFamily(
+            "tilecache_background_task_failures",
+            "Unexpected errors that ended a background task, which is then restarted.",
+            labels=("task",),
+        )
+        running = GaugeMetricFamily(
+            "tilecache_background_task_running",
+            "Whether a background task is running; it is not while it waits for its restart.",
+            labels=("task",),
+        )
+        for task in self._sources.supervisor.tasks:
+            failures.add_metric((task.name,), task.failures)
+            running.add_metric((task.name,), task.running)
+        yield failures
+        yield running
 
     def _database(self) -> Iterator[Metric]:
         available = self._sources.database.available
         yield _gauge("database_available", "Whether PostgreSQL answers.", available)
         pool = self._sources.database.pool_status
         yield _gauge("pool_connections", "Connections to PostgreSQL.", pool.size)
-        yield _gauge("pool_connections_in_use", "Connections that work for a call.", pool.in_use)
-        yield _gauge("pool_connections_max", "Connections at most.", pool.max_size)
+        yield _gauge("pool_connections_in_use", "Connections that a call uses.", pool.in_use)
+        yield _gauge("pool_connections_max", "The largest number of connections.", pool.max_size)
         yield _gauge("pool_waiting", "Calls that wait for a connection.", pool.waiting)
 
     def _cache(self) -> Iterator[Metric]:
@@ -188,14 +208,14 @@ class _StateCollector(Collector):
         yield _counter("cache_hits", "Reads answered from memory.", cache.hits)
         yield _counter("cache_misses", "Reads that went to PostgreSQL.", cache.misses)
         yield _gauge("cache_tiles", "Tiles in memory.", cache.tiles)
-        yield _gauge("cache_used_bytes", "Their size in memory.", cache.used_bytes)
-        yield _gauge("cache_max_bytes", "The ceiling of that size.", cache.max_bytes)
+        yield _gauge("cache_used_bytes", "Bytes of memory that they take.", cache.used_bytes)
+        yield _gauge("cache_max_bytes", "The ceiling of these bytes; 0: no cache.", cache.max_bytes)
 
 
 def _storage(usage: Usage) -> Iterator[Metric]:
     labels = ("zoom", "source", "label", "pending_upload")
     tiles = GaugeMetricFamily("tilecache_stored_tiles", "Stored tiles.", labels=labels)
-    used = GaugeMetricFamily("tilecache_stored_bytes", "Their pictures' size.", labels=labels)
+    used = GaugeMetricFamily("tilecache_stored_bytes", "Bytes of their image files.", labels=labels)
     for row in usage.rows:
         values = (str(row.zoom), row.source, row.label, str(row.pending_upload).lower())
         tiles.add_metric(values, row.tile_count)
@@ -205,7 +225,7 @@ def _storage(usage: Usage) -> Iterator[Metric]:
     count, byte_count = usage.pending_removal
     yield _gauge("stored_max_bytes", "The ceiling of stored bytes; 0: none.", usage.max_used_bytes)
     yield _gauge("pending_removal_tiles", "Evicted tiles whose files may remain.", count)
-    yield _gauge("pending_removal_bytes", "Their files' size.", byte_count)
+    yield _gauge("pending_removal_bytes", "Bytes of these files.", byte_count)
 
 
 def _gauge(name: str, text: str, value: float) -> Metric:

@@ -1,8 +1,8 @@
-"""HTTP for Prometheus, in threads of its own: whoever scrapes keeps no call waiting."""
+"""HTTP for Prometheus, in threads of its own, so that a scrape delays no call."""
 
 import socket
 import socketserver
-import threading
+from functools import partial
 from pathlib import Path
 from typing import Final
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
@@ -10,6 +10,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 import structlog
 from prometheus_client import CollectorRegistry, make_wsgi_app
 
+from tilecache_daemon import tasks
 from tilecache_daemon.config import split_address
 from tilecache_daemon.rpc.server import ListenError, UnixSocket
 
@@ -32,22 +33,24 @@ class MetricsListener:
             self._socket = UnixSocket(Path(address), socket_mode, socket_group)
         self._server: WSGIServer | None = None
 
-    def start(self) -> None:
-        """Serves from now on; raises ListenError if the address is not to be had."""
+    def listen(self) -> None:
+        """Takes the address; raises ListenError if that is not possible."""
         try:
             server = self._listen()
         except OSError as error:
             raise ListenError(f"metrics_address: {self._address}: {error.strerror}") from error
         server.set_app(self._application)
         self._server = server
-        threading.Thread(
-            target=server.serve_forever, args=(_STOP_POLL_S,), name="metrics", daemon=True
-        ).start()
 
-    def stop(self) -> None:
+    async def run(self) -> None:
+        """Answers scrapes until cancelled. The address must be taken."""
+        assert self._server is not None
+        serve = partial(self._server.serve_forever, _STOP_POLL_S)
+        await tasks.run_in_thread(serve, self._server.shutdown)
+
+    def close(self) -> None:
         """Gives the address back. Idempotent."""
         if self._server:
-            self._server.shutdown()
             self._server.server_close()
             self._server = None
         if self._socket:
@@ -66,14 +69,14 @@ class _Handler(WSGIRequestHandler):
     timeout = _CLIENT_TIMEOUT_S
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-        """Scrapes are not worth a line."""
+        """Scrapes are not logged."""
 
 
 class _Server(socketserver.ThreadingMixIn, WSGIServer):
     daemon_threads = True
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """A scraper that goes away half-way is no reason for a stack trace on stderr."""
+        """A scraper that disconnects early needs no stack trace on stderr."""
         log.debug("scrape_failed", exc_info=True)
 
 
@@ -85,12 +88,12 @@ class _UnixServer(_Server):
     address_family = socket.AF_UNIX
 
     def get_request(self) -> tuple[socket.socket, tuple[str, int]]:
-        # A client on a Unix socket has no address, but WSGI wants one.
+        # A client on a Unix socket has no address, but WSGI needs one.
         connection, _ = self.socket.accept()
         return connection, ("localhost", 0)
 
     def server_bind(self) -> None:
-        # WSGIServer would look for a host and a port.
+        # WSGIServer's own expects a host and a port.
         path, self.server_port = str(self.server_address[0]), 0
         self.socket.bind(path)
         self.server_name = "localhost"

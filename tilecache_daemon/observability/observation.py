@@ -1,8 +1,8 @@
-"""What can be seen of the daemon from outside, as far as it is configured."""
+"""Metrics, traces and the log of calls, as far as they are configured."""
 
 import importlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
 from tilecache_daemon.clock import Clock
@@ -21,20 +21,27 @@ _OTLP_VARIABLES: Final = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_O
 
 
 class Observation:
-    """Metrics, and if they are asked for their listener, traces and the log of calls."""
+    """Metrics, and if they are configured their listener, traces and the log of calls."""
 
     def __init__(self, config: Config, clock: Clock) -> None:
-        """Raises ConfigError if traces are asked for and OpenTelemetry is not installed."""
-        self._config = config
+        """Raises ConfigError if traces are configured and OpenTelemetry is not installed."""
         self._call_counts = CallCounts(clock.monotonic)
         self._metrics = Metrics(self._call_counts)
         self._tracing = _start_tracing(config.otlp_endpoint)
         self._call_log = CallLog(clock.monotonic) if config.log_level == "debug" else None
-        self._stops: list[Callable[[], None]] = [self._tracing.stop] if self._tracing else []
+        self.listener: MetricsListener | None = None
+        """None if metrics are served by `GetMetrics` only."""
+        if config.metrics_address:
+            self.listener = MetricsListener(
+                config.metrics_address,
+                self._metrics.registry,
+                config.socket_mode,
+                config.socket_group,
+            )
 
     @property
     def observers(self) -> list[CallObserver]:
-        """Who watches the calls."""
+        """What is called at the beginning and the end of each call."""
         return list(self._present())
 
     def expose_metrics(self) -> str:
@@ -42,25 +49,21 @@ class Observation:
         return self._metrics.expose()
 
     def start(self, sources: Sources, storage: StorageService, eviction: EvictionService) -> None:
-        """Tells all from now on, and serves it if asked to; raises ListenError if it cannot."""
+        """Adds the daemon's state to the metrics, and listens for scrapers, which
+        `listener.run` answers. Raises ListenError."""
         storage.on_usage(self._metrics.note_usage)
         eviction.on_evicted(self._metrics.note_evicted)
         self._metrics.read_from(sources)
-        if not self._config.metrics_address:
-            return
-        listener = MetricsListener(
-            self._config.metrics_address,
-            self._metrics.registry,
-            self._config.socket_mode,
-            self._config.socket_group,
-        )
-        self._stops.append(listener.stop)
-        listener.start()
+        if self.listener:
+            self.listener.listen()
 
     def stop(self) -> None:
-        """Sends the last traces and listens no more. Blocks; idempotent."""
-        while self._stops:
-            self._stops.pop()()
+        """Closes the listener and exports the last traces. Blocks; idempotent."""
+        if self.listener:
+            self.listener.close()
+        if self._tracing:
+            self._tracing.stop()
+            self._tracing = None
 
     def _present(self) -> Iterator[CallObserver]:
         for observer in (self._call_counts, self._tracing, self._call_log):

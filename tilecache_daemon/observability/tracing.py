@@ -1,7 +1,7 @@
-"""OpenTelemetry traces: a span a call, child of the span that its caller names.
+"""OpenTelemetry traces: one span for each call, a child of the caller's span.
 
-Needs the extra `otel`. What is not set here is set by OpenTelemetry's own
-environment, for example OTEL_TRACES_SAMPLER and OTEL_SERVICE_NAME.
+Needs the extra `otel`. OpenTelemetry's environment variables configure the rest,
+for example OTEL_TRACES_SAMPLER and OTEL_SERVICE_NAME.
 """
 
 from typing import TYPE_CHECKING, Any, Final
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 SERVICE_NAME: Final = "tilecache-daemon"
 EXPORT_TIMEOUT_S: Final = 2.0
-"""How long a collector that is away may delay the daemon's end."""
+"""How long a collector that does not answer may delay the daemon's stop."""
 
 SERVER_FAULTS: Final = frozenset(
     {
@@ -35,15 +35,15 @@ SERVER_FAULTS: Final = frozenset(
         grpc.StatusCode.DATA_LOSS,
     }
 )
-"""The codes that make a server's span an error, as OpenTelemetry's conventions for gRPC
-have it: the others are the caller's."""
+"""The codes that make a server's span an error, by OpenTelemetry's conventions for gRPC;
+the others are the caller's errors."""
 
 
 class Tracing:
-    """Makes the spans and sends them on, in batches, from a thread of its own."""
+    """Creates the spans and exports them in batches, from a thread of its own."""
 
     def __init__(self, processor: SpanProcessor) -> None:
-        # What the environment says of the service goes before the default.
+        # The environment overrides the default name of the service.
         name = Resource.create().attributes.get("service.name", "")
         named = not str(name).startswith("unknown_service")
         about = {"service.version": __version__} | ({} if named else {"service.name": SERVICE_NAME})
@@ -53,7 +53,7 @@ class Tracing:
         self._propagator = TraceContextTextMapPropagator()
 
     def watch(self, method: MethodDescriptor) -> Begin:
-        """As `CallObserver` has it."""
+        """See `CallObserver`."""
         service = method.containing_service.full_name
         name = f"{service}/{method.name}"
         attributes = {"rpc.system": "grpc", "rpc.service": service, "rpc.method": method.name}
@@ -75,11 +75,11 @@ class Tracing:
         return begin
 
     def stop(self) -> None:
-        """Sends what is left, within the exporter's timeout. Blocks."""
+        """Exports the remaining spans, within the exporter's timeout. Blocks."""
         self._provider.shutdown()
 
 
 def start_tracing(otlp_endpoint: str | None) -> Tracing:
-    """Traces to an OTLP collector over gRPC; the environment's, if no endpoint is given."""
+    """Traces to an OTLP collector over gRPC; without an endpoint, to the environment's."""
     exporter = OTLPSpanExporter(endpoint=otlp_endpoint, timeout=EXPORT_TIMEOUT_S)
     return Tracing(BatchSpanProcessor(exporter))

@@ -6,10 +6,12 @@ import pwd
 import shutil
 import subprocess
 import tempfile
+import threading
 from pathlib import Path
 from typing import Final
 
 from tilecache_daemon.config import MAX_SOCKET_PATH_BYTES
+from tilecache_daemon.postgres.commands import run_until_stopped
 from tilecache_daemon.postgres.errors import EmbeddedPostgresError
 from tilecache_daemon.postgres.launcher import ServerUser, wrap_command
 from tilecache_daemon.postgres.process import SERVER_ENVIRONMENT
@@ -80,10 +82,13 @@ class DataDirectory:
             )
         return int(text)
 
-    def initialize(self, binaries: Path, lock: int, *, sync: bool) -> None:
+    def initialize(
+        self, binaries: Path, lock: int, stopping: threading.Event, *, sync: bool
+    ) -> None:
         """Creates the data with `initdb`, atomically: it is written beside its path first.
 
-        `lock` is the descriptor of the directory, which `initdb` inherits.
+        `lock` is the descriptor of the directory, which `initdb` inherits. When `stopping` is
+        set, `initdb` is killed and InterruptedError raised.
         """
         unfinished = self.data.with_name("data.new")
         if unfinished.exists():
@@ -95,8 +100,10 @@ class DataDirectory:
         ]
         if not sync:
             command.append("--no-sync")
-        outcome = subprocess.run(  # noqa: S603
+        outcome = run_until_stopped(
             wrap_command(command, self.user),
+            stopping,
+            _INITDB_TIMEOUT_S,
             cwd=self.path,
             env=SERVER_ENVIRONMENT,
             stdin=subprocess.DEVNULL,
@@ -104,9 +111,7 @@ class DataDirectory:
             stderr=subprocess.PIPE,
             text=True,
             errors="replace",
-            timeout=_INITDB_TIMEOUT_S,
             pass_fds=[lock],
-            check=False,
         )
         if outcome.returncode != 0:
             raise self.failure("initdb failed", outcome.stderr)

@@ -168,7 +168,7 @@ class EmbeddedPostgres:
             )
             if not directory.data.exists():
                 sync = self._settings.get("fsync") != "off"
-                directory.initialize(self._binaries.directory, lock, sync=sync)
+                directory.initialize(self._binaries.directory, lock, self._stopping, sync=sync)
             self._socket_directory = directory.make_socket_directory()
             self._server = self._launch(lock)
         self._create_database(self._server)

@@ -1,7 +1,8 @@
 """Connections for migrations, and the translation of their errors."""
 
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Final
 
 import psycopg
@@ -9,6 +10,7 @@ from psycopg import errors as pg
 from psycopg.conninfo import conninfo_to_dict
 
 from tilecache_daemon.errors import MigrationError
+from tilecache_daemon.sockets import shut_down
 
 CONNECT_TIMEOUT_S: Final = 10
 """Used if the connection string has none."""
@@ -28,10 +30,37 @@ class DatabaseUnreachableError(MigrationError):
     """PostgreSQL does not answer, or the connection was lost. A later attempt may succeed."""
 
 
-def connect(dsn: str, lock_timeout_s: float = LOCK_TIMEOUT_S) -> psycopg.Connection[Any]:
+class Interruption:
+    """Lets one thread end a migration that another one runs: it fails, and changes nothing."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._requested = False
+        self._connections: list[psycopg.Connection[Any]] = []
+
+    def request(self) -> None:
+        """Ends the migration's connections, whatever they wait for, and refuses new ones."""
+        with self._lock:
+            self._requested = True
+            for connection in self._connections:
+                with suppress(psycopg.Error, OSError):
+                    shut_down(connection.fileno())
+
+    def cover(self, connection: psycopg.Connection[Any]) -> None:
+        """Has `request` end this connection too; raises MigrationError if it has been called."""
+        with self._lock:
+            if self._requested:
+                connection.close()
+                raise MigrationError("the migration was interrupted; nothing was changed")
+            self._connections.append(connection)
+
+
+def connect(
+    dsn: str, lock_timeout_s: float = LOCK_TIMEOUT_S, interruption: Interruption | None = None
+) -> psycopg.Connection[Any]:
     """An autocommit connection. Of the timeouts, only that for locks is set.
 
-    Raises psycopg.Error, and MigrationError for a malformed dsn.
+    Raises psycopg.Error, and MigrationError for a malformed dsn or an interrupted migration.
     """
     try:
         parameters: dict[str, Any] = conninfo_to_dict(dsn)
@@ -41,6 +70,8 @@ def connect(dsn: str, lock_timeout_s: float = LOCK_TIMEOUT_S) -> psycopg.Connect
     parameters.setdefault("connect_timeout", CONNECT_TIMEOUT_S)
     parameters.setdefault("application_name", "tilecache migrate")
     connection = psycopg.connect(**parameters, autocommit=True)
+    if interruption:
+        interruption.cover(connection)
     settings = {
         "lock_timeout": max(1, round(lock_timeout_s * 1000)),
         # Timeouts that are meant for queries must not cancel a migration.
@@ -50,6 +81,10 @@ def connect(dsn: str, lock_timeout_s: float = LOCK_TIMEOUT_S) -> psycopg.Connect
     }
     for name, value_ms in settings.items():
         connection.execute("SELECT set_config(%s, %s, false)", [name, str(value_ms)])
+    # A migration whose process has ended holds its locks no longer than this. Servers on
+    # some platforms have no such check.
+    with suppress(pg.InvalidParameterValue):
+        connection.execute("SET client_connection_check_interval = '1s'")
     return connection
 
 

@@ -20,6 +20,7 @@ from tilecache_daemon.errors import MigrationError
 from tilecache_daemon.schema.connection import (
     LOCK_TIMEOUT_S,
     DatabaseUnreachableError,
+    Interruption,
     connect,
     lock,
     read_revision,
@@ -29,6 +30,7 @@ from tilecache_daemon.schema.connection import (
 __all__ = [
     "HEAD_REVISION",
     "DatabaseUnreachableError",
+    "Interruption",
     "MigrationError",
     "MigrationResult",
     "apply_migrations",
@@ -85,7 +87,9 @@ REVISIONS: Final = tuple(
 HEAD_REVISION: Final = REVISIONS[-1]
 
 
-def apply_migrations(config: HasDsn, clock: Clock | None = None) -> MigrationResult:
+def apply_migrations(
+    config: HasDsn, clock: Clock | None = None, interruption: Interruption | None = None
+) -> MigrationResult:
     """Upgrades the database to `HEAD_REVISION`, in one transaction.
 
     The address is the configuration's `dsn`, else `$DB_URL`. Raises MigrationError,
@@ -96,7 +100,7 @@ def apply_migrations(config: HasDsn, clock: Clock | None = None) -> MigrationRes
     if not dsn:
         raise MigrationError("no database is configured: set dsn or DB_URL")
     lock_timeout_s = float(getattr(config, "migration_lock_timeout_s", LOCK_TIMEOUT_S))
-    result = _Run(dsn, lock_timeout_s, clock or Clock()).upgrade()
+    result = _Run(dsn, lock_timeout_s, clock or Clock(), interruption).upgrade()
     if result.revisions_applied:
         _log_change("schema_migrated", "Migrated the schema", result)
     else:
@@ -158,8 +162,15 @@ def pending_revisions(current: str | None) -> tuple[str, ...]:
 class _Run:
     """One migration run on one database."""
 
-    def __init__(self, dsn: str, lock_timeout_s: float, clock: Clock) -> None:
+    def __init__(
+        self,
+        dsn: str,
+        lock_timeout_s: float,
+        clock: Clock,
+        interruption: Interruption | None = None,
+    ) -> None:
         self._dsn = dsn
+        self._interruption = interruption
         self._lock_timeout_s = lock_timeout_s
         self._monotonic = clock.monotonic
         self._started_at = clock.monotonic()
@@ -191,7 +202,7 @@ class _Run:
             return self._result(current, target, reverted)
 
     def _connect(self) -> psycopg.Connection[Any]:
-        return connect(self._dsn, self._lock_timeout_s)
+        return connect(self._dsn, self._lock_timeout_s, self._interruption)
 
     def _run_alembic(self, direction: Literal["upgrade", "downgrade"], target: str) -> None:
         run = _load_alembic_runner().run_alembic

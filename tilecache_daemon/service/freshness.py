@@ -1,5 +1,6 @@
 """Labels for new tiles, and new labels for old ones."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Final
@@ -7,13 +8,14 @@ from typing import Final
 import structlog
 
 from tilecache_daemon.clock import Clock
-from tilecache_daemon.errors import TileTooOldError
+from tilecache_daemon.errors import TileCacheError, TileTooOldError
 from tilecache_daemon.freshness_policy import FreshnessPolicy
 from tilecache_daemon.models import FreshnessLabel, NewTile
 from tilecache_daemon.store.freshness import RelabelProgress
 from tilecache_daemon.store.store import Store
 
 RELABEL_BATCH_TILES: Final = 2_000
+CHECK_INTERVAL_S: Final = 5.0
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -80,6 +82,22 @@ class FreshnessService:
         finally:
             self.due = self.due or not complete
         log.info("labels_up_to_date", evaluated=progress.evaluated, relabelled=progress.relabelled)
+
+    async def run(self, interval_s: float) -> None:
+        """Re-evaluates all labels when they are due, which they are at the start, when the
+        clock is trusted again, and every `interval_s`; until cancelled."""
+        evaluated_at = self._clock.monotonic()
+        while True:
+            age_s = self._clock.monotonic() - evaluated_at
+            settled = self.doubted and self._clock.trusted
+            if self.due or settled or age_s >= interval_s:
+                evaluated_at = self._clock.monotonic()
+                try:
+                    async for _ in self.reevaluate():
+                        pass
+                except TileCacheError as error:
+                    log.warning("labels_not_evaluated", cause=str(error))
+            await asyncio.sleep(CHECK_INTERVAL_S)
 
     async def _relabel(self, last_id: int) -> RelabelProgress:
         async with self._store.transaction() as queries:

@@ -7,8 +7,6 @@ psycopg then asks the same server to cancel. So the connection is cut under it.
 
 import asyncio
 import contextlib
-import os
-import socket
 from collections.abc import Iterator
 from typing import Final
 
@@ -16,6 +14,8 @@ import psycopg
 from psycopg import AsyncConnection
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import TupleRow
+
+from tilecache_daemon.sockets import shut_down
 
 Connection = AsyncConnection[TupleRow]
 
@@ -58,8 +58,5 @@ def cut_after(connection: Connection, timeout_s: float) -> Iterator[None]:
 
 def cut(connection: Connection) -> None:
     """Ends a connection under whoever waits on it. Idempotent."""
-    with (
-        contextlib.suppress(psycopg.Error, OSError),
-        socket.socket(fileno=os.dup(connection.fileno())) as wire,
-    ):
-        wire.shutdown(socket.SHUT_RDWR)
+    with contextlib.suppress(psycopg.Error, OSError):
+        shut_down(connection.fileno())

@@ -14,7 +14,6 @@ from psycopg.conninfo import conninfo_to_dict
 from psycopg.types.numeric import Int8BinaryLoader
 from psycopg_pool import AsyncConnectionPool, PoolTimeout, TooManyRequests
 
-from tilecache_daemon import tasks
 from tilecache_daemon.errors import (
     DatabaseFullError,
     DatabaseUnavailableError,
@@ -42,6 +41,9 @@ WAITING_PER_CONNECTION: Final = 16
 """How many calls may wait for each connection of the pool."""
 KEPT_FOR_READS: Final = 3
 """Connections of the pool that writes leave alone."""
+_CLOSE_TIMEOUT_S: Final = 0.5
+"""How long the pool's own tasks may take to end before the pool is closed without them. Calls
+that wait for a connection wait so much longer where such a task waits for a silent server."""
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -59,8 +61,8 @@ class PoolStatus(NamedTuple):
 class Database:
     """A pool that is thrown away when PostgreSQL goes and made anew when it is back.
 
-    A probe on a connection of its own looks every second, and at once when a
-    call has met a broken connection. While PostgreSQL is away, calls fail
+    The monitor's probe on a connection of its own looks every second, and at once when
+    a call has met a broken connection. While PostgreSQL is away, calls fail
     immediately instead of waiting for a connection that cannot come.
     """
 
@@ -86,8 +88,7 @@ class Database:
         self._look_now = asyncio.Event()
         self._answered_at = 0.0
         """When the server answered the probe last, as the event loop counts."""
-        self._watcher: asyncio.Task[None] | None = None
-        self._listeners: list[Callable[[bool], Awaitable[None]]] = []
+        self._listeners: list[Callable[[], None]] = []
 
     @property
     def available(self) -> bool:
@@ -103,21 +104,42 @@ class Database:
         waiting = stats.get("requests_waiting", 0) + self._writes.waiting
         return PoolStatus(size, in_use, self._sizes[1], waiting)
 
-    def on_change(self, listener: Callable[[bool], Awaitable[None]]) -> None:
-        """`listener` is told whenever PostgreSQL goes (False) or is back (True)."""
+    def on_change(self, listener: Callable[[], None]) -> None:
+        """`listener` is called whenever `available` changes."""
         self._listeners.append(listener)
 
     async def open(self) -> None:
         """Opens the pool; raises DatabaseUnavailableError if PostgreSQL does not answer."""
         with translated_errors():
             await self._open_pool()
-        self._watcher = asyncio.create_task(self._watch(), name="database-watch")
+
+    async def monitor(self) -> None:
+        """Checks whether PostgreSQL answers, until cancelled: closes the pool when it does
+        not, and opens another one when it does again."""
+        probe: Connection | None = None
+        try:
+            while True:
+                with contextlib.suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(self._look_now.wait(), PROBE_INTERVAL_S)
+                was_called = self._look_now.is_set()
+                self._look_now.clear()
+                try:
+                    probe = probe or await connect(self._dsn, "tilecache-probe")
+                    await ask(probe)
+                    self._answered_at = _now()
+                    await self._found(was_called)
+                except (psycopg.Error, PoolTimeout, OSError) as error:
+                    if probe:
+                        cut(probe)
+                        await probe.close()
+                        probe = None
+                    await self._missed(error)
+        finally:
+            if probe:
+                await probe.close()
 
     async def close(self) -> None:
-        """Closes every connection. Idempotent."""
-        if self._watcher:
-            await tasks.end(self._watcher)
-            self._watcher = None
+        """Closes every connection of the pool. Idempotent."""
         await self._drop_pool()
 
     @asynccontextmanager
@@ -183,7 +205,7 @@ class Database:
         try:
             await pool.open(wait=True, timeout=connect_timeout_s(self._dsn) + ANSWER_TIMEOUT_S)
         except BaseException:
-            await pool.close(timeout=0)
+            await pool.close(_CLOSE_TIMEOUT_S)
             raise
         self._pool = pool
         self._answered_at = _now()
@@ -212,54 +234,29 @@ class Database:
 
     async def _drop_pool(self) -> None:
         pool, self._pool = self._pool, None
+        if pool is None:
+            return
+        self._notify()
         for connection in list(self._in_use):
             cut(connection)
-        if pool:
-            await pool.close(timeout=0)
-
-    async def _watch(self) -> None:
-        probe: Connection | None = None
-        while True:
-            with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._look_now.wait(), PROBE_INTERVAL_S)
-            was_called = self._look_now.is_set()
-            self._look_now.clear()
-            try:
-                probe = probe or await connect(self._dsn, "tilecache-probe")
-                await ask(probe)
-                self._answered_at = _now()
-                await self._found(was_called)
-            except (psycopg.Error, PoolTimeout, OSError) as error:
-                await self._missed(probe, error)
-                probe = None
-            except asyncio.CancelledError:
-                if probe:
-                    await probe.close()
-                raise
+        await pool.close(_CLOSE_TIMEOUT_S)
 
     async def _found(self, connections_may_be_broken: bool) -> None:
         if self._pool is None:
             await self._open_pool()
             log.info("database_back")
-            await self._tell(available=True)
+            self._notify()
         elif connections_may_be_broken:
             await self._pool.check()
 
-    async def _missed(self, probe: Connection | None, error: Exception) -> None:
-        if probe:
-            cut(probe)
-            await probe.close()
+    async def _missed(self, error: Exception) -> None:
         if self._pool is not None:
             log.warning("database_lost", cause=str(error) or type(error).__name__)
             await self._drop_pool()
-        await self._tell(available=False)
 
-    async def _tell(self, *, available: bool) -> None:
+    def _notify(self) -> None:
         for listener in self._listeners:
-            try:
-                await listener(available)
-            except Exception:
-                log.exception("database_listener_failed")
+            listener()
 
 
 class _Turns:
