@@ -249,7 +249,7 @@ class Daemon:
         evaluated_at = self._clock.monotonic()
         while True:
             age_s = self._clock.monotonic() - evaluated_at
-            settled = freshness.doubted and self._clock.trusted
+            settled = freshness.used_untrusted_clock and self._clock.trusted
             if freshness.due or settled or age_s >= self._config.reevaluate_interval_s:
                 evaluated_at = self._clock.monotonic()
                 try:

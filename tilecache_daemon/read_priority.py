@@ -1,37 +1,37 @@
-"""Reads come first: what takes long is done in small pieces, and gives way between them."""
+"""Reads have priority: long-running work is split into batches and yields to reads in between."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Final, TypeVar
 
 BUSY_S: Final = 0.005
-"""For so long after a read the next is expected."""
+"""After a read, another is expected for this long."""
 PAUSE_S: Final = 0.02
-"""What a piece of work then waits. A read takes several rounds of the event loop and
-wakes as many threads: beside work that never rests it would wait for each of them."""
+"""How long work pauses while reads are expected. A read takes several iterations of the
+event loop and wakes several threads; without a pause it would queue behind the work at each."""
 
 Item = TypeVar("Item")
 
 
 class ReadPriority:
-    """Knows when somebody reads."""
+    """Tracks when the last read began."""
 
     def __init__(self, monotonic: Callable[[], float]) -> None:
         self._monotonic = monotonic
         self._read_at = -BUSY_S
 
     def note_read(self) -> None:
-        """Somebody reads now."""
+        """Records that a read begins."""
         self._read_at = self._monotonic()
 
     @property
     def idle_s(self) -> float:
-        """How long ago somebody last asked for something."""
+        """Seconds since the last read began."""
         return self._monotonic() - self._read_at
 
     async def in_batches(self, items: Sequence[Item], size: int) -> AsyncIterator[Sequence[Item]]:
-        """So many items at a time, each after others had their turn. What is done in one
-        piece rests for nobody."""
+        """Batches of up to `size` items. Yields to reads before each batch; a single batch
+        starts at once."""
         for start in range(0, len(items), size):
             if len(items) > size:
                 await asyncio.sleep(PAUSE_S if self.idle_s < BUSY_S else 0)

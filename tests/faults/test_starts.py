@@ -25,7 +25,7 @@ def launched(*daemons: Daemon) -> Iterator[None]:
         yield
 
 
-def test_two_daemons_on_one_empty_database_migrate_it_once_and_both_serve(
+def test_two_daemons_on_one_empty_database_migrate_it_once(
     empty_database: str, short_directory: Path
 ) -> None:
     daemons = []
@@ -54,7 +54,7 @@ def test_two_daemons_on_one_empty_database_migrate_it_once_and_both_serve(
             other.verify(empty_database)
 
 
-def test_of_two_daemons_on_one_socket_one_serves_and_the_other_says_why_not(
+def test_of_two_daemons_on_one_socket_one_serves_and_the_other_fails(
     database: str, short_directory: Path
 ) -> None:
     for turn in range(ROUNDS):
@@ -65,7 +65,7 @@ def test_of_two_daemons_on_one_socket_one_serves_and_the_other_says_why_not(
             eventually(lambda daemons=daemons: any(daemon.ended for daemon in daemons))
             loser, winner = sorted(daemons, key=lambda daemon: not daemon.ended)
             assert loser.wait_until_ended() == ExitCode.FAILED
-            assert f"{loser.socket_path}: another daemon serves here" in loser.log
+            assert f"{loser.socket_path}: in use by another daemon" in loser.log
             winner.wait_until_ready()
             with Load(winner.socket_path, first_y=turn * ROWS) as load:
                 load.wait_until_all_succeed()

@@ -9,7 +9,7 @@ import psycopg
 import structlog
 
 from tilecache.mercator import BlockKey
-from tilecache_daemon.store.connections import ask, connect
+from tilecache_daemon.store.connections import connect, execute_promptly
 
 CHANNEL: Final = "tilecache_changes"
 RETRY_S: Final = 0.5
@@ -88,12 +88,12 @@ class ChangeListener:
 
     async def _listen(self) -> None:
         async with await connect(self._dsn, "tilecache-changes") as connection:
-            await ask(connection, f"LISTEN {CHANNEL}")
+            await execute_promptly(connection, f"LISTEN {CHANNEL}")
             self._set_hearing(hearing=True)
             while self.hearing:
                 async for notification in connection.notifies(timeout=ASK_INTERVAL_S):
                     self._hear(notification.payload)
-                await ask(connection)
+                await execute_promptly(connection)
 
     def _hear(self, payload: str) -> None:
         writer, _, what = payload.partition(" ")

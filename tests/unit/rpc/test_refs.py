@@ -106,6 +106,6 @@ def test_ids_and_keys_may_be_mixed() -> None:
 def test_no_more_ids_than_allowed_are_read(unpack: Callable[..., object], named: TileRef) -> None:
     data = LookupTilesRequest(tiles=[named] * 3).SerializeToString()
     assert unpack(3, data)
-    with pytest.raises(LimitExceededError, match="tiles: has 3 items, 2 at most"):
+    with pytest.raises(LimitExceededError, match="tiles: has 3 items, must have at most 2"):
         unpack(2, data)
     assert fields_at_fault(unpack, 2, b"") == ["tiles"]
