@@ -57,7 +57,7 @@ def stub(small_daemon: Daemon) -> Iterator[TileMetadataStoreStub]:
 
 
 @pytest.mark.parametrize("kind", ["bulk", "query"])
-def test_a_client_that_dies_in_a_stream_leaves_whole_batches_and_keeps_no_place(
+def test_a_client_killed_in_a_stream_leaves_whole_batches_and_holds_no_call_slot(
     kind: str, database: str, small_daemon: Daemon
 ) -> None:
     deaths = CALLS + ROUNDS
@@ -68,7 +68,7 @@ def test_a_client_that_dies_in_a_stream_leaves_whole_batches_and_keeps_no_place(
         load.wait_until_all_succeed()
 
 
-def test_a_client_that_never_reads_takes_little_memory_and_loses_its_place(
+def test_a_client_that_never_reads_uses_little_memory_and_is_aborted(
     database: str, short_directory: Path
 ) -> None:
     calls, block = 16, Block()
@@ -97,7 +97,7 @@ def test_a_client_that_never_reads_takes_little_memory_and_loses_its_place(
     assert taken[0] < answer_bytes * calls / 3
 
 
-def test_a_bulk_client_that_falls_silent_loses_its_place(stub: TileMetadataStoreStub) -> None:
+def test_a_stalled_bulk_client_is_aborted(stub: TileMetadataStoreStub) -> None:
     queue: SimpleQueue[BulkInsertTilesRequest | None] = SimpleQueue()
     queue.put(BulkInsertTilesRequest(tiles=[tile(Block().key())]))
     answers: Any = stub.BulkInsertTiles(iter(queue.get, None))
@@ -108,7 +108,7 @@ def test_a_bulk_client_that_falls_silent_loses_its_place(stub: TileMetadataStore
     queue.put(None)
 
 
-def test_a_flood_is_refused_with_a_hint_and_others_are_answered_after_it(
+def test_a_flood_of_writes_is_refused_as_retryable_and_later_calls_succeed(
     small_daemon: Daemon, stub: TileMetadataStoreStub
 ) -> None:
     block = Block()
@@ -122,7 +122,7 @@ def test_a_flood_is_refused_with_a_hint_and_others_are_answered_after_it(
     insert(small_daemon.client, tile(block.key(0, 1)))
 
 
-def test_a_flood_of_reads_is_refused_with_a_hint_and_others_are_answered_after_it(
+def test_a_flood_of_reads_is_refused_as_retryable_and_later_calls_succeed(
     stub: TileMetadataStoreStub, database: str
 ) -> None:
     request = DescribeCoverageRequest(zoom=ZOOM, region=Block().region)
@@ -138,7 +138,7 @@ def test_a_flood_of_reads_is_refused_with_a_hint_and_others_are_answered_after_i
     assert outcome_of_stream(stub.DescribeCoverage(request)) == "OK"
 
 
-def test_writers_that_take_all_their_places_leave_some_to_reads(
+def test_reads_are_admitted_while_writes_are_at_their_limit(
     small_daemon: Daemon, stub: TileMetadataStoreStub, database: str
 ) -> None:
     block = Block()
@@ -163,7 +163,7 @@ def test_writers_that_take_all_their_places_leave_some_to_reads(
     }
 
 
-def test_waiting_for_the_database_is_bounded_and_reads_pass_the_writers_by(
+def test_waiting_for_a_connection_is_bounded_and_reads_do_not_wait_for_writes(
     database: str, short_directory: Path
 ) -> None:
     """Three connections: one for writes. They wait for it, not for those of the reads."""
@@ -189,7 +189,7 @@ def test_waiting_for_the_database_is_bounded_and_reads_pass_the_writers_by(
         }
 
 
-def test_hundreds_of_idle_connections_are_no_burden(
+def test_hundreds_of_idle_connections_use_little_memory(
     daemon_on_foreign: Daemon,
 ) -> None:
     path = str(daemon_on_foreign.socket_path)

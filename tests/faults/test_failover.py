@@ -87,7 +87,7 @@ def pair(open_directory: Path) -> Iterator[Pair]:
 
 
 @pytest.mark.parametrize("failure", ["killed", "frozen"])
-def test_the_daemon_follows_a_failover_and_nothing_acknowledged_is_lost(
+def test_a_failover_loses_nothing_acknowledged(
     failure: str, pair: Pair, short_directory: Path
 ) -> None:
     with (
@@ -102,7 +102,7 @@ def test_the_daemon_follows_a_failover_and_nothing_acknowledged_is_lost(
                 fail_over(pair, load)
 
 
-def test_what_the_standby_has_not_confirmed_is_not_acknowledged(
+def test_a_write_that_the_standby_has_not_confirmed_is_not_acknowledged(
     pair: Pair, short_directory: Path
 ) -> None:
     """A commit that waits for it is cut in the end, and can be sent again."""

@@ -37,7 +37,7 @@ def is_unready(client: TileCacheClient) -> bool:
     return not client.is_serving()
 
 
-def test_a_restart_of_postgresql_costs_refusals_and_nothing_else(
+def test_a_restart_of_postgresql_causes_retryable_errors_only(
     daemon_on_foreign: Daemon, foreign: ForeignPostgres
 ) -> None:
     with Load(daemon_on_foreign.socket_path) as load:
@@ -48,7 +48,7 @@ def test_a_restart_of_postgresql_costs_refusals_and_nothing_else(
         load.verify(foreign.dsn)
 
 
-def test_while_postgresql_is_stopped_memory_answers_and_writes_are_refused(
+def test_while_postgresql_is_stopped_the_cache_answers_and_writes_fail(
     daemon_on_foreign: Daemon, foreign: ForeignPostgres
 ) -> None:
     client, pid = daemon_on_foreign.client, daemon_on_foreign.pid
@@ -68,7 +68,7 @@ def test_while_postgresql_is_stopped_memory_answers_and_writes_are_refused(
     assert not daemon_on_foreign.ended
 
 
-def test_while_postgresql_is_frozen_memory_answers_and_writes_are_refused(
+def test_while_postgresql_is_frozen_the_cache_answers_and_writes_fail(
     daemon_on_foreign: Daemon, foreign: ForeignPostgres
 ) -> None:
     client = daemon_on_foreign.client
@@ -85,7 +85,7 @@ def test_while_postgresql_is_frozen_memory_answers_and_writes_are_refused(
         load.verify(foreign.dsn)
 
 
-def test_who_waits_for_a_frozen_server_is_not_told_that_others_are_in_the_way(
+def test_calls_waiting_for_a_frozen_server_fail_as_unavailable(
     foreign: ForeignPostgres, short_directory: Path
 ) -> None:
     """They give up waiting for a connection before anybody knows that the server is away."""
@@ -106,7 +106,7 @@ def test_who_waits_for_a_frozen_server_is_not_told_that_others_are_in_the_way(
 
 
 @pytest.mark.parametrize("name", ["tilecache-changes", "tilecache-probe"])
-def test_one_connection_that_is_cut_without_a_word_is_replaced(
+def test_a_silently_lost_connection_is_replaced(
     name: str, daemon_on_foreign: Daemon, foreign: ForeignPostgres
 ) -> None:
     with Load(daemon_on_foreign.socket_path) as load:
@@ -124,7 +124,7 @@ def test_one_connection_that_is_cut_without_a_word_is_replaced(
         load.verify(foreign.dsn)
 
 
-def test_sessions_that_fall_silent_are_cut_where_no_caller_sets_a_deadline(
+def test_unresponsive_sessions_are_cut_without_a_deadline(
     foreign: ForeignPostgres, short_directory: Path
 ) -> None:
     """The probe does not see it: its own session answers. Who waits for a lock that a
@@ -145,7 +145,7 @@ def test_sessions_that_fall_silent_are_cut_where_no_caller_sets_a_deadline(
         load.verify(foreign.dsn)
 
 
-def test_a_full_disk_refuses_writes_and_loses_nothing(small_disk: Path) -> None:
+def test_a_full_disk_fails_writes_and_loses_nothing(small_disk: Path) -> None:
     """In the end PostgreSQL gives up; the daemon starts it again until there is room."""
     filler = small_disk / "state" / "filler"
     with Daemon(small_disk) as daemon:

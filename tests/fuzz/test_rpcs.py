@@ -43,7 +43,7 @@ def channel(shared_daemon: DaemonProcess) -> Iterator[grpc.Channel]:
 @pytest.mark.parametrize("name", METHODS)
 @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
-def test_bad_bytes_get_a_clean_status_and_see_no_insides(
+def test_malformed_requests_get_a_clean_status(
     name: str, channel: grpc.Channel, shared_daemon: DaemonProcess, data: st.DataObject
 ) -> None:
     method = METHODS[name]

@@ -78,7 +78,7 @@ def by_last_use(sql: psycopg.Connection[Any]) -> list[str]:
     return [text for (text,) in rows]
 
 
-def test_a_write_that_fails_half_way_is_finished_in_the_order_of_use(
+def test_a_failed_write_is_completed_in_the_order_of_use(
     daemon: DaemonProcess, sql: psycopg.Connection[Any], stored: list[str]
 ) -> None:
     write_the_first_turn(daemon, sql, stored)
@@ -88,7 +88,7 @@ def test_a_write_that_fails_half_way_is_finished_in_the_order_of_use(
     assert by_last_use(sql) == stored
 
 
-def test_tiles_that_another_writer_held_are_written_in_the_order_of_their_use(
+def test_accesses_of_locked_tiles_are_written_later_in_the_order_of_use(
     daemon: DaemonProcess, sql: psycopg.Connection[Any], stored: list[str]
 ) -> None:
     held = stored[600:700]
@@ -100,7 +100,7 @@ def test_tiles_that_another_writer_held_are_written_in_the_order_of_their_use(
     assert by_last_use(sql) == stored[:600] + stored[700:] + held
 
 
-def test_a_later_use_that_another_writer_has_written_stays(
+def test_a_later_access_of_another_writer_is_kept(
     daemon: DaemonProcess, sql: psycopg.Connection[Any], stored: list[str]
 ) -> None:
     write_the_first_turn(daemon, sql, stored)
@@ -121,7 +121,7 @@ def test_a_later_use_that_another_writer_has_written_stays(
     )
 
 
-def test_a_table_whose_tiles_are_all_used_hardly_grows(
+def test_writing_accesses_of_all_tiles_hardly_grows_the_table(
     database: str, short_directory: Path, sql: psycopg.Connection[Any], block: Block
 ) -> None:
     with DaemonProcess(short_directory, dsn=database, access_flush_interval_s=NEVER_S) as daemon:

@@ -59,7 +59,7 @@ def test_a_killed_daemon_leaves_each_file_with_a_row_or_on_the_list(
             assert read_usage(daemon.admin_client).pending_removal.tile_count == 0
 
 
-def test_a_database_that_dies_half_way_leaves_each_file_with_a_row_or_on_the_list(
+def test_a_lost_database_leaves_each_file_with_a_row_or_on_the_list(
     database: str, short_directory: Path
 ) -> None:
     with (

@@ -64,7 +64,7 @@ def left(sql: psycopg.Connection[Any]) -> set[tuple[int, int, int, int, str]]:
     return {(zoom, x, y, SOURCE_NUMBERS[source], flight) for zoom, x, y, source, flight in rows}
 
 
-def test_tiles_go_by_id_and_unknown_ids_are_told(
+def test_tiles_are_deleted_by_id_and_unknown_ids_are_reported(
     admin: TileCacheClient, sql: psycopg.Connection[Any], block: Block
 ) -> None:
     keys = [block.key(i) for i in range(3)]
@@ -78,7 +78,7 @@ def test_tiles_go_by_id_and_unknown_ids_are_told(
     assert left(sql) == names(keys[1])
 
 
-def test_what_went_is_listed(admin: TileCacheClient, block: Block) -> None:
+def test_deleted_tiles_are_listed(admin: TileCacheClient, block: Block) -> None:
     store(admin, block.key())
 
     (went,) = delete(admin, zooms=[block.zoom]).tiles
@@ -95,7 +95,7 @@ def test_what_went_is_listed(admin: TileCacheClient, block: Block) -> None:
         (circle_region(60.0, -4.05, 20_000.0), [(510, 310), (511, 300)]),
     ],
 )
-def test_tiles_go_by_region(
+def test_tiles_are_deleted_by_region(
     admin: TileCacheClient, sql: psycopg.Connection[Any], region: Any, stays: list[tuple[int, int]]
 ) -> None:
     far = [tile_key(10, x, y) for x, y in stays]
@@ -141,7 +141,7 @@ def test_a_region_may_cross_the_antimeridian(
     assert left(sql) == names(*far)
 
 
-def test_a_region_without_zooms_means_all_of_them(admin: TileCacheClient) -> None:
+def test_a_region_without_zooms_includes_all_zooms(admin: TileCacheClient) -> None:
     store(admin, *(tile_key(zoom, 0, 0) for zoom in range(23)))
 
     went = delete(admin, region=box_region(85.05, -180.0, 85.06, -179.9999))
@@ -149,7 +149,7 @@ def test_a_region_without_zooms_means_all_of_them(admin: TileCacheClient) -> Non
     assert gone(went) == names(*(tile_key(zoom, 0, 0) for zoom in range(23)))
 
 
-def test_filters_all_have_to_hold(admin: TileCacheClient, sql: psycopg.Connection[Any]) -> None:
+def test_filters_are_combined(admin: TileCacheClient, sql: psycopg.Connection[Any]) -> None:
     flight, other = random_flight(), random_flight()
     old = YESTERDAY - timedelta(days=5)
     wanted = tile_key(9, 5, 5, ONBOARD, flight)
@@ -188,7 +188,7 @@ def test_filters_all_have_to_hold(admin: TileCacheClient, sql: psycopg.Connectio
         ({"flight_id": "3f2504e0-4f89-41d3-9a0c-0305e82c3301"}, {1}),
     ],
 )
-def test_one_filter_will_do(
+def test_one_filter_is_enough(
     admin: TileCacheClient, filters: dict[str, Any], goes: set[int]
 ) -> None:
     keys = [
@@ -205,7 +205,7 @@ def test_one_filter_will_do(
     assert gone(went) == names(*(keys[position] for position in goes))
 
 
-def test_tiles_that_wait_for_upload_stay_and_are_told(
+def test_pending_uploads_are_kept_and_counted(
     admin: TileCacheClient, sql: psycopg.Connection[Any], block: Block
 ) -> None:
     store(admin, block.key(0), block.key(0, 0, ONBOARD))
@@ -227,7 +227,7 @@ def test_tiles_that_wait_for_upload_stay_and_are_told(
         {"captured_before": timestamp(NOW)},
     ],
 )
-def test_a_dry_run_says_exactly_what_a_run_does(
+def test_a_dry_run_reports_the_same_as_a_run(
     admin: TileCacheClient, sql: psycopg.Connection[Any], filters: dict[str, Any]
 ) -> None:
     fill(sql, BATCH_TILES + 500, disk_bytes=10)
@@ -255,7 +255,7 @@ def facts(deleted: EvictedTile) -> bytes:
     return rest.SerializeToString()
 
 
-def test_a_region_of_the_whole_earth_costs_what_lies_there(admin: TileCacheClient) -> None:
+def test_the_cost_of_a_region_depends_on_its_tiles(admin: TileCacheClient) -> None:
     """At zoom 22 it has 17 million million cells, more than any query may name."""
     store(admin, tile_key(22, 1, 1), tile_key(22, 4_000_000, 4_000_000))
 
@@ -285,7 +285,7 @@ def test_a_region_of_the_whole_earth_costs_what_lies_there(admin: TileCacheClien
         ({"region": {}}, "region"),
     ],
 )
-def test_bad_input_is_named_and_nothing_goes(
+def test_an_invalid_request_is_refused_and_deletes_nothing(
     admin: TileCacheClient,
     sql: psycopg.Connection[Any],
     request_: dict[str, Any],
@@ -302,7 +302,7 @@ def test_bad_input_is_named_and_nothing_goes(
 
 
 @pytest.mark.parametrize("way", ["by id", "by region", "anywhere"])
-def test_a_tile_that_is_used_at_the_moment_is_deleted_all_the_same(
+def test_a_tile_in_use_is_deleted(
     admin: TileCacheClient, shared_database: str, sql: psycopg.Connection[Any], way: str
 ) -> None:
     block = Block()

@@ -50,7 +50,7 @@ def gone(tiles: list[EvictedTile]) -> list[tuple[int, int, int, int, str]]:
     return [key_name(each.key) for each in tiles]
 
 
-def test_the_least_recently_used_go_first(admin: TileCacheClient, block: Block) -> None:
+def test_the_least_recently_used_are_evicted_first(admin: TileCacheClient, block: Block) -> None:
     keys = store_tiles(admin, block, 5)
     touch(admin, keys[3], keys[0])
 
@@ -60,7 +60,7 @@ def test_the_least_recently_used_go_first(admin: TileCacheClient, block: Block) 
     assert [is_stored(admin, key) for key in keys] == [True, False, False, True, False]
 
 
-def test_a_use_that_is_not_written_yet_counts(
+def test_an_access_that_is_not_written_yet_counts(
     database: str, short_directory: Path, block: Block
 ) -> None:
     with DaemonProcess(short_directory, dsn=database, access_flush_interval_s=3600) as daemon:
@@ -72,7 +72,7 @@ def test_a_use_that_is_not_written_yet_counts(
         assert gone(went.tiles) == names([keys[2], keys[1]])
 
 
-def test_no_more_goes_than_the_goal_needs(admin: TileCacheClient, block: Block) -> None:
+def test_an_eviction_stops_at_its_goal(admin: TileCacheClient, block: Block) -> None:
     keys = store_tiles(admin, block, 10)
 
     went = evict(admin, free_bytes=201)
@@ -84,7 +84,7 @@ def test_no_more_goes_than_the_goal_needs(admin: TileCacheClient, block: Block) 
     assert went.summary.used_bytes == read_usage(admin).total.used_bytes == 700
 
 
-def test_a_ceiling_is_a_ceiling(admin: TileCacheClient, block: Block) -> None:
+def test_the_used_bytes_are_reduced_below_the_ceiling(admin: TileCacheClient, block: Block) -> None:
     keys = store_tiles(admin, block, 10)
 
     went = evict(admin, max_used_bytes=450)
@@ -94,7 +94,7 @@ def test_a_ceiling_is_a_ceiling(admin: TileCacheClient, block: Block) -> None:
     assert read_usage(admin).total.used_bytes == went.summary.used_bytes == 400
 
 
-def test_a_ceiling_that_holds_already_evicts_nothing(admin: TileCacheClient, block: Block) -> None:
+def test_below_the_ceiling_nothing_is_evicted(admin: TileCacheClient, block: Block) -> None:
     store_tiles(admin, block, 3)
 
     went = evict(admin, max_used_bytes=300)
@@ -104,7 +104,7 @@ def test_a_ceiling_that_holds_already_evicts_nothing(admin: TileCacheClient, blo
     assert went.summary.used_bytes == 300
 
 
-def test_a_ceiling_of_nothing_takes_all(admin: TileCacheClient, block: Block) -> None:
+def test_a_ceiling_of_zero_evicts_all(admin: TileCacheClient, block: Block) -> None:
     store_tiles(admin, block, 3)
 
     assert evict(admin, max_used_bytes=0).summary.evicted_count == 3
@@ -114,7 +114,7 @@ def test_a_ceiling_of_nothing_takes_all(admin: TileCacheClient, block: Block) ->
     "goal", [{"free_bytes": 450}, {"max_used_bytes": 450}, {"free_bytes": 5_000}]
 )
 @pytest.mark.parametrize("include_pending_uploads", [False, True])
-def test_a_dry_run_says_exactly_what_a_run_does(
+def test_a_dry_run_reports_the_same_as_a_run(
     admin: TileCacheClient,
     block: Block,
     sql: psycopg.Connection[Any],
@@ -151,7 +151,7 @@ def facts(evicted: EvictedTile) -> EvictedTile:
     return rest
 
 
-def test_a_dry_run_of_several_batches_says_what_a_run_does(
+def test_a_dry_run_of_several_batches_reports_the_same_as_a_run(
     admin: TileCacheClient, sql: psycopg.Connection[Any]
 ) -> None:
     fill(sql, BATCH_TILES * 2 + 500, disk_bytes=10)
@@ -163,7 +163,7 @@ def test_a_dry_run_of_several_batches_says_what_a_run_does(
     assert [each.tile_uuid for each in told.tiles] == [each.tile_uuid for each in done.tiles]
 
 
-def test_tiles_that_wait_for_upload_stay_and_are_told(admin: TileCacheClient, block: Block) -> None:
+def test_pending_uploads_are_kept_and_counted(admin: TileCacheClient, block: Block) -> None:
     bulk_insert(admin, [tile(block.key(i, 0, ONBOARD), disk_bytes=100) for i in range(3)])
     keys = store_tiles(admin, Block(), 2)
     uploaded = UploadedTile(
@@ -179,7 +179,7 @@ def test_tiles_that_wait_for_upload_stay_and_are_told(admin: TileCacheClient, bl
     assert went.summary.pending_upload_count == 2
 
 
-def test_tiles_that_wait_for_upload_go_when_told_so(admin: TileCacheClient, block: Block) -> None:
+def test_pending_uploads_are_evicted_on_request(admin: TileCacheClient, block: Block) -> None:
     insert(admin, tile(block.key(0, 0, ONBOARD), disk_bytes=100))
 
     went = evict(admin, free_bytes=1, include_pending_uploads=True)
@@ -188,7 +188,7 @@ def test_tiles_that_wait_for_upload_go_when_told_so(admin: TileCacheClient, bloc
     assert went.summary.goal_met
 
 
-def test_what_frees_nothing_stays(
+def test_tiles_without_a_known_size_are_kept(
     admin: TileCacheClient, sql: psycopg.Connection[Any], block: Block
 ) -> None:
     insert(admin, tile(block.key(0), disk_bytes=0))
@@ -201,7 +201,7 @@ def test_what_frees_nothing_stays(
     assert went.summary.stop == EVICTION_STOP_EMPTY
 
 
-def test_a_tile_that_a_writer_holds_is_passed_over_and_told(
+def test_a_locked_tile_is_skipped_and_reported(
     admin: TileCacheClient, shared_database: str, block: Block
 ) -> None:
     keys = store_tiles(admin, block, 3)
@@ -216,7 +216,7 @@ def test_a_tile_that_a_writer_holds_is_passed_over_and_told(
 
 
 @pytest.mark.parametrize("callers", [2, 4])
-def test_evictions_at_once_keep_a_ceiling_and_no_more(
+def test_concurrent_evictions_evict_no_more_than_one(
     admin: TileCacheClient, sql: psycopg.Connection[Any], callers: int
 ) -> None:
     fill(sql, 12_000, disk_bytes=10)
@@ -230,7 +230,7 @@ def test_evictions_at_once_keep_a_ceiling_and_no_more(
     assert read_usage(admin).total.used_bytes == 33_330
 
 
-def test_evictions_at_once_free_together_what_each_was_asked(
+def test_concurrent_evictions_free_the_bytes_of_each(
     admin: TileCacheClient, sql: psycopg.Connection[Any]
 ) -> None:
     fill(sql, 12_000, disk_bytes=10)
@@ -251,7 +251,7 @@ def test_evictions_at_once_free_together_what_each_was_asked(
         ({"free_bytes": -5}, "free_bytes"),
     ],
 )
-def test_a_goal_that_makes_no_sense_is_refused(
+def test_an_invalid_goal_is_refused(
     admin: TileCacheClient, block: Block, request_: dict[str, int], field: str
 ) -> None:
     store_tiles(admin, block, 1)

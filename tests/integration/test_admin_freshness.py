@@ -111,7 +111,7 @@ def test_outside_all_sectors_nothing_expires(admin: TileCacheClient) -> None:
     assert stored.tile.freshness_label == FRESHNESS_LABEL_FRESH
 
 
-def test_a_tile_that_is_there_already_is_not_refused_for_its_age(admin: TileCacheClient) -> None:
+def test_a_stored_tile_sent_again_is_not_refused_for_its_age(admin: TileCacheClient) -> None:
     old = tile(IN_FRONT, captured_at=NOW - 7 * MONTH)
     insert(admin, old)
     set_sector(admin, "front", ACTIVE_CONFLICT, FRONT)
@@ -119,7 +119,7 @@ def test_a_tile_that_is_there_already_is_not_refused_for_its_age(admin: TileCach
     assert insert(admin, old).outcome == INSERT_OUTCOME_ALREADY_PRESENT
 
 
-def test_stored_tiles_follow_a_sector_that_comes_changes_and_goes(admin: TileCacheClient) -> None:
+def test_stored_tiles_are_relabelled_when_a_sector_changes(admin: TileCacheClient) -> None:
     for key in (IN_FRONT, IN_REAR, OUTSIDE):
         insert(admin, tile(key, captured_at=NOW - 13 * MONTH))
 
@@ -137,7 +137,7 @@ def test_stored_tiles_follow_a_sector_that_comes_changes_and_goes(admin: TileCac
     assert changes == [1, 1, 2]
 
 
-def test_stored_tiles_follow_a_rule_that_changes_and_is_taken_back(admin: TileCacheClient) -> None:
+def test_stored_tiles_are_relabelled_when_a_rule_changes(admin: TileCacheClient) -> None:
     set_sector(admin, "front", ACTIVE_CONFLICT, FRONT)
     insert(admin, tile(IN_FRONT, captured_at=NOW - 4 * MONTH))
     assert read_label(admin, IN_FRONT) == "fresh"
@@ -150,7 +150,7 @@ def test_stored_tiles_follow_a_rule_that_changes_and_is_taken_back(admin: TileCa
     assert (back.relabelled_count, read_label(admin, IN_FRONT)) == (1, "fresh")
 
 
-def test_the_strictest_of_several_sectors_counts(admin: TileCacheClient) -> None:
+def test_the_strictest_of_several_sectors_applies(admin: TileCacheClient) -> None:
     insert(admin, tile(IN_FRONT, captured_at=NOW - 13 * MONTH))
     set_sector(admin, "a mild one", STABLE_REAR, EVERYWHERE)
     assert read_label(admin, IN_FRONT) == "downgraded"
@@ -170,7 +170,7 @@ def test_a_sector_may_cross_the_antimeridian(admin: TileCacheClient) -> None:
     assert [read_label(admin, key) for key in keys] == ["downgraded", "downgraded", "fresh"]
 
 
-def test_a_tile_on_a_sectors_edge_lies_in_it(admin: TileCacheClient) -> None:
+def test_a_sector_contains_tiles_on_its_edge(admin: TileCacheClient) -> None:
     key = tile_key(1, 1, 0)
     stored = insert(admin, tile(key, captured_at=NOW - 13 * MONTH)).tile
     box = (stored.latitude, stored.longitude, stored.latitude + 1, stored.longitude + 1)
@@ -180,7 +180,9 @@ def test_a_tile_on_a_sectors_edge_lies_in_it(admin: TileCacheClient) -> None:
     assert read_label(admin, key) == "downgraded"
 
 
-def test_old_words_stay_as_they_are(admin: TileCacheClient, sql: psycopg.Connection[Any]) -> None:
+def test_labels_of_the_oldest_schema_are_kept(
+    admin: TileCacheClient, sql: psycopg.Connection[Any]
+) -> None:
     store_row(sql, IN_FRONT, freshness_status="stale_warn", captured_at=NOW - 24 * MONTH)
 
     set_sector(admin, "front", ACTIVE_CONFLICT, FRONT)
@@ -191,7 +193,7 @@ def test_old_words_stay_as_they_are(admin: TileCacheClient, sql: psycopg.Connect
     assert told.current_label == FRESHNESS_LABEL_REJECTED
 
 
-def test_a_row_of_a_sector_without_a_box_holds_no_tile(
+def test_a_sector_without_a_box_contains_no_tile(
     admin: TileCacheClient, sql: psycopg.Connection[Any]
 ) -> None:
     insert(admin, tile(IN_FRONT, captured_at=NOW - 24 * MONTH))
@@ -205,7 +207,7 @@ def test_a_row_of_a_sector_without_a_box_holds_no_tile(
     assert not sector.HasField("bounding_box")
 
 
-def test_labels_are_brought_up_to_date_in_batches(
+def test_labels_are_updated_in_batches(
     admin: TileCacheClient, sql: psycopg.Connection[Any]
 ) -> None:
     count = RELABEL_BATCH_TILES * 2 + 10
@@ -224,7 +226,7 @@ def test_labels_are_brought_up_to_date_in_batches(
     assert max(transactions) <= (RELABEL_BATCH_TILES,)
 
 
-def test_a_sector_is_changed_by_its_name(admin: TileCacheClient) -> None:
+def test_setting_a_sector_again_changes_it(admin: TileCacheClient) -> None:
     first = set_sector(admin, "front", ACTIVE_CONFLICT, FRONT).sector
     second = set_sector(admin, "front", STABLE_REAR, REAR).sector
 
@@ -234,7 +236,7 @@ def test_a_sector_is_changed_by_its_name(admin: TileCacheClient) -> None:
     assert second.bounding_box.west == 30.0
 
 
-def test_sectors_come_in_stable_pages(admin: TileCacheClient) -> None:
+def test_pages_of_sectors_are_complete(admin: TileCacheClient) -> None:
     names = ["Zürich", "a", "b b", "B", "aa", "Ä", "ÿ", "_"]
     for name in names:
         set_sector(admin, name, STABLE_REAR, FRONT)
@@ -245,7 +247,7 @@ def test_sectors_come_in_stable_pages(admin: TileCacheClient) -> None:
     assert paged == [sector.name for sector in list_sectors(admin)]
 
 
-def test_a_sector_that_is_not_there_cannot_be_deleted(admin: TileCacheClient) -> None:
+def test_deleting_an_unknown_sector_is_an_error(admin: TileCacheClient) -> None:
     with pytest.raises(CallError) as refusal:
         delete_sector(admin, "nowhere")
 
@@ -272,7 +274,7 @@ def test_a_sector_that_is_not_there_cannot_be_deleted(admin: TileCacheClient) ->
         ({"bounding_box": (40, float("nan"), 50, 30)}, "sector.bounding_box.west"),
     ],
 )
-def test_a_sector_that_contradicts_itself_is_refused(
+def test_an_invalid_sector_is_refused(
     admin: TileCacheClient, change: dict[str, Any], field: str
 ) -> None:
     given = {"name": "front", "classification": ACTIVE_CONFLICT, "bounding_box": FRONT} | change
@@ -291,7 +293,7 @@ def test_a_sector_that_contradicts_itself_is_refused(
     assert list_sectors(admin) == []
 
 
-def test_the_rules_begin_as_they_were_seeded(admin: TileCacheClient) -> None:
+def test_the_default_rules_are_those_of_the_migration(admin: TileCacheClient) -> None:
     assert list_rules(admin) == [(ACTIVE_CONFLICT, 6, REJECT), (STABLE_REAR, 12, DOWNGRADE)]
 
 
@@ -307,7 +309,7 @@ def test_the_rules_begin_as_they_were_seeded(admin: TileCacheClient) -> None:
         ((STABLE_REAR, 5, DOWNGRADE), "rule.max_age_months"),  # stricter than the front's 6
     ],
 )
-def test_a_rule_that_contradicts_itself_or_the_other_is_refused(
+def test_an_invalid_rule_is_refused(
     admin: TileCacheClient, rule: tuple[Any, int, Any], field: str
 ) -> None:
     before = list_rules(admin)
@@ -320,7 +322,7 @@ def test_a_rule_that_contradicts_itself_or_the_other_is_refused(
     assert list_rules(admin) == before
 
 
-def test_an_explanation_names_the_sector_and_the_rule_that_count(admin: TileCacheClient) -> None:
+def test_an_explanation_names_the_sector_and_rule_that_apply(admin: TileCacheClient) -> None:
     front = set_sector(admin, "front", ACTIVE_CONFLICT, FRONT).sector
     rear = set_sector(admin, "around it", STABLE_REAR, EVERYWHERE).sector
     captured_at = NOW - timedelta(days=40)
@@ -340,7 +342,7 @@ def test_an_explanation_names_the_sector_and_the_rule_that_count(admin: TileCach
         assert word in told.explanation
 
 
-def test_an_explanation_of_an_expired_tile_says_that_its_label_stays(
+def test_an_explanation_states_that_an_expired_label_does_not_change(
     admin: TileCacheClient,
 ) -> None:
     set_sector(admin, "rear", STABLE_REAR, REAR)
@@ -353,7 +355,7 @@ def test_an_explanation_of_an_expired_tile_says_that_its_label_stays(
     assert "does not change" in told.explanation
 
 
-def test_an_explanation_outside_all_sectors_says_so(admin: TileCacheClient) -> None:
+def test_an_explanation_states_that_a_tile_is_outside_all_sectors(admin: TileCacheClient) -> None:
     insert(admin, tile(OUTSIDE))
 
     told = explain(admin, OUTSIDE)
@@ -364,7 +366,7 @@ def test_an_explanation_outside_all_sectors_says_so(admin: TileCacheClient) -> N
     assert "outside all sectors" in told.explanation
 
 
-def test_a_tile_that_is_not_there_cannot_be_explained(admin: TileCacheClient) -> None:
+def test_explaining_an_unknown_tile_is_an_error(admin: TileCacheClient) -> None:
     with pytest.raises(CallError) as refusal:
         explain(admin, OUTSIDE)
 

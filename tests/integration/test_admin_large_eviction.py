@@ -26,7 +26,7 @@ DISK_BYTES = 10_000
 PATIENCE_S = 120
 
 
-def test_reads_are_answered_while_100_000_of_1_000_000_tiles_go(
+def test_reads_are_answered_while_100_000_of_1_000_000_tiles_are_evicted(
     database: str, short_directory: Path
 ) -> None:
     with psycopg.connect(database, autocommit=True) as sql:

@@ -45,7 +45,7 @@ ROWS: list[dict[str, Any]] = [
 ]
 
 
-def test_each_is_told_as_it_is_by_every_call(
+def test_rows_of_other_writers_are_returned_unchanged_by_every_call(
     client: TileCacheClient, block: Block, sql: psycopg.Connection[Any]
 ) -> None:
     keys = [

@@ -73,7 +73,7 @@ BLOCKED_CALLS = [
 
 
 @pytest.mark.parametrize(("call", "hold"), BLOCKED_CALLS)
-def test_a_deadline_that_passes_stops_the_query_in_postgresql_too(
+def test_an_exceeded_deadline_cancels_the_query_in_postgresql(
     database: str, short_directory: Path, block: Block, call: Any, hold: Any
 ) -> None:
     # A daemon of its own: who asked before may have left it work that waits, too.
@@ -89,7 +89,7 @@ def test_a_deadline_that_passes_stops_the_query_in_postgresql_too(
         assert insert_one(daemon.client, block, 10)
 
 
-def test_a_call_that_is_cancelled_stops_its_query_in_postgresql_too(
+def test_a_cancelled_call_cancels_its_query_in_postgresql(
     client: TileCacheClient, shared_database: str, block: Block
 ) -> None:
     with other_writer(shared_database, block):
@@ -101,7 +101,7 @@ def test_a_call_that_is_cancelled_stops_its_query_in_postgresql_too(
     assert query(client, block, 10) == []
 
 
-def test_a_client_that_vanishes_leaves_no_query_behind(
+def test_a_disconnected_client_leaves_no_query_running(
     shared_daemon: DaemonProcess, shared_database: str, block: Block
 ) -> None:
     with other_writer(shared_database, block), ThreadPoolExecutor(1) as threads:
@@ -113,7 +113,7 @@ def test_a_client_that_vanishes_leaves_no_query_behind(
         eventually(lambda: not waiting_for_locks(shared_database))
 
 
-def test_without_a_deadline_a_query_has_the_daemons_own(
+def test_without_a_deadline_the_statement_timeout_applies(
     database: str, short_directory: Path, block: Block
 ) -> None:
     with (
@@ -155,7 +155,7 @@ def is_admitted(client: TileCacheClient, block: Block) -> bool:
     return True
 
 
-def test_more_calls_than_are_taken_on_at_once_are_told_to_try_again(
+def test_calls_beyond_the_concurrency_limit_are_refused_as_retryable(
     database: str, short_directory: Path, block: Block
 ) -> None:
     with DaemonProcess(short_directory, dsn=database, max_concurrent_calls=1) as daemon:
@@ -173,7 +173,9 @@ def test_more_calls_than_are_taken_on_at_once_are_told_to_try_again(
         eventually(lambda: is_admitted(daemon.client, block))
 
 
-def test_writers_leave_places_to_reads(database: str, short_directory: Path, block: Block) -> None:
+def test_a_part_of_the_concurrency_limit_is_reserved_for_reads(
+    database: str, short_directory: Path, block: Block
+) -> None:
     with DaemonProcess(short_directory, dsn=database, max_concurrent_calls=4) as daemon:
         streams = [OpenStream(daemon.client, block) for _ in range(3)]
         with pytest.raises(CallError) as caught:
@@ -186,7 +188,7 @@ def test_writers_leave_places_to_reads(database: str, short_directory: Path, blo
         assert insert(daemon.client, tile(block.key()))
 
 
-def test_calls_that_find_no_free_connection_are_told_to_try_again(
+def test_calls_without_a_free_connection_are_refused_as_retryable(
     database: str, short_directory: Path, block: Block
 ) -> None:
     settings = {"pool_min_size": 1, "pool_max_size": 1, "pool_timeout_s": 0.2}

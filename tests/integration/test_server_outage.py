@@ -66,7 +66,7 @@ def refused_insert(client: TileCacheClient, block: Block) -> CallError:
     return caught.value
 
 
-def test_an_outage_is_told_and_heals_by_itself(
+def test_an_outage_is_reported_and_recovered_from(
     postgres: EmbeddedPostgres, own_daemon: DaemonProcess, block: Block
 ) -> None:
     client, pid = own_daemon.client, own_daemon.pid
@@ -94,7 +94,7 @@ def test_an_outage_is_told_and_heals_by_itself(
     assert "Traceback" not in own_daemon.log
 
 
-def test_uses_that_were_recorded_in_an_outage_are_written_after_it(
+def test_accesses_recorded_before_an_outage_are_written_after_it(
     postgres: EmbeddedPostgres, own_daemon: DaemonProcess, block: Block
 ) -> None:
     client, ref = own_daemon.client, by_key(block.key())
@@ -108,7 +108,7 @@ def test_uses_that_were_recorded_in_an_outage_are_written_after_it(
     eventually(lambda: client.store.GetTile(request, timeout=10).tile.HasField("accessed_at"))
 
 
-def test_memory_outlives_outages_that_follow_each_other_closely(
+def test_the_cache_survives_repeated_outages(
     postgres: EmbeddedPostgres, own_daemon: DaemonProcess
 ) -> None:
     """What is read between them does not take the place of what was held before them."""
@@ -168,7 +168,7 @@ def frozen(server: EmbeddedPostgres) -> Iterator[None]:
             os.kill(pid, signal.SIGCONT)
 
 
-def test_a_server_that_stands_still_is_an_outage_too(
+def test_a_frozen_server_is_an_outage(
     postgres: EmbeddedPostgres, own_daemon: DaemonProcess, block: Block
 ) -> None:
     client = own_daemon.client
@@ -200,7 +200,7 @@ def is_inserted(client: TileCacheClient, block: Block) -> bool:
     return False
 
 
-def test_a_start_waits_for_a_database_that_is_not_there_yet(
+def test_a_start_waits_for_the_database(
     postgres: EmbeddedPostgres, short_directory: Path, block: Block
 ) -> None:
     dsn = postgres.dsn

@@ -48,7 +48,7 @@ def add_rear_sector(sql: psycopg.Connection[Any], latitude: float, longitude: fl
     )
 
 
-def test_a_clock_behind_the_database_is_not_trusted_and_everybody_is_told(
+def test_a_clock_behind_the_database_is_reported_as_not_trusted(
     late_daemon: DaemonProcess,
 ) -> None:
     clock = late_daemon.client.store.GetServerInfo(GetServerInfoRequest(), timeout=10).clock
@@ -59,7 +59,7 @@ def test_a_clock_behind_the_database_is_not_trusted_and_everybody_is_told(
     assert "NOT trusted" in status.stdout
 
 
-def test_nothing_is_called_fresh_because_of_it(
+def test_no_tile_is_labelled_fresh_by_an_untrusted_clock(
     late_daemon: DaemonProcess, sql: psycopg.Connection[Any], block: Block
 ) -> None:
     inside, outside = block.key(0), block.key(50)
@@ -74,7 +74,7 @@ def test_nothing_is_called_fresh_because_of_it(
     )
 
 
-def test_a_label_is_not_made_fresh_by_it(
+def test_no_label_becomes_fresh_by_an_untrusted_clock(
     late_daemon: DaemonProcess, sql: psycopg.Connection[Any], block: Block
 ) -> None:
     inside, outside = block.key(0), block.key(50)
@@ -88,7 +88,7 @@ def test_a_label_is_not_made_fresh_by_it(
     assert sql.execute(words, [tile_uuid(inside)]).fetchone() == ("downgraded",)
 
 
-def test_what_is_too_old_for_the_earliest_possible_time_is_refused(
+def test_a_tile_too_old_at_the_earliest_possible_time_is_refused(
     late_daemon: DaemonProcess, sql: psycopg.Connection[Any], block: Block
 ) -> None:
     key = block.key()
@@ -100,7 +100,7 @@ def test_what_is_too_old_for_the_earliest_possible_time_is_refused(
     assert [refused.reason for refused in answer.refused] == ["TILE_TOO_OLD"]
 
 
-def test_the_order_of_uses_holds_without_the_time_of_day(
+def test_the_order_of_use_does_not_depend_on_the_time_of_day(
     late_daemon: DaemonProcess, sql: psycopg.Connection[Any], block: Block
 ) -> None:
     keys = list(block.keys(5))

@@ -33,7 +33,7 @@ async def count_rounds_between(read_priority: ReadPriority, pieces: int) -> list
 
 
 @pytest.mark.parametrize("size", [1, 3, 10, 11])
-def test_every_item_has_its_turn_and_in_its_order(size: int) -> None:
+def test_batches_contain_every_item_in_order(size: int) -> None:
     async def collect() -> list[int]:
         parts = [part async for part in ReadPriority(Clock().monotonic).in_batches(range(10), size)]
         assert max(map(len, parts)) <= size
@@ -42,24 +42,24 @@ def test_every_item_has_its_turn_and_in_its_order(size: int) -> None:
     assert asyncio.run(collect()) == list(range(10))
 
 
-def test_while_nobody_reads_others_have_a_round_between_two_pieces() -> None:
+def test_without_reads_other_tasks_run_once_between_batches() -> None:
     rounds = asyncio.run(count_rounds_between(ReadPriority(Clock().monotonic), 20))
     assert rounds[1:] == [1] * 19
 
 
-def test_what_is_done_in_one_piece_rests_for_nobody() -> None:
+def test_a_single_batch_starts_at_once() -> None:
     read_priority = ReadPriority(Clock().monotonic)
     read_priority.note_read()
     assert asyncio.run(count_rounds_between(read_priority, 1)) == [0]
 
 
-def test_while_somebody_reads_they_have_as_many_as_a_read_takes() -> None:
+def test_after_a_read_other_tasks_run_several_times_between_batches() -> None:
     read_priority = ReadPriority(Clock().monotonic)
     read_priority.note_read()
     assert min(asyncio.run(count_rounds_between(read_priority, 3))) > 10
 
 
-def test_work_goes_on_when_the_reads_have_ended() -> None:
+def test_pauses_end_with_the_reads() -> None:
     clock = Clock()
     read_priority = ReadPriority(clock.monotonic)
     read_priority.note_read()

@@ -20,11 +20,11 @@ def telling(name: str, told: list[str]) -> Callable[[object], Callable[[grpc.Sta
     return begin
 
 
-def test_a_call_that_nobody_observes_is_left_as_it_is() -> None:
+def test_without_observers_a_call_is_not_wrapped() -> None:
     assert observed(call, []) is call
 
 
-async def test_each_observer_is_told_once_of_the_beginning_and_the_end() -> None:
+async def test_each_observer_is_notified_of_the_beginning_and_the_end() -> None:
     told: list[str] = []
     watched = observed(call, [telling("first", told), telling("second", told)])
 
@@ -36,7 +36,7 @@ async def test_each_observer_is_told_once_of_the_beginning_and_the_end() -> None
     ]
 
 
-async def test_an_error_is_told_and_goes_on_to_the_caller() -> None:
+async def test_observers_receive_the_code_of_an_error_that_is_raised() -> None:
     told: list[str] = []
 
     class Context:

@@ -36,17 +36,17 @@ def detail(status: status_pb2.Status, kind: type[Message]) -> Message | None:
     return None
 
 
-def test_each_error_has_its_entry_in_the_table() -> None:
+def test_each_error_is_in_the_table() -> None:
     assert set(TABLE) == set(ERRORS)
 
 
-def test_each_error_has_a_reason_of_its_own() -> None:
+def test_reasons_are_unique() -> None:
     reasons = [kind.reason for kind in ERRORS]
     assert len(set(reasons)) == len(reasons)
     assert all(reason == reason.upper() and reason.isascii() for reason in reasons)
 
 
-def test_each_code_is_one_that_grpc_knows_and_none_is_ok() -> None:
+def test_codes_are_grpc_codes_of_expected_errors() -> None:
     for telling in TABLE.values():
         assert telling.code in CODES
         assert telling.code not in (code_pb2.OK, code_pb2.UNKNOWN, code_pb2.INTERNAL)
@@ -64,7 +64,7 @@ def test_each_error_carries_its_reason_and_facts(kind: type[TileCacheError]) -> 
 
 
 @pytest.mark.parametrize("kind", ERRORS)
-def test_a_retry_hint_comes_with_what_may_pass_and_with_nothing_else(
+def test_retryable_errors_and_no_others_have_a_retry_delay(
     kind: type[TileCacheError],
 ) -> None:
     status = status_of(example(kind))
@@ -80,7 +80,7 @@ def test_a_retry_hint_comes_with_what_may_pass_and_with_nothing_else(
 
 
 @pytest.mark.parametrize("kind", [errors.InvalidRequestError, errors.LimitExceededError])
-def test_what_is_invalid_names_each_bad_field(kind: type[TileCacheError]) -> None:
+def test_an_invalid_request_lists_its_violations(kind: type[TileCacheError]) -> None:
     status = status_of(example(kind))
     bad = detail(status, error_details_pb2.BadRequest)
     assert status.code == code_pb2.INVALID_ARGUMENT
@@ -91,7 +91,7 @@ def test_what_is_invalid_names_each_bad_field(kind: type[TileCacheError]) -> Non
     ]
 
 
-def test_a_defect_tells_nothing_of_itself() -> None:
+def test_an_internal_error_reveals_nothing() -> None:
     status = internal_status()
     info = detail(status, error_details_pb2.ErrorInfo)
     assert status.code == code_pb2.INTERNAL
