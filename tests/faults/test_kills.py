@@ -1,4 +1,4 @@
-"""`kill -9` under load: nothing acknowledged is lost, nothing is answered wrongly."""
+"""`kill -9` under load: nothing acknowledged is lost, and no answer is wrong."""
 
 import os
 import signal
@@ -55,7 +55,7 @@ def test_a_killed_session_causes_retryable_errors_only(
 ) -> None:
     with Load(daemon_on_foreign.socket_path) as load:
         for name in ("tilecache", "tilecache-changes", "tilecache-probe"):
-            # PostgreSQL takes it for a crash, ends every session and recovers.
+            # PostgreSQL treats it as a crash: it ends all sessions and recovers.
             os.kill(backend_pids(foreign.dsn, name)[0], signal.SIGKILL)
             load.wait_until_all_succeed()
         load.verify(foreign.dsn)
@@ -77,7 +77,7 @@ def test_killing_both_processes_loses_nothing_acknowledged(
 def test_commits_are_durable_even_if_synchronous_commit_is_off(
     daemon_on_foreign: Daemon, foreign: ForeignPostgres
 ) -> None:
-    """The server's log is written every ten seconds only, unless a commit waits for it."""
+    """The write-ahead log is written every ten seconds, unless a commit waits for it."""
     with psycopg.connect(foreign.dsn, autocommit=True) as connection:
         connection.execute("ALTER ROLE CURRENT_USER SET synchronous_commit = off")
     daemon_on_foreign.stop()

@@ -1,4 +1,4 @@
-"""Each promise in docs/reliability.md names a test that there is."""
+"""Each guarantee in docs/reliability.md names an existing test."""
 
 import re
 from pathlib import Path
@@ -26,8 +26,8 @@ def test_each_guarantee_names_an_existing_test(row: list[str]) -> None:
 
 
 def test_each_fault_test_is_in_the_document() -> None:
-    told = set(map(named_test, ROWS))
+    named = set(map(named_test, ROWS))
     for path in OWN:
         if path != Path(__file__):
             tests = re.findall(r"^def (test_\w+)\(", path.read_text(), re.MULTILINE)
-            assert {(path, test) for test in tests} <= told
+            assert {(path, test) for test in tests} <= named

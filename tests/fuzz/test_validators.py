@@ -1,4 +1,4 @@
-"""Whatever a message holds, a validator gives a model or names the bad field."""
+"""For any message, a validator returns a model or an error that names the invalid field."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -81,7 +81,7 @@ def test_numbers_that_are_no_coordinates_are_violations(field: str, value: float
 
 
 def violations_of(validate: Callable[[], object]) -> Sequence[FieldViolation] | None:
-    """What is said to be wrong; None if nothing is."""
+    """The violations that are raised; None if none are."""
     try:
         validate()
     except InvalidRequestError as error:

@@ -1,4 +1,4 @@
-"""The configured ceiling, and what an insert that would pass it is told."""
+"""The configured ceiling, and the errors of inserts that would exceed it."""
 
 import tempfile
 from collections.abc import Iterator
@@ -99,10 +99,10 @@ def test_a_batch_near_the_ceiling_stores_what_fits_and_refuses_the_rest(
     (answer,) = bulk_insert(admin, batch)
 
     assert answer.inserted_count == 3
-    told = [
+    refusals = [
         (refused.index, refused.code, refused.reason, refused.field) for refused in answer.refused
     ]
-    assert told == [
+    assert refusals == [
         (3, code_pb2.RESOURCE_EXHAUSTED, "STORAGE_CEILING", ""),
         (4, code_pb2.RESOURCE_EXHAUSTED, "STORAGE_CEILING", ""),
         (5, code_pb2.INVALID_ARGUMENT, "INVALID_REQUEST", "tiles[5].disk_bytes"),

@@ -1,4 +1,4 @@
-"""A ceiling that inserts keep by evicting."""
+"""Inserts that evict tiles to stay under the ceiling."""
 
 import tempfile
 from collections.abc import Iterator
@@ -48,8 +48,8 @@ def full(admin: TileCacheClient, block: Block) -> TileCacheClient:
 
 
 def evicted(admin: TileCacheClient) -> list[tuple[int, int, int, int, str]]:
-    """What is listed, in order."""
-    return [key_name(gone.key) for gone in list_evictions(admin)]
+    """The listed evictions, in order."""
+    return [key_name(eviction.key) for eviction in list_evictions(admin)]
 
 
 def names(*keys: TileKey) -> list[tuple[int, int, int, int, str]]:
@@ -72,7 +72,7 @@ def test_an_insert_evicts_the_least_recently_used_and_lists_them(
     insert(full, tile(block.key(0, 1), disk_bytes=150))
 
     assert evicted(full) == names(block.key(1), block.key(2))
-    reasons = {gone.reason for gone in list_evictions(full)}
+    reasons = {eviction.reason for eviction in list_evictions(full)}
     assert reasons == {EVICTION_REASON_EVICTED_ON_INSERT}
     assert used_bytes(full) == 950
 

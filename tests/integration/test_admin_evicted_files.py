@@ -1,4 +1,4 @@
-"""Files that are to be removed, and tiles that want them."""
+"""Files that are listed for removal cannot be stored again."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -36,7 +36,7 @@ def test_a_listed_file_cannot_be_stored_until_its_removal_is_confirmed(
 ) -> None:
     again, other = tile(block.key(), disk_bytes=100), tile(block.key(1), disk_bytes=100)
     insert(admin, again)
-    (went,) = evict(admin, free_bytes=1).tiles
+    (evicted,) = evict(admin, free_bytes=1).tiles
 
     with pytest.raises(CallError) as refusal:
         insert(admin, again)
@@ -49,7 +49,7 @@ def test_a_listed_file_cannot_be_stored_until_its_removal_is_confirmed(
     assert [(each.index, each.reason) for each in answer.refused] == [(1, "FILE_PENDING_REMOVAL")]
     assert read_usage(admin).total.tile_count == 1
 
-    confirm(admin, [went.eviction_id])
+    confirm(admin, [evicted.eviction_id])
     insert(admin, again)
     assert is_stored(admin, block.key())
 
@@ -103,7 +103,7 @@ def test_a_replacement_cannot_use_a_listed_file(admin: TileCacheClient, block: B
 def test_no_row_ever_has_a_listed_file(
     admin: TileCacheClient, sql: psycopg.Connection[Any], block: Block
 ) -> None:
-    """Inserting, evicting, deleting and confirming the same tiles at once."""
+    """Inserts, evictions, deletions and confirmations of the same tiles run concurrently."""
     tiles = [tile(block.key(i % 20, i // 20), disk_bytes=100) for i in range(100)]
     done = threading.Event()
 

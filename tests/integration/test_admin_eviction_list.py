@@ -1,4 +1,4 @@
-"""ListEvictions and ConfirmEvictions over the socket."""
+"""ListEvictions and ConfirmEvictions."""
 
 from typing import Any
 
@@ -36,10 +36,10 @@ def test_an_evicted_tile_is_listed_with_all_fields(admin: TileCacheClient, block
     stored = insert(admin, tile(key, disk_bytes=77, file_path="a/b c.jpg")).tile
     touch(admin, key)
 
-    (went,) = evict(admin, free_bytes=1).tiles
+    (evicted,) = evict(admin, free_bytes=1).tiles
     (listed,) = list_evictions(admin)
 
-    assert listed == went
+    assert listed == evicted
     assert listed.eviction_id > 0
     assert (listed.tile_uuid, key_name(listed.key)) == (stored.tile_uuid, key_name(key))
     assert (listed.file_path, listed.disk_bytes) == ("a/b c.jpg", 77)
@@ -74,9 +74,9 @@ def test_pages_are_stable_while_evictions_are_added_and_confirmed(
     admin: TileCacheClient, block: Block
 ) -> None:
     store_tiles(admin, block, 30)
-    went = [each.eviction_id for each in evict(admin, free_bytes=2_000).tiles]
+    evicted = [each.eviction_id for each in evict(admin, free_bytes=2_000).tiles]
     seen: list[int] = []
-    token, confirmed = "", went[1::2]
+    token, confirmed = "", evicted[1::2]
     while True:
         page = admin.admin.ListEvictions(
             ListEvictionsRequest(page_size=3, page_token=token), timeout=TIMEOUT_S
@@ -90,7 +90,7 @@ def test_pages_are_stable_while_evictions_are_added_and_confirmed(
             break
 
     assert seen == sorted(set(seen))
-    assert set(went[0::2]) <= set(seen), "what was there all the time was seen"
+    assert set(evicted[0::2]) <= set(seen), "evictions that were listed all the time were seen"
 
 
 @pytest.mark.parametrize("token", ["x", "-1", "1.5", "9" * 19, "\N{ARABIC-INDIC DIGIT ONE}"])
@@ -116,12 +116,12 @@ def test_after_a_cancelled_eviction_its_tiles_are_listed(
 ) -> None:
     fill(sql, 30_000, disk_bytes=10)
     answers = admin.admin.EvictTiles(EvictTilesRequest(max_used_bytes=0), timeout=TIMEOUT_S)
-    heard = {each.eviction_id for each in next(answers).tiles}
+    received = {each.eviction_id for each in next(answers).tiles}
     answers.cancel()
 
     again = evict(admin, max_used_bytes=0)
 
     assert again.summary.goal_met
     listed = {each.eviction_id for each in list_evictions(admin)}
-    assert heard <= listed
+    assert received <= listed
     assert len(listed) == 30_000

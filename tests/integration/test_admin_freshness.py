@@ -1,4 +1,4 @@
-"""Sectors, rules, labels and their explanation, over the socket."""
+"""Sectors, rules, labels and explanations."""
 
 from datetime import datetime, timedelta, timezone
 from typing import Any
@@ -144,15 +144,15 @@ def test_stored_tiles_are_relabelled_when_a_rule_changes(admin: TileCacheClient)
 
     stricter = set_rule(admin, ACTIVE_CONFLICT, 3, REJECT)
     assert (stricter.relabelled_count, read_label(admin, IN_FRONT)) == (1, "rejected")
-    milder = set_rule(admin, ACTIVE_CONFLICT, 3, DOWNGRADE)
-    assert (milder.relabelled_count, read_label(admin, IN_FRONT)) == (1, "downgraded")
+    relaxed = set_rule(admin, ACTIVE_CONFLICT, 3, DOWNGRADE)
+    assert (relaxed.relabelled_count, read_label(admin, IN_FRONT)) == (1, "downgraded")
     back = set_rule(admin, ACTIVE_CONFLICT, 6, REJECT)
     assert (back.relabelled_count, read_label(admin, IN_FRONT)) == (1, "fresh")
 
 
 def test_the_strictest_of_several_sectors_applies(admin: TileCacheClient) -> None:
     insert(admin, tile(IN_FRONT, captured_at=NOW - 13 * MONTH))
-    set_sector(admin, "a mild one", STABLE_REAR, EVERYWHERE)
+    set_sector(admin, "the lenient one", STABLE_REAR, EVERYWHERE)
     assert read_label(admin, IN_FRONT) == "downgraded"
 
     set_sector(admin, "the strict one", ACTIVE_CONFLICT, FRONT)
@@ -188,9 +188,9 @@ def test_labels_of_the_oldest_schema_are_kept(
     set_sector(admin, "front", ACTIVE_CONFLICT, FRONT)
 
     assert read_label(admin, IN_FRONT) == "stale_warn"
-    told = explain(admin, IN_FRONT)
-    assert told.stored_label == FRESHNESS_LABEL_STALE_WARN
-    assert told.current_label == FRESHNESS_LABEL_REJECTED
+    explanation = explain(admin, IN_FRONT)
+    assert explanation.stored_label == FRESHNESS_LABEL_STALE_WARN
+    assert explanation.current_label == FRESHNESS_LABEL_REJECTED
 
 
 def test_a_sector_without_a_box_contains_no_tile(
@@ -305,8 +305,8 @@ def test_the_default_rules_are_those_of_the_migration(admin: TileCacheClient) ->
         ((ACTIVE_CONFLICT, -1, REJECT), "rule.max_age_months"),
         ((ACTIVE_CONFLICT, 1201, REJECT), "rule.max_age_months"),
         ((ACTIVE_CONFLICT, 6, 0), "rule.action"),
-        ((ACTIVE_CONFLICT, 13, REJECT), "rule.max_age_months"),  # milder than the rear's 12
-        ((STABLE_REAR, 5, DOWNGRADE), "rule.max_age_months"),  # stricter than the front's 6
+        ((ACTIVE_CONFLICT, 13, REJECT), "rule.max_age_months"),  # more than the rear's 12
+        ((STABLE_REAR, 5, DOWNGRADE), "rule.max_age_months"),  # less than the front's 6
     ],
 )
 def test_an_invalid_rule_is_refused(
@@ -328,18 +328,18 @@ def test_an_explanation_names_the_sector_and_rule_that_apply(admin: TileCacheCli
     captured_at = NOW - timedelta(days=40)
     insert(admin, tile(IN_FRONT, captured_at=captured_at))
 
-    told = explain(admin, IN_FRONT)
+    answer = explain(admin, IN_FRONT)
 
-    assert told.stored_label == told.current_label == FRESHNESS_LABEL_FRESH
-    assert told.sector == front
-    assert list(told.sectors) == [front, rear]
-    assert (told.rule.max_age_months, told.rule.action) == (6, REJECT)
-    assert told.age.ToTimedelta() >= timedelta(days=40)
-    assert told.age_months == 1
-    assert told.next_label == FRESHNESS_LABEL_REJECTED
-    assert told.clock_trusted
+    assert answer.stored_label == answer.current_label == FRESHNESS_LABEL_FRESH
+    assert answer.sector == front
+    assert list(answer.sectors) == [front, rear]
+    assert (answer.rule.max_age_months, answer.rule.action) == (6, REJECT)
+    assert answer.age.ToTimedelta() >= timedelta(days=40)
+    assert answer.age_months == 1
+    assert answer.next_label == FRESHNESS_LABEL_REJECTED
+    assert answer.clock_trusted
     for word in ("'front'", "active_conflict", "6 months", "fresh", "becomes rejected on"):
-        assert word in told.explanation
+        assert word in answer.explanation
 
 
 def test_an_explanation_states_that_an_expired_label_does_not_change(
@@ -348,22 +348,22 @@ def test_an_explanation_states_that_an_expired_label_does_not_change(
     set_sector(admin, "rear", STABLE_REAR, REAR)
     insert(admin, tile(IN_REAR, captured_at=NOW - 13 * MONTH))
 
-    told = explain(admin, IN_REAR)
+    answer = explain(admin, IN_REAR)
 
-    assert told.current_label == FRESHNESS_LABEL_DOWNGRADED
-    assert not told.HasField("next_change_at")
-    assert "does not change" in told.explanation
+    assert answer.current_label == FRESHNESS_LABEL_DOWNGRADED
+    assert not answer.HasField("next_change_at")
+    assert "does not change" in answer.explanation
 
 
 def test_an_explanation_states_that_a_tile_is_outside_all_sectors(admin: TileCacheClient) -> None:
     insert(admin, tile(OUTSIDE))
 
-    told = explain(admin, OUTSIDE)
+    answer = explain(admin, OUTSIDE)
 
-    assert told.current_label == FRESHNESS_LABEL_FRESH
+    assert answer.current_label == FRESHNESS_LABEL_FRESH
     for field in ("sector", "rule", "next_change_at"):
-        assert not told.HasField(field)
-    assert "outside all sectors" in told.explanation
+        assert not answer.HasField(field)
+    assert "outside all sectors" in answer.explanation
 
 
 def test_explaining_an_unknown_tile_is_an_error(admin: TileCacheClient) -> None:

@@ -150,7 +150,8 @@ def test_a_tile_is_explained_in_words(admin: TileCacheClient, run: Any, by: str)
 
     assert told.returncode == 0, told.stderr
     assert told.stdout.startswith(
-        "The tile lies in sector 'the front' (active_conflict), which rejects tiles at 6 months."
+        "The tile is in sector 'the front' (active_conflict), "
+        "whose rule rejects tiles after 6 months."
     )
     assert "1 months (40 days)" in told.stdout
     facts = json.loads(run("explain", *named, "--json").stdout)

@@ -1,4 +1,4 @@
-"""The administrator's socket: what is served where, and who may connect."""
+"""The admin socket: the services of each socket, and access to them."""
 
 import grp
 import os
@@ -34,7 +34,7 @@ def channel(socket_path: Path) -> grpc.Channel:
 
 
 def call(socket_path: Path, method: MethodDescriptor) -> Any:
-    """One answer to an empty request."""
+    """Calls a method with an empty request."""
     path = f"/{method.containing_service.full_name}/{method.name}"
     with channel(socket_path) as connection:
         stub = connection.unary_stream(path)
@@ -55,7 +55,7 @@ def test_the_navigation_socket_does_not_serve_the_admin_service(
 def test_the_admin_socket_serves_all_admin_calls(
     shared_daemon: DaemonProcess, method: MethodDescriptor
 ) -> None:
-    """An empty request is answered, or refused for what it lacks."""
+    """An empty request is answered, or refused as invalid."""
     try:
         call(shared_daemon.admin_socket_path, method)
     except grpc.RpcError as error:
@@ -78,10 +78,10 @@ def test_reflection_and_health_cover_the_services_of_each_socket(
     shared_daemon: DaemonProcess, socket_name: str, services: set[str]
 ) -> None:
     with channel(getattr(shared_daemon, socket_name)) as connection:
-        told = set(ProtoReflectionDescriptorDatabase(connection).get_services())
+        reflected = set(ProtoReflectionDescriptorDatabase(connection).get_services())
         health = health_pb2_grpc.HealthStub(connection)
 
-        assert {name for name in told if name.startswith("tilecache.")} == services
+        assert {name for name in reflected if name.startswith("tilecache.")} == services
         for service in services:
             answer = health.Check(health_pb2.HealthCheckRequest(service=service), timeout=10)
             assert answer.status == health_pb2.HealthCheckResponse.SERVING

@@ -1,4 +1,4 @@
-"""Months' edges, and clocks that are wrong: on clocks that the test moves."""
+"""Ages at the ends of months, and wrong clocks, with clocks that the test sets."""
 
 from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
@@ -47,7 +47,7 @@ def day(year: int, month: int, number: int) -> datetime:
 NOON = day(2027, 6, 1)
 
 EDGES = [
-    # captured, months, past its age
+    # captured at, months, expires at
     (day(2026, 11, 30), 3, day(2027, 2, 28)),
     (day(2027, 8, 31), 6, day(2028, 2, 29)),
     (day(2026, 8, 31), 6, day(2027, 2, 28)),
@@ -64,7 +64,7 @@ IN_REAR, LATE_IN_REAR = tile_key(10, 1000, 1), tile_key(10, 1001, 1)
 
 @pytest.fixture
 def daemon(database: str, short_directory: Path) -> Iterator[ClockedDaemon]:
-    """A daemon whose clocks stand at noon."""
+    """A daemon whose clocks are set to noon."""
     with ClockedDaemon(short_directory, NOON, dsn=database, access_recent_s=0) as process:
         yield process
 
@@ -82,7 +82,7 @@ def moment(message: Any) -> datetime:
 
 
 def set_policy(daemon: ClockedDaemon, classification: Any, months: int, action: Any) -> None:
-    """The rule of one classification for the whole Earth."""
+    """Sets the rule of a classification, and a sector of the whole Earth."""
     other = STABLE_REAR if classification == ACTIVE_CONFLICT else ACTIVE_CONFLICT
     set_rule(daemon.admin_client, other, 1_200 if other == STABLE_REAR else 1, DOWNGRADE)
     set_rule(daemon.admin_client, classification, months, action)
@@ -93,7 +93,7 @@ def set_policy(daemon: ClockedDaemon, classification: Any, months: int, action: 
 def test_tiles_age_by_calendar_months(
     database: str, short_directory: Path, captured_at: datetime, months: int, expires_at: datetime
 ) -> None:
-    """Under each action, at insert and once stored, a microsecond before the edge and on it."""
+    """For each action, at the insert and when stored, a microsecond before expiry and at it."""
     with ClockedDaemon(short_directory, expires_at - MICROSECOND, dsn=database) as daemon:
         client, admin = daemon.client, daemon.admin_client
         set_rule(admin, ACTIVE_CONFLICT, months, REJECT)
@@ -116,9 +116,9 @@ def test_tiles_age_by_calendar_months(
         assert reevaluate(admin) == 2
         for key, label in ((IN_FRONT, "rejected"), (IN_REAR, "downgraded")):
             assert read_label(client, key) == label
-            told = explain(admin, key)
-            assert told.stored_label == told.current_label
-            assert not told.HasField("next_change_at")
+            explanation = explain(admin, key)
+            assert explanation.stored_label == explanation.current_label
+            assert not explanation.HasField("next_change_at")
 
 
 def test_labels_are_updated_once_a_day(daemon: ClockedDaemon) -> None:
@@ -160,11 +160,11 @@ def behind(daemon: ClockedDaemon, request: pytest.FixtureRequest) -> ClockedDaem
 
 
 def test_a_clock_that_is_behind_is_reported(behind: ClockedDaemon) -> None:
-    told = clock(behind)
+    status = clock(behind)
 
-    assert not told.trusted
-    assert "2027-06-01 07:30:15Z is past" in told.reason
-    assert moment(told.time) >= NOON
+    assert not status.trusted
+    assert "2027-06-01 07:30:15Z is past" in status.reason
+    assert moment(status.time) >= NOON
 
 
 def test_no_tile_becomes_fresh_while_the_clock_is_behind(behind: ClockedDaemon) -> None:
@@ -199,9 +199,9 @@ def test_a_rejected_tile_is_refused_while_the_clock_is_behind(behind: ClockedDae
 def test_the_order_of_use_is_correct_while_the_clock_is_behind(behind: ClockedDaemon) -> None:
     touch(behind.client, FIRST)
 
-    went = evict(behind.admin_client, max_used_bytes=0)
+    eviction = evict(behind.admin_client, max_used_bytes=0)
 
-    assert [key_name(gone.key) for gone in went.tiles] == [
+    assert [key_name(evicted.key) for evicted in eviction.tiles] == [
         key_name(key) for key in (THIRD, SECOND, FIRST)
     ]
 
@@ -213,9 +213,9 @@ def test_the_order_of_use_survives_a_restart_in_1970(behind: ClockedDaemon) -> N
     behind.start()
     touch(behind.client, SECOND)
 
-    went = evict(behind.admin_client, max_used_bytes=0)
+    eviction = evict(behind.admin_client, max_used_bytes=0)
 
-    assert [key_name(gone.key) for gone in went.tiles] == [
+    assert [key_name(evicted.key) for evicted in eviction.tiles] == [
         key_name(key) for key in (FIRST, THIRD, SECOND)
     ]
 
@@ -280,7 +280,7 @@ def test_a_recently_written_access_is_not_written_again(
         daemon.pass_time(timedelta(seconds=59))
         touch(daemon.client, FIRST, SECOND)
         twice = eventually(lambda: len(written()) == 2 and written())
-        assert twice[0] == once[0], "the second use came too soon"
+        assert twice[0] == once[0], "the second access was too recent"
 
         daemon.pass_time(timedelta(seconds=1))
         touch(daemon.client, FIRST)

@@ -1,4 +1,4 @@
-"""GetStorageUsage, over the socket."""
+"""GetStorageUsage."""
 
 from datetime import timedelta
 from typing import Any
@@ -31,7 +31,7 @@ from tilecache.v1.tile_metadata_store_pb2 import (
 
 
 def used(usage: Any) -> tuple[int, int]:
-    """A number of tiles and their size."""
+    """The number of tiles and their size."""
     return usage.tile_count, usage.used_bytes
 
 
@@ -118,7 +118,7 @@ def test_deleted_tiles_count_as_pending_removal_until_confirmed(
     assert used(usage.total) == (2, 20)
     assert used(usage.pending_removal) == (3, 30)
 
-    confirm(admin, [gone.eviction_id for gone in (*evicted, *deleted)])
+    confirm(admin, [each.eviction_id for each in (*evicted, *deleted)])
     assert used(read_usage(admin).pending_removal) == (0, 0)
 
 

@@ -1,4 +1,4 @@
-"""The TCP listener for peers on the ground: who gets in, and what a start is refused for."""
+"""The TCP listener for peers on the ground: access, and the errors of an invalid setup."""
 
 import json
 import socket
@@ -68,7 +68,7 @@ def tls_settings(directory: Path, authority: Authority) -> dict[str, object]:
 def connect(
     shared_daemon: DaemonProcess, authority: Authority, port: int
 ) -> Iterator[Callable[[Identity | None], grpc.Channel]]:
-    """Opens channels as a client of some identity, or of none."""
+    """Opens channels with or without a client certificate."""
     channels = []
 
     def open_channel(identity: Identity | None) -> grpc.Channel:
@@ -250,7 +250,7 @@ def test_a_start_fails_with_an_invalid_address(address: str) -> None:
 
 
 class BadFiles:
-    """Each makes one file unusable; gives the setting that is to be named."""
+    """Makes one file unusable; returns the setting that must be reported."""
 
     @staticmethod
     def key_open_to_all(settings: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""Who gets in: tried as other users, which takes root."""
+"""Access to sockets and directories by other users. Requires root."""
 
 import grp
 import os
@@ -32,7 +32,7 @@ DENIED = "Permission denied"
 
 
 def run_as_stranger(python: str, program: str, path: Path, *groups: int) -> str:
-    """What a program prints, or why it failed, as a user that nobody knows."""
+    """Runs a program as an unknown user; returns its output, or its error."""
     finished = subprocess.run(
         [python, "-I", "-c", program, path],
         user=STRANGER_UID,
@@ -49,26 +49,26 @@ def run_as_stranger(python: str, program: str, path: Path, *groups: int) -> str:
 
 @pytest.fixture(scope="module")
 def python() -> str:
-    """A Python that every user can run; a virtual environment's may lie where none can."""
+    """A Python that every user can run, which that of a virtual environment may not be."""
     for candidate in (sys.executable, "/usr/bin/python3", "/usr/local/bin/python3"):
         try:
             run_as_stranger(candidate, "", Path("/"))
         except OSError:
             continue
         return candidate
-    pytest.skip("there is no Python that every user can run")
+    pytest.skip("no Python can be run by every user")
 
 
 @pytest.fixture(scope="module")
 def groups() -> tuple[int, int]:
-    """One for the navigation process and one for the administrator."""
+    """A group for the navigation process and one for the administrator."""
     navigation, administration = (group.gr_gid for group in grp.getgrall()[1:3])
     return navigation, administration
 
 
 @pytest.fixture(scope="module")
 def guarded(shared_database: str, groups: tuple[int, int]) -> Iterator[DaemonProcess]:
-    """A daemon whose sockets have groups of their own."""
+    """A daemon whose sockets have different groups."""
     navigation, administration = (grp.getgrgid(gid).gr_name for gid in groups)
     with tempfile.TemporaryDirectory(prefix="tilecache-") as name:
         directory = Path(name)

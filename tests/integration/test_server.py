@@ -1,4 +1,4 @@
-"""The daemon's life on its socket: how it starts, what it says of itself, how it stops."""
+"""The daemon's start, its sockets, health and reflection, and graceful shutdown."""
 
 import grp
 import os
@@ -34,7 +34,7 @@ UNREACHABLE = "host=/nonexistent dbname=tiles user=operator password=hunter2"
 
 
 def serve(directory: Path, **settings: object) -> "subprocess.CompletedProcess[str]":
-    """A daemon that is expected not to serve, to its end."""
+    """Runs a daemon that is expected to fail, to its end."""
     given = {
         "socket_path": directory / "tilecache.sock",
         "admin_socket_path": directory / "admin.sock",
@@ -114,22 +114,22 @@ def test_the_socket_of_another_program_is_not_replaced(
             visitor.connect(str(path))
 
 
-def lay_file(path: Path) -> None:
+def create_file(path: Path) -> None:
     path.write_text("precious")
 
 
-def lay_link(path: Path) -> None:
+def create_link(path: Path) -> None:
     path.with_name("target").write_text("precious")
     path.symlink_to("target")
 
 
-@pytest.mark.parametrize("lay", [lay_file, Path.mkdir, lay_link])
+@pytest.mark.parametrize("create", [create_file, Path.mkdir, create_link])
 @pytest.mark.parametrize("name", ["tilecache.sock", "admin.sock"])
 def test_a_file_that_is_not_a_socket_is_not_replaced(
-    database: str, short_directory: Path, lay: Any, name: str
+    database: str, short_directory: Path, create: Any, name: str
 ) -> None:
     path = short_directory / name
-    lay(path)
+    create(path)
     before = path.lstat()
     refused = serve(short_directory, dsn=database)
     assert refused.returncode == 5
@@ -141,7 +141,7 @@ def test_a_file_that_is_not_a_socket_is_not_replaced(
 
 
 def test_an_impossible_path_is_reported(database: str, short_directory: Path) -> None:
-    lay_file(short_directory / "file")
+    create_file(short_directory / "file")
     path = short_directory / "file" / "tilecache.sock"
     refused = serve(short_directory, dsn=database, socket_path=path)
     assert refused.returncode == 5
@@ -149,7 +149,7 @@ def test_an_impossible_path_is_reported(database: str, short_directory: Path) ->
 
 
 def own_group() -> grp.struct_group:
-    """A group that this user may give away, other than the first one if there is any."""
+    """A group that this user can assign, if possible not the effective one."""
     ids = [group.gr_gid for group in grp.getgrall()] if os.geteuid() == 0 else os.getgroups()
     return grp.getgrgid(next((gid for gid in ids if gid != os.getegid()), os.getegid()))
 
@@ -228,7 +228,7 @@ def test_a_health_watch_reports_the_shutdown(
 
 @contextmanager
 def starting(directory: Path, **settings: object) -> Iterator["subprocess.Popen[str]"]:
-    """A daemon that has been told to start."""
+    """A daemon that is starting."""
     environment = daemon_environment(
         socket_path=directory / "tilecache.sock",
         admin_socket_path=directory / "admin.sock",

@@ -1,4 +1,4 @@
-"""Calls that are given up, and more calls than are taken on."""
+"""Cancellation, deadlines and admission control."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -27,7 +27,7 @@ from tilecache.v1.tile_metadata_store_pb2 import (
 
 @contextmanager
 def other_writer(dsn: str, block: Block) -> Iterator[None]:
-    """One who stores the block's first tile, and in the end does not."""
+    """A transaction that inserts the block's first tile, and is rolled back."""
     with psycopg.connect(dsn) as other:
         store_row(other, block.key())
         try:
@@ -38,7 +38,7 @@ def other_writer(dsn: str, block: Block) -> Iterator[None]:
 
 @contextmanager
 def table_lock(dsn: str, _: Block) -> Iterator[None]:
-    """One who lets nobody read the tiles."""
+    """A transaction that blocks reads of tiles."""
     with psycopg.connect(dsn) as other:
         other.execute("LOCK TABLE tiles")
         yield
@@ -72,13 +72,13 @@ BLOCKED_CALLS = [
 ]
 
 
-@pytest.mark.parametrize(("call", "hold"), BLOCKED_CALLS)
+@pytest.mark.parametrize(("call", "blocker"), BLOCKED_CALLS)
 def test_an_exceeded_deadline_cancels_the_query_in_postgresql(
-    database: str, short_directory: Path, block: Block, call: Any, hold: Any
+    database: str, short_directory: Path, block: Block, call: Any, blocker: Any
 ) -> None:
-    # A daemon of its own: who asked before may have left it work that waits, too.
+    # A separate daemon, since the shared one may still run queries of other tests.
     with DaemonProcess(short_directory, dsn=database) as daemon:
-        with hold(database, block), ThreadPoolExecutor(1) as threads:
+        with blocker(database, block), ThreadPoolExecutor(1) as threads:
             calling = threads.submit(call, daemon.client, block, 1.0)
             eventually(lambda: waiting_for_locks(database))
             with pytest.raises(CallError) as caught:
@@ -127,7 +127,7 @@ def test_without_a_deadline_the_statement_timeout_applies(
 
 
 class OpenStream:
-    """A bulk insert that is under way."""
+    """A bulk insert in progress."""
 
     def __init__(self, client: TileCacheClient, block: Block) -> None:
         self._queue: SimpleQueue[BulkInsertTilesRequest | None] = SimpleQueue()

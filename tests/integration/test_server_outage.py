@@ -1,4 +1,4 @@
-"""PostgreSQL goes away, and comes back."""
+"""Outages of PostgreSQL."""
 
 import os
 import signal
@@ -32,7 +32,7 @@ from tilecache_daemon.postgres.embedded import EmbeddedPostgres
 
 @pytest.fixture(scope="module")
 def directory() -> Iterator[Path]:
-    """A directory with a short path, which PostgreSQL's user may enter."""
+    """A directory with a short path, which PostgreSQL's user can access."""
     with tempfile.TemporaryDirectory(prefix="tilecache-") as name:
         Path(name).chmod(0o755)
         yield Path(name)
@@ -40,7 +40,7 @@ def directory() -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def postgres(directory: Path) -> Iterator[EmbeddedPostgres]:
-    """A server that a test may stop, and starts again."""
+    """A server that tests stop and start again."""
     server = EmbeddedPostgres(directory / "own", settings=UNSAFE_BUT_FAST)
     server.start()
     try:
@@ -51,7 +51,7 @@ def postgres(directory: Path) -> Iterator[EmbeddedPostgres]:
 
 @pytest.fixture(scope="module")
 def own_daemon(postgres: EmbeddedPostgres, directory: Path) -> Iterator[DaemonProcess]:
-    """A daemon on that server."""
+    """A daemon that uses this server."""
     with DaemonProcess(directory, dsn=postgres.dsn, access_flush_interval_s=0.2) as process:
         yield process
 
@@ -111,7 +111,7 @@ def test_accesses_recorded_before_an_outage_are_written_after_it(
 def test_the_cache_survives_repeated_outages(
     postgres: EmbeddedPostgres, own_daemon: DaemonProcess
 ) -> None:
-    """What is read between them does not take the place of what was held before them."""
+    """Reads between outages do not evict what was cached before them."""
     client, zoom = own_daemon.client, 13
     in_block = [tile_key(zoom, x, 0) for x in range(3)]
     loose = [tile_key(zoom, x, 32) for x in range(3)]
@@ -127,7 +127,7 @@ def test_the_cache_survives_repeated_outages(
         look_up(client, in_block + loose)
         postgres.start()
         eventually(client.is_serving)
-        eventually(lambda key=loose[outage]: is_answered_from_memory(client, key))
+        eventually(lambda key=loose[outage]: is_cached(client, key))
         look_up(client, in_block[:1])
 
 
@@ -137,25 +137,25 @@ def read(client: TileCacheClient, request: QueryTilesRequest) -> list[Any]:
 
 
 def look_up(client: TileCacheClient, keys: list[Any]) -> None:
-    """Finds them all."""
+    """Looks up tiles, all of which must be found."""
     request = LookupTilesRequest(tiles=map(by_key, keys))
     answer = client.store.LookupTiles(request, timeout=10)
     assert all(result.HasField("tile") for result in answer.results)
 
 
-def is_answered_from_memory(client: TileCacheClient, key: Any) -> bool:
-    hits = memory_hits(client)
+def is_cached(client: TileCacheClient, key: Any) -> bool:
+    hits = cache_hits(client)
     look_up(client, [key])
-    return memory_hits(client) > hits
+    return cache_hits(client) > hits
 
 
-def memory_hits(client: TileCacheClient) -> int:
+def cache_hits(client: TileCacheClient) -> int:
     return int(client.store.GetServerInfo(GetServerInfoRequest(), timeout=10).cache.hits)
 
 
 @contextmanager
 def frozen(server: EmbeddedPostgres) -> Iterator[None]:
-    """The server and all its processes stand still: they neither answer nor hang up."""
+    """Suspends the server and all its processes: they neither answer nor disconnect."""
     assert server.server_pid is not None
     children = Path(f"/proc/{server.server_pid}/task/{server.server_pid}/children").read_text()
     pids = [server.server_pid, *map(int, children.split())]

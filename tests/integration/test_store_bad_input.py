@@ -1,4 +1,4 @@
-"""Bad input over the socket: each is INVALID_ARGUMENT, names its field, and changes nothing."""
+"""Invalid input is INVALID_ARGUMENT, names the invalid field, and changes nothing."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -94,7 +94,7 @@ def _nothing_is_stored(sql: psycopg.Connection[Any]) -> Iterator[None]:
 
 
 def assert_refused(call: Callable[[], Any], field: str, reason: str = "INVALID_REQUEST") -> None:
-    """The call's error has its code, reason and domain, and names this field alone."""
+    """Checks the error's code, reason and domain, and that it names only this field."""
     with pytest.raises(CallError) as caught:
         call()
     error = caught.value
@@ -303,7 +303,7 @@ def test_a_message_that_is_too_large_is_refused(client: TileCacheClient) -> None
 
 
 def raw_call(socket_path: Any, method: str, data: bytes) -> grpc.RpcError:
-    """The error that bytes of our own get."""
+    """The error of a call with these bytes as its request."""
     with grpc.insecure_channel(
         f"unix:{socket_path}", options=[("grpc.default_authority", "localhost")]
     ) as channel:

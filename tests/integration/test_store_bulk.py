@@ -1,4 +1,4 @@
-"""BulkInsertTiles, over the socket."""
+"""BulkInsertTiles."""
 
 import random
 from collections import Counter
@@ -43,7 +43,7 @@ EARLIER = YESTERDAY - timedelta(days=10)
 
 
 def contents(client: TileCacheClient, keys: list[TileKey]) -> list[str]:
-    """What is stored for each key; empty where nothing is."""
+    """The stored content of each key; empty if none is stored."""
     request = LookupTilesRequest(tiles=map(by_key, keys))
     results = client.store.LookupTiles(request, timeout=10).results
     return [result.tile.content_sha256 for result in results]
@@ -193,7 +193,7 @@ def test_a_repeated_key_in_a_batch_is_inserted_in_order(
 def test_a_repeated_key_in_two_batches_is_inserted_in_order(
     client: TileCacheClient, between: int
 ) -> None:
-    # A short batch would overtake a long one that stores the key last.
+    # Without an order, a short batch overtakes a long one that stores the key last.
     blocks = [Block() for _ in range(4)]
     last = [block.key(31, 31) for block in blocks]
     batches = []

@@ -34,7 +34,7 @@ def sql(database: str) -> Iterator[psycopg.Connection[Any]]:
 def late_daemon(
     database: str, sql: psycopg.Connection[Any], short_directory: Path
 ) -> Iterator[DaemonProcess]:
-    """One whose database was used more than a year from now."""
+    """A daemon whose database has an access more than a year in the future."""
     store_row(sql, Block().key(), accessed_at=SEEN)
     with DaemonProcess(short_directory, dsn=database, access_flush_interval_s=0.05) as process:
         yield process
@@ -68,7 +68,7 @@ def test_no_tile_is_labelled_fresh_by_an_untrusted_clock(
     assert insert(late_daemon.client, tile(inside, captured_at=captured_at)).outcome == (
         INSERT_OUTCOME_DOWNGRADED
     )
-    # Outside all sectors no clock is asked.
+    # Outside all sectors the clock does not matter.
     assert insert(late_daemon.client, tile(outside, captured_at=captured_at)).outcome == (
         INSERT_OUTCOME_INSERTED
     )

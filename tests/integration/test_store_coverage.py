@@ -1,4 +1,4 @@
-"""DescribeCoverage, over the socket."""
+"""DescribeCoverage."""
 
 import random
 from collections import Counter
@@ -46,7 +46,7 @@ def messages(client: TileCacheClient, zoom: int, region: Region) -> list[Describ
 def describe(
     client: TileCacheClient, zoom: int, region: Region
 ) -> tuple[CoverageSummary, list[Cell]]:
-    """The summary and the missing cells, which no two rectangles may share."""
+    """The summary and the missing cells; the rectangles must be disjoint."""
     answers = messages(client, zoom, region)
     assert [answer.HasField("summary") for answer in answers] == [True] + [False] * (
         len(answers) - 1

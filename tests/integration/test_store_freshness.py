@@ -1,4 +1,4 @@
-"""Labels at the insert and as tiles age, over the socket, with sectors and rules in the table."""
+"""Labels of new and of ageing tiles, with sectors and rules set by SQL."""
 
 import random
 from collections.abc import Iterator
@@ -50,7 +50,7 @@ def add_sector(sql: psycopg.Connection[Any], classification: str, box: BoundingB
 
 
 def box_round(*keys: TileKey) -> BoundingBox:
-    """The box whose corners are the centres of cells: no neighbour's centre is within."""
+    """The box of the centres of some cells; it contains no centre of their neighbours."""
     centres = [cell_centre(key.zoom, key.x, key.y) for key in keys]
     latitudes, longitudes = zip(*centres, strict=True)
     return BoundingBox(min(latitudes), min(longitudes), max(latitudes), max(longitudes))
@@ -188,13 +188,13 @@ def test_a_replacement_is_labelled(
 
 @pytest.fixture
 def own_sql(database: str) -> Iterator[psycopg.Connection[Any]]:
-    """A connection to the database of a test's own daemon."""
+    """A connection to the database of `daemon`."""
     with psycopg.connect(database, autocommit=True) as connection:
         yield connection
 
 
 def restart(daemon: DaemonProcess) -> None:
-    """A daemon brings labels up to date when it starts."""
+    """Restarts a daemon, which updates all labels when it starts."""
     assert daemon.stop() == 0
     done = daemon.log.count("labels_up_to_date")
     daemon.start()

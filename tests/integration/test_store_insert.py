@@ -1,4 +1,4 @@
-"""InsertTile, over the socket."""
+"""InsertTile."""
 
 import json
 from contextlib import suppress

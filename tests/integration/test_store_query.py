@@ -1,4 +1,4 @@
-"""QueryTiles, over the socket."""
+"""QueryTiles."""
 
 import random
 from collections.abc import Iterable, Iterator
@@ -47,7 +47,7 @@ from tilecache.v1.tile_metadata_store_pb2 import (
     TileMetadata,
 )
 
-CHUNK_BYTES = 4 * 1024 * 1024  # what a gRPC client takes unless it is told otherwise
+MAX_MESSAGE_BYTES = 4 * 1024 * 1024  # the default limit of a gRPC client
 LABELS = {
     "fresh": FRESHNESS_LABEL_FRESH,
     "downgraded": FRESHNESS_LABEL_DOWNGRADED,
@@ -75,7 +75,7 @@ def cells(tiles: Iterable[TileMetadata]) -> list[tuple[int, int]]:
 
 @pytest.fixture(scope="module")
 def world(shared_daemon: DaemonProcess) -> TileCacheClient:
-    """Zooms 0 to 5 whole: 1,365 tiles."""
+    """All cells of zooms 0 to 5: 1,365 tiles."""
     keys = [
         tile_key(zoom, x, y)
         for zoom in range(6)
@@ -156,7 +156,7 @@ def test_chunks_of_an_answer_are_below_the_default_size_limit(
     bulk_insert(client, [tile(key, quality_metadata=quality) for key in keys])
     answers = list(chunks(client, block.zoom, block.region))
     assert len(answers) > 3
-    assert all(0 < answer.ByteSize() < CHUNK_BYTES for answer in answers)
+    assert all(0 < answer.ByteSize() < MAX_MESSAGE_BYTES for answer in answers)
     found = [tile_uuid(found.key) for answer in answers for found in answer.tiles]
     assert sorted(found) == sorted(map(tile_uuid, keys))
 
@@ -311,14 +311,14 @@ def test_a_second_read_of_a_part_of_a_block_caches_the_block(
     x, y = 32 * 4_000, 32 * 3_000
     bulk_insert(daemon.client, [tile(tile_key(18, x, y)), tile(tile_key(18, x + 31, y + 31))])
 
-    def tiles_in_memory() -> int:
+    def cached_tiles() -> int:
         info = daemon.client.store.GetServerInfo(GetServerInfoRequest(), timeout=5)
         return int(info.cache.tiles)
 
     assert cells(query(daemon.client, 18, cell_region(x, x, y, y))) == [(x, y)]
-    assert tiles_in_memory() == 0
+    assert cached_tiles() == 0
     assert cells(query(daemon.client, 18, cell_region(x, x, y, y))) == [(x, y)]
-    eventually(lambda: tiles_in_memory() == 2)
+    eventually(lambda: cached_tiles() == 2)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""GetServerInfo, DeriveTileIdentity, GetTile, LookupTiles and TouchTiles, over the socket."""
+"""GetServerInfo, DeriveTileIdentity, GetTile, LookupTiles and TouchTiles."""
 
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
@@ -105,10 +105,10 @@ def test_lookup_results_are_in_the_requested_order_with_misses(
 ) -> None:
     keys = list(block.keys(40))
     bulk_insert(client, [tile(key) for key in keys[::2]])
-    asked = [refer(key) for key in reversed(keys) for refer in (by_id, by_key)]
-    asked.insert(7, TileRef(tile_uuid=str(uuid4())))
-    asked.append(asked[2])
-    results = client.store.LookupTiles(LookupTilesRequest(tiles=asked), timeout=10).results
+    refs = [refer(key) for key in reversed(keys) for refer in (by_id, by_key)]
+    refs.insert(7, TileRef(tile_uuid=str(uuid4())))
+    refs.append(refs[2])
+    results = client.store.LookupTiles(LookupTilesRequest(tiles=refs), timeout=10).results
     expected = ["" if i % 2 else tile_uuid(key) for i, key in enumerate(keys)]
     expected = [text for text in reversed(expected) for _ in range(2)]
     expected.insert(7, "")
@@ -239,14 +239,14 @@ def test_accesses_are_written_in_order(
 def test_the_access_of_a_locked_tile_is_written_later(
     client: TileCacheClient, block: Block, sql: psycopg.Connection[Any]
 ) -> None:
-    held, free = block.keys(2)
-    bulk_insert(client, [tile(held), tile(free)])
+    locked, free = block.keys(2)
+    bulk_insert(client, [tile(locked), tile(free)])
     with sql.transaction():
-        sql.execute("SELECT FROM tiles WHERE tile_uuid = %s FOR UPDATE", [tile_uuid(held)])
-        touch(client, held, free)
+        sql.execute("SELECT FROM tiles WHERE tile_uuid = %s FOR UPDATE", [tile_uuid(locked)])
+        touch(client, locked, free)
         eventually(lambda: accessed_at(client, free))
-        assert accessed_at(client, held) is None
-    eventually(lambda: accessed_at(client, held))
+        assert accessed_at(client, locked) is None
+    eventually(lambda: accessed_at(client, locked))
 
 
 def test_a_tile_has_its_location_hash(client: TileCacheClient, block: Block) -> None:

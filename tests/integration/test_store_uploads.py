@@ -1,4 +1,4 @@
-"""ListPendingUploads and MarkUploaded, over the socket."""
+"""ListPendingUploads and MarkUploaded."""
 
 import random
 from collections.abc import Iterator
@@ -60,7 +60,7 @@ def page(
 
 
 def pending(client: TileCacheClient, flight_id: str, size: int = 0) -> Iterator[TileMetadata]:
-    """All pages, one after the other."""
+    """All pending uploads, page by page."""
     token = ""
     while True:
         answer = page(client, flight_id, size, token)
@@ -77,7 +77,7 @@ def mark(client: TileCacheClient, *uploads: tuple[str, str]) -> list[int]:
 
 
 def captures(block: Block, flight_id: str, count: int) -> list[TileMetadata]:
-    """Tiles in an order that is not that of their captures."""
+    """Tiles that are not ordered by capture."""
     minutes = list(range(count))
     random.Random(6).shuffle(minutes)
     return [
@@ -135,14 +135,14 @@ def test_pages_are_stable_while_tiles_are_added_and_uploaded(
     everything = list(pending(client, flight_id))
     first = page(client, flight_id, 10)
     assert list(first.tiles) == everything[:10]
-    gone = [everything[3], everything[9], everything[15]]
-    mark(client, *((tile.tile_uuid, tile.content_sha256) for tile in gone))
+    uploaded = [everything[3], everything[9], everything[15]]
+    mark(client, *((tile.tile_uuid, tile.content_sha256) for tile in uploaded))
     old = tile(block.key(80, 0, ONBOARD, flight_id), captured_at=YESTERDAY - timedelta(days=9))
     new = tile(block.key(81, 0, ONBOARD, flight_id), captured_at=YESTERDAY + timedelta(hours=1))
     bulk_insert(client, [old, new])
     rest = page(client, flight_id, 100, first.next_page_token)
     assert [found.tile_uuid for found in rest.tiles] == [
-        *(found.tile_uuid for found in everything[10:] if found not in gone),
+        *(found.tile_uuid for found in everything[10:] if found not in uploaded),
         tile_uuid(new.key),
     ]
     assert page(client, flight_id, 1).tiles[0].tile_uuid == tile_uuid(old.key)

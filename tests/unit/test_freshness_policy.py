@@ -1,4 +1,4 @@
-"""When a capture expires, and which sector counts."""
+"""When captures expire, and which sector applies."""
 
 from datetime import datetime, timedelta, timezone
 
@@ -66,20 +66,20 @@ def test_beyond_the_calendar_the_result_is_its_last_day() -> None:
 
 
 @pytest.mark.parametrize(
-    ("holder", "months", "expired"),
+    ("applied", "months", "expired"),
     [(front(), 6, FreshnessLabel.REJECTED), (rear(), 12, FreshnessLabel.DOWNGRADED)],
 )
 def test_a_label_changes_when_the_maximum_age_is_reached(
-    holder: Sector, months: int, expired: FreshnessLabel
+    applied: Sector, months: int, expired: FreshnessLabel
 ) -> None:
-    policy = FreshnessPolicy((holder,), RULES)
+    policy = FreshnessPolicy((applied,), RULES)
     captured_at = day(2025, 8, 31)
     expires_at = add_months(captured_at, months)
     before = policy.evaluate(49.0, 35.0, captured_at, expires_at - MICROSECOND)
     after = policy.evaluate(49.0, 35.0, captured_at, expires_at)
     assert (before.label, after.label) == (FreshnessLabel.FRESH, expired)
     assert before.expires_at == after.expires_at == expires_at
-    assert before.sector == after.sector == holder
+    assert before.sector == after.sector == applied
 
 
 def test_outside_all_sectors_nothing_expires() -> None:

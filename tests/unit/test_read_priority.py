@@ -1,4 +1,4 @@
-"""Work that gives way."""
+"""Work in batches yields to reads."""
 
 import asyncio
 
@@ -14,20 +14,20 @@ class Clock:
         return self.now_s
 
 
-async def count_rounds_between(read_priority: ReadPriority, pieces: int) -> list[int]:
-    """How many rounds of the event loop others had before each piece."""
-    rounds, counted = 0, []
+async def count_runs_of_others(read_priority: ReadPriority, batches: int) -> list[int]:
+    """How often another task ran before each batch."""
+    runs, counted = 0, []
 
-    async def others() -> None:
-        nonlocal rounds
+    async def other() -> None:
+        nonlocal runs
         while True:
-            rounds += 1
+            runs += 1
             await asyncio.sleep(0)
 
-    task = asyncio.create_task(others())
-    async for _ in read_priority.in_batches(range(pieces), 1):
-        counted.append(rounds)
-        rounds = 0
+    task = asyncio.create_task(other())
+    async for _ in read_priority.in_batches(range(batches), 1):
+        counted.append(runs)
+        runs = 0
     task.cancel()
     return counted
 
@@ -35,28 +35,29 @@ async def count_rounds_between(read_priority: ReadPriority, pieces: int) -> list
 @pytest.mark.parametrize("size", [1, 3, 10, 11])
 def test_batches_contain_every_item_in_order(size: int) -> None:
     async def collect() -> list[int]:
-        parts = [part async for part in ReadPriority(Clock().monotonic).in_batches(range(10), size)]
-        assert max(map(len, parts)) <= size
-        return [item for part in parts for item in part]
+        read_priority = ReadPriority(Clock().monotonic)
+        batches = [batch async for batch in read_priority.in_batches(range(10), size)]
+        assert max(map(len, batches)) <= size
+        return [item for batch in batches for item in batch]
 
     assert asyncio.run(collect()) == list(range(10))
 
 
 def test_without_reads_other_tasks_run_once_between_batches() -> None:
-    rounds = asyncio.run(count_rounds_between(ReadPriority(Clock().monotonic), 20))
-    assert rounds[1:] == [1] * 19
+    runs = asyncio.run(count_runs_of_others(ReadPriority(Clock().monotonic), 20))
+    assert runs[1:] == [1] * 19
 
 
 def test_a_single_batch_starts_at_once() -> None:
     read_priority = ReadPriority(Clock().monotonic)
     read_priority.note_read()
-    assert asyncio.run(count_rounds_between(read_priority, 1)) == [0]
+    assert asyncio.run(count_runs_of_others(read_priority, 1)) == [0]
 
 
 def test_after_a_read_other_tasks_run_several_times_between_batches() -> None:
     read_priority = ReadPriority(Clock().monotonic)
     read_priority.note_read()
-    assert min(asyncio.run(count_rounds_between(read_priority, 3))) > 10
+    assert min(asyncio.run(count_runs_of_others(read_priority, 3))) > 10
 
 
 def test_pauses_end_with_the_reads() -> None:
@@ -64,4 +65,4 @@ def test_pauses_end_with_the_reads() -> None:
     read_priority = ReadPriority(clock.monotonic)
     read_priority.note_read()
     clock.now_s += 2 * BUSY_S
-    assert asyncio.run(count_rounds_between(read_priority, 20))[1:] == [1] * 19
+    assert asyncio.run(count_runs_of_others(read_priority, 20))[1:] == [1] * 19

@@ -1,4 +1,4 @@
-"""What is counted of calls, by a clock that the test moves."""
+"""Counts of calls, with a clock that the test sets."""
 
 import grpc
 import pytest
@@ -63,5 +63,5 @@ def test_a_latency_is_counted_in_the_bucket_of_its_upper_bound(
     end(grpc.StatusCode.OK)
 
     (rpc,) = counts.methods
-    assert [place for place, count in enumerate(rpc.within) if count] == [index]
+    assert [bucket for bucket, count in enumerate(rpc.within) if count] == [index]
     assert rpc.seconds == elapsed_s

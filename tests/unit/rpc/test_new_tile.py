@@ -1,4 +1,4 @@
-"""Reading tiles to be stored: what is derived, what is refused, and by which name."""
+"""Conversion of messages to new tiles: derived fields and violations."""
 
 import json
 import math
@@ -38,15 +38,15 @@ def fields_at_fault(message: TileMetadata) -> list[str]:
     return [violation.field for violation in caught.value.violations]
 
 
-def read_alone(message: TileMetadata) -> NewTile | InvalidRequestError:
+def convert_alone(message: TileMetadata) -> NewTile | InvalidRequestError:
     try:
         return new_tile(message)
     except InvalidRequestError as error:
         return error
 
 
-def told(answer: NewTile | InvalidRequestError) -> object:
-    return answer.violations if isinstance(answer, InvalidRequestError) else answer
+def comparable(result: NewTile | InvalidRequestError) -> object:
+    return result.violations if isinstance(result, InvalidRequestError) else result
 
 
 @given(messages.metadata)
@@ -60,7 +60,8 @@ def test_any_message_is_converted_or_refused(message: TileMetadata) -> None:
 
 @given(st.lists(messages.metadata | st.builds(tile, cell_keys), max_size=6))
 def test_several_messages_are_converted_as_each_alone(some: list[TileMetadata]) -> None:
-    assert list(map(told, new_tiles(some))) == [told(read_alone(message)) for message in some]
+    alone = [comparable(convert_alone(message)) for message in some]
+    assert list(map(comparable, new_tiles(some))) == alone
 
 
 @given(st.binary(max_size=200))
@@ -70,7 +71,7 @@ def test_a_message_that_lacks_required_fields_is_refused(data: bytes) -> None:
     except DecodeError:
         return
     with pytest.raises(InvalidRequestError):
-        # So few bytes lack something that is required.
+        # 200 bytes cannot hold all required fields.
         new_tile(message)
 
 

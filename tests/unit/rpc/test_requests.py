@@ -1,4 +1,4 @@
-"""Reading requests: nothing but InvalidRequestError is ever raised."""
+"""Validation of requests: the only error raised is InvalidRequestError."""
 
 import math
 from datetime import datetime, timedelta, timezone
@@ -181,9 +181,9 @@ def test_unspecified_enums_are_their_defaults() -> None:
     assert fields_at_fault(requests.on_conflict, 4) == ["on_conflict"]
 
 
-@pytest.mark.parametrize(("asked", "given_"), [(0, 1000), (1, 1), (1000, 1000), (5000, 1000)])
-def test_a_page_has_at_most_a_thousand_items(asked: int, given_: int) -> None:
-    assert requests.page_size(asked) == given_
+@pytest.mark.parametrize(("requested", "size"), [(0, 1000), (1, 1), (1000, 1000), (5000, 1000)])
+def test_a_page_has_at_most_a_thousand_items(requested: int, size: int) -> None:
+    assert requests.page_size(requested) == size
 
 
 def test_a_negative_page_size_is_refused() -> None:

@@ -1,4 +1,4 @@
-"""How errors are told: one table, and what it says of each."""
+"""The mapping of errors to gRPC statuses."""
 
 from collections.abc import Iterator
 
@@ -25,7 +25,7 @@ ERRORS = sorted(set(subclasses(TileCacheError)), key=lambda kind: kind.__name__)
 def example(kind: type[TileCacheError]) -> TileCacheError:
     if issubclass(kind, InvalidRequestError):
         return kind(FieldViolation("tile.key.zoom", "is 23"), FieldViolation("tile.key.x", "is -1"))
-    return kind("what happened", tile_uuid="17f7ac7e", count=3)
+    return kind("a message", tile_uuid="17f7ac7e", count=3)
 
 
 def detail(status: status_pb2.Status, kind: type[Message]) -> Message | None:
@@ -47,9 +47,9 @@ def test_reasons_are_unique() -> None:
 
 
 def test_codes_are_grpc_codes_of_expected_errors() -> None:
-    for telling in TABLE.values():
-        assert telling.code in CODES
-        assert telling.code not in (code_pb2.OK, code_pb2.UNKNOWN, code_pb2.INTERNAL)
+    for status in TABLE.values():
+        assert status.code in CODES
+        assert status.code not in (code_pb2.OK, code_pb2.UNKNOWN, code_pb2.INTERNAL)
 
 
 @pytest.mark.parametrize("kind", ERRORS)
@@ -69,12 +69,12 @@ def test_retryable_errors_and_no_others_have_a_retry_delay(
 ) -> None:
     status = status_of(example(kind))
     hint = detail(status, error_details_pb2.RetryInfo)
-    may_pass = status.code in (
+    is_retryable = status.code in (
         code_pb2.UNAVAILABLE,
         code_pb2.RESOURCE_EXHAUSTED,
         code_pb2.ABORTED,
     )
-    assert (hint is not None) is may_pass
+    assert (hint is not None) is is_retryable
     if isinstance(hint, error_details_pb2.RetryInfo):
         assert hint.retry_delay.ToMilliseconds() > 0
 

@@ -1,4 +1,4 @@
-"""Tiles as messages, and messages joined from bytes."""
+"""Conversion of tiles to messages."""
 
 import json
 from datetime import datetime, timezone
@@ -16,7 +16,7 @@ from tilecache_daemon.models import FreshnessLabel, Tile, micros_of
 from tilecache_daemon.rpc import wire
 
 
-def read_micros(message: TileMetadata, field: str) -> int | None:
+def micros_of_field(message: TileMetadata, field: str) -> int | None:
     if not message.HasField(field):
         return None
     moment: datetime = getattr(message, field).ToDatetime(timezone.utc)
@@ -33,7 +33,7 @@ def test_a_message_has_all_fields_of_its_tile(tile: Tile) -> None:
     assert message.content_sha256 == (tile.content_sha256 or "")
     assert (message.disk_bytes if message.HasField("disk_bytes") else None) == tile.disk_bytes
     for event in ("captured", "created", "accessed", "uploaded"):
-        assert read_micros(message, f"{event}_at") == getattr(tile, f"{event}_us")
+        assert micros_of_field(message, f"{event}_at") == getattr(tile, f"{event}_us")
     for field in (
         *("tile_uuid", "location_hash", "latitude", "longitude"),
         *("tile_size_meters", "tile_size_pixels", "file_path"),

@@ -1,4 +1,4 @@
-"""Ages in whole months, and what an explanation says."""
+"""Ages in whole calendar months."""
 
 from datetime import datetime, timedelta, timezone
 
