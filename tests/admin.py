@@ -1,4 +1,4 @@
-"""TileCacheAdmin, called as an operator would."""
+"""Calls of TileCacheAdmin."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -42,33 +42,33 @@ DOWNGRADE = FreshnessAction.FRESHNESS_ACTION_DOWNGRADE
 
 
 class Eviction(NamedTuple):
-    """What went, and how it ended."""
+    """The evicted tiles and the summary."""
 
     tiles: list[EvictedTile]
     summary: EvictionSummary
 
 
 class Deletion(NamedTuple):
-    """What went, and how it ended."""
+    """The deleted tiles and the summary."""
 
     tiles: list[EvictedTile]
     summary: DeletionSummary
 
 
 def evict(client: TileCacheClient, **request: Any) -> Eviction:
-    """An eviction to its end."""
+    """Runs an eviction to its end."""
     answers = list(client.admin.EvictTiles(EvictTilesRequest(**request), timeout=TIMEOUT_S))
     return Eviction([tile for answer in answers for tile in answer.tiles], answers[-1].summary)
 
 
 def delete(client: TileCacheClient, **request: Any) -> Deletion:
-    """A deletion to its end."""
+    """Runs a deletion to its end."""
     answers = list(client.admin.DeleteTiles(DeleteTilesRequest(**request), timeout=TIMEOUT_S))
     return Deletion([tile for answer in answers for tile in answer.tiles], answers[-1].summary)
 
 
 def read_usage(client: TileCacheClient) -> GetStorageUsageResponse:
-    """The usage now."""
+    """The current usage."""
     answer: GetStorageUsageResponse = client.admin.GetStorageUsage(
         GetStorageUsageRequest(), timeout=TIMEOUT_S
     )
@@ -76,7 +76,7 @@ def read_usage(client: TileCacheClient) -> GetStorageUsageResponse:
 
 
 def list_evictions(client: TileCacheClient, page_size: int = 0) -> Iterator[EvictedTile]:
-    """All pages of the list, one after the other."""
+    """All listed evictions, page by page."""
     token = ""
     while True:
         answer = client.admin.ListEvictions(
@@ -89,7 +89,7 @@ def list_evictions(client: TileCacheClient, page_size: int = 0) -> Iterator[Evic
 
 
 def confirm(client: TileCacheClient, eviction_ids: Sequence[int]) -> list[bool]:
-    """Whether each was on the list."""
+    """Confirms evictions; returns whether each was listed."""
     answer = client.admin.ConfirmEvictions(
         ConfirmEvictionsRequest(eviction_ids=eviction_ids), timeout=TIMEOUT_S
     )
@@ -102,7 +102,7 @@ def set_sector(
     classification: Any,
     box: tuple[float, float, float, float],
 ) -> SetSectorResponse:
-    """Makes or changes a sector; the box is south, west, north and east."""
+    """Adds or changes a sector; the box is south, west, north and east."""
     sector = Sector(
         name=name,
         classification=classification,
@@ -126,13 +126,13 @@ def set_rule(
 
 
 def reevaluate(client: TileCacheClient) -> int:
-    """Applies the rules now; how many labels changed."""
+    """Re-evaluates all labels; returns how many changed."""
     *_, last = client.admin.ReevaluateFreshness(ReevaluateFreshnessRequest(), timeout=TIMEOUT_S)
     return int(last.relabelled_count)
 
 
 def explain(client: TileCacheClient, key: TileKey) -> ExplainFreshnessResponse:
-    """Why a tile has its label."""
+    """Explains the label of a tile."""
     answer: ExplainFreshnessResponse = client.admin.ExplainFreshness(
         ExplainFreshnessRequest(tile=by_key(key)), timeout=TIMEOUT_S
     )
@@ -140,12 +140,12 @@ def explain(client: TileCacheClient, key: TileKey) -> ExplainFreshnessResponse:
 
 
 def read_label(client: TileCacheClient, key: TileKey) -> str:
-    """A stored tile's label, as the word of the database."""
+    """The label of a stored tile, as in the database."""
     tile = client.store.GetTile(GetTileRequest(tile=by_key(key)), timeout=TIMEOUT_S).tile
     return FreshnessLabel.Name(tile.freshness_label).removeprefix("FRESHNESS_LABEL_").lower()
 
 
 def touch(client: TileCacheClient, *keys: TileKey) -> None:
-    """Uses tiles, the first one first."""
+    """Records accesses of tiles, in order."""
     for key in keys:
         client.store.TouchTiles(TouchTilesRequest(tiles=[by_key(key)]), timeout=TIMEOUT_S)

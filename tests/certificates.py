@@ -1,4 +1,4 @@
-"""Certificates for tests: authorities, and what they sign."""
+"""Certificates for tests, and the authorities that sign them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ LOOPBACK = "127.0.0.1"
 
 @dataclass(frozen=True)
 class Identity:
-    """A certificate and the key that belongs to it."""
+    """A certificate and its key."""
 
     certificate: x509.Certificate
     key: ec.EllipticCurvePrivateKey
@@ -31,7 +31,7 @@ class Identity:
         return self.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 
     def write(self, directory: Path, name: str) -> tuple[Path, Path]:
-        """The files of the certificate and of the key, which only its owner may read."""
+        """Writes the certificate and the key, which only its owner can read."""
         certificate, key = directory / f"{name}.pem", directory / f"{name}.key"
         certificate.write_bytes(self.certificate_pem)
         key.touch(mode=0o600)
@@ -59,7 +59,7 @@ class Authority:
         addresses: Sequence[str] = (),
         expired: bool = False,
     ) -> Identity:
-        """A certificate of these names."""
+        """A certificate for these names."""
         key = ec.generate_private_key(ec.SECP256R1())
         issuer = self.identity.certificate.subject
         builder = _builder(_name(common_name), issuer, key, expired=expired)

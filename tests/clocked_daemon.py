@@ -1,4 +1,4 @@
-"""A daemon whose clocks stand still until the test moves them."""
+"""A daemon whose clocks change only when the test sets them."""
 
 import asyncio
 import json
@@ -14,7 +14,7 @@ from tilecache_daemon.daemon import Daemon
 
 
 class ClockedDaemon(DaemonProcess):
-    """A process of its own, as every daemon; it reads its clocks from a file."""
+    """A daemon process that reads its clocks from a file."""
 
     def __init__(self, directory: Path, now: datetime, **settings: object) -> None:
         super().__init__(directory, **settings)
@@ -24,7 +24,7 @@ class ClockedDaemon(DaemonProcess):
         self.set_clock(now)
 
     def set_clock(self, now: datetime) -> None:
-        """Sets the time of day, as an administrator or NTP would."""
+        """Sets the time of day."""
         self._now = now
         text = json.dumps({"now": now.isoformat(), "uptime_s": self._uptime_s})
         replacement = self._clock_file.with_suffix(".new")
@@ -32,7 +32,7 @@ class ClockedDaemon(DaemonProcess):
         replacement.replace(self._clock_file)
 
     def pass_time(self, duration: timedelta) -> None:
-        """Both clocks go on."""
+        """Advances both clocks."""
         self._uptime_s += duration.total_seconds()
         self.set_clock(self._now + duration)
 

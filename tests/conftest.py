@@ -1,6 +1,6 @@
-"""What all tests share: a real PostgreSQL, and databases of their own on it.
+"""Fixtures of all tests: a real PostgreSQL server, and a separate database for each test.
 
-The server is the one at `DB_URL`, else an embedded one in memory.
+The server is the one at `DB_URL`, otherwise an embedded one in memory.
 """
 
 import os
@@ -24,9 +24,9 @@ UNSAFE_BUT_FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_write
 
 @pytest.fixture
 def open_directory() -> Iterator[Path]:
-    """A fresh directory in memory that every user may enter.
+    """A new directory in memory that all users can access.
 
-    As root pytest's own `tmp_path` is closed to the server's unprivileged user.
+    If pytest runs as root, `tmp_path` is closed to the server's unprivileged user.
     """
     with _memory_directory() as directory:
         yield directory
@@ -34,7 +34,7 @@ def open_directory() -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def postgres_dsn() -> Iterator[str]:
-    """The address of a PostgreSQL server, as one who may create databases."""
+    """The address of a PostgreSQL server, with a role that can create databases."""
     if address := os.environ.get("DB_URL"):
         yield address
         return
@@ -55,21 +55,21 @@ def empty_database(postgres_dsn: str) -> Iterator[str]:
 
 @pytest.fixture
 def database(postgres_dsn: str, template_database: str) -> Iterator[str]:
-    """The address of a database at the newest schema, dropped afterwards."""
+    """The address of a database with the newest schema, dropped afterwards."""
     with _newest_database(postgres_dsn, template_database) as dsn:
         yield dsn
 
 
 @pytest.fixture(scope="module")
 def shared_database(postgres_dsn: str, template_database: str) -> Iterator[str]:
-    """As `database`, for all tests of a module."""
+    """As `database`, shared by the tests of a module."""
     with _newest_database(postgres_dsn, template_database) as dsn:
         yield dsn
 
 
 @pytest.fixture(scope="session")
 def template_database(postgres_dsn: str) -> Iterator[str]:
-    """The name of a database at the newest schema, to be copied and not to be used."""
+    """The name of a template database with the newest schema."""
     from tilecache_daemon.config import Config
     from tilecache_daemon.schema.migrator import apply_migrations
 
@@ -94,7 +94,7 @@ def _memory_directory() -> Iterator[Path]:
 @contextmanager
 def _newest_database(postgres_dsn: str, template_database: str) -> Iterator[str]:
     with psycopg.connect(postgres_dsn) as admin:
-        # Since 15 the default writes a copy to the log page by page, which is slower.
+        # The default since version 15 writes the copy to the write-ahead log, which is slower.
         strategy = SQL(" STRATEGY file_copy" if admin.info.server_version >= 150000 else "")
     template = SQL("TEMPLATE {}").format(Identifier(template_database))
     with _database(postgres_dsn, template + strategy) as dsn:
@@ -118,21 +118,21 @@ def _execute(dsn: str, statement: SQL | Composed) -> None:
 
 @pytest.fixture
 def short_directory() -> Iterator[Path]:
-    """A fresh directory whose path leaves room for a socket's name."""
+    """A new directory whose path is short enough for a socket."""
     with tempfile.TemporaryDirectory(prefix="tilecache-") as directory:
         yield Path(directory)
 
 
 @pytest.fixture
 def daemon(database: str, short_directory: Path) -> Iterator[DaemonProcess]:
-    """A ready daemon on a database of its own."""
+    """A ready daemon with its own database."""
     with DaemonProcess(short_directory, dsn=database) as process:
         yield process
 
 
 @pytest.fixture(scope="module")
 def shared_daemon(shared_database: str) -> Iterator[DaemonProcess]:
-    """A ready daemon for all tests of a module, each of which keeps to tiles of its own.
+    """A ready daemon, shared by the tests of a module, which use different tiles.
 
     It writes accesses at once.
     """

@@ -1,4 +1,4 @@
-"""The daemon as its users meet it: a process that listens on a Unix socket."""
+"""The daemon as a process that listens on Unix sockets."""
 
 import os
 import signal
@@ -18,12 +18,12 @@ EXIT_TIMEOUT_S = 30.0
 
 
 class DaemonProcess:
-    """`tilecache serve` with its settings given in the environment."""
+    """`tilecache serve`, with its settings in the environment."""
 
     command: Sequence[str | Path] = (TILECACHE, "serve")
 
     def __init__(self, directory: Path, **settings: object) -> None:
-        """`directory` takes the sockets and the log, and must have a short path."""
+        """`directory` holds the sockets and the log, and must have a short path."""
         self.socket_path = directory / "tilecache.sock"
         self.admin_socket_path = directory / "admin.sock"
         self.log_path = directory / "daemon.log"
@@ -47,7 +47,7 @@ class DaemonProcess:
         return self.log_path.read_text()
 
     def start(self) -> "DaemonProcess":
-        """Starts it and waits until it is ready."""
+        """Starts the daemon and waits until it is ready."""
         self.launch()
         deadline = time.monotonic() + READY_TIMEOUT_S
         while True:
@@ -61,28 +61,28 @@ class DaemonProcess:
                 return self
 
     def launch(self) -> None:
-        """Starts it."""
+        """Starts the daemon without waiting."""
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
                 self.command, env=self._environment, stdout=log, stderr=log
             )
 
     def signal(self, number: signal.Signals) -> int:
-        """Sends a signal and gives the exit code that follows."""
+        """Sends a signal; returns the exit code."""
         assert self._process is not None
         self._process.send_signal(number)
         return self._process.wait(EXIT_TIMEOUT_S)
 
     def stop(self) -> int:
-        """Stops it in order; gives its exit code."""
+        """Stops the daemon gracefully; returns the exit code."""
         return self.signal(signal.SIGTERM)
 
     def kill(self) -> None:
-        """Ends it as a crash would."""
+        """Kills the daemon."""
         self.signal(signal.SIGKILL)
 
     def close(self) -> None:
-        """Leaves nothing running."""
+        """Closes the clients and kills the daemon if it runs."""
         self.client.close()
         self.admin_client.close()
         if self._process is not None and self._process.poll() is None:
@@ -103,7 +103,7 @@ class DaemonProcess:
 
 
 def daemon_environment(**settings: object) -> dict[str, str]:
-    """An environment whose only settings are those given; those of None are left out."""
+    """An environment with only these settings; those that are None are left out."""
     inherited = {
         name: value
         for name, value in os.environ.items()
@@ -118,7 +118,7 @@ def daemon_environment(**settings: object) -> dict[str, str]:
 
 
 def run_tilecache(*arguments: object, **settings: object) -> "subprocess.CompletedProcess[str]":
-    """A `tilecache` command to its end."""
+    """Runs a `tilecache` command to its end."""
     return subprocess.run(
         [TILECACHE, *map(str, arguments)],
         env=daemon_environment(**settings),

@@ -1,4 +1,4 @@
-"""Many rows at once, as no client could send them."""
+"""Bulk insertion of rows with SQL, faster than by any client."""
 
 from typing import Any
 
@@ -20,12 +20,12 @@ FILL = """
 def fill(
     sql: psycopg.Connection[Any], count: int, *, disk_bytes: int, source: str = "googlemaps"
 ) -> None:
-    """Tiles of zoom 20, each with a file of its own; the first is the least recently used."""
+    """Inserts tiles of zoom 20 with different files; the first is the least recently used."""
     sql.execute(FILL, {"count": count, "disk_bytes": disk_bytes, "source": source})
 
 
 def fill_without_upkeep(sql: psycopg.Connection[Any], count: int, *, disk_bytes: int) -> None:
-    """As `fill`, for very many: indexes and usage are made once, at the end."""
+    """As `fill`, for millions: creates the indexes and the usage once, at the end."""
     indexes = sql.execute(
         "SELECT indexname, indexdef FROM pg_indexes "
         "WHERE tablename = 'tiles' AND indexname LIKE 'idx_%%'"

@@ -1,4 +1,4 @@
-"""Real imagery for the tests: NASA's Blue Marble, cut into Web Mercator tiles."""
+"""Real imagery for tests: NASA's Blue Marble, cut into Web Mercator tiles."""
 
 import math
 import sqlite3
@@ -15,7 +15,9 @@ from pmtiles.writer import write as pmtiles_writer
 
 TILE_PIXELS = 256
 WHOLE_WORLD = (-90.0, -180.0, 90.0, 180.0)
-_STRIP_PIXELS = 4 * TILE_PIXELS  # rows evenly spaced in latitude, from which Mercator's are picked
+_STRIP_PIXELS = (
+    4 * TILE_PIXELS
+)  # rows evenly spaced in latitude, from which those of Mercator are picked
 _PMTILES_TYPES = {".png": TileType.PNG, ".jpg": TileType.JPEG, ".webp": TileType.WEBP}
 
 
@@ -26,10 +28,9 @@ def cut_blue_marble(
     box: tuple[float, float, float, float] | None = None,
     suffix: str = "jpg",
 ) -> int:
-    """Writes `{zoom}/{x}/{y}.{suffix}` and returns how many.
+    """Writes tiles to `{zoom}/{x}/{y}.{suffix}`; returns their number.
 
-    `box` is south, west, north and east in degrees; tiles that lie wholly
-    outside of it are left out.
+    `box` is south, west, north and east in degrees. Tiles outside of it are left out.
     """
     count = 0
     for zoom in range(min_zoom, max_zoom + 1):
@@ -88,7 +89,7 @@ def _blue_marble() -> Image.Image:
 
 
 def _cut(zoom: int, x: int, y: int) -> Image.Image:
-    """Resamples the cell's part of the world, then picks the rows that Mercator wants."""
+    """Resamples the cell's part of the world, then picks the rows of the projection."""
     world = _blue_marble()
     west, east = (column / (1 << zoom) * world.width for column in (x, x + 1))
     north, south = _latitude(zoom, y), _latitude(zoom, y + 1)

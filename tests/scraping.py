@@ -1,4 +1,4 @@
-"""What Prometheus would see of a daemon."""
+"""Scraping the metrics of a daemon, as Prometheus does."""
 
 import socket
 from http.client import HTTPConnection
@@ -10,7 +10,7 @@ TIMEOUT_S = 10.0
 
 
 class Scrape:
-    """All samples of one moment."""
+    """The samples of one scrape."""
 
     def __init__(self, text: str) -> None:
         families = text_string_to_metric_families(text)
@@ -18,27 +18,27 @@ class Scrape:
 
     @property
     def names(self) -> set[str]:
-        """Of all samples."""
+        """The names of all samples."""
         return {sample.name for sample in self._samples}
 
     def value(self, name: str, **labels: str) -> float:
-        """The sum of the samples of a name that have these labels."""
+        """The sum of the samples with this name and these labels."""
         found = [
             sample.value
             for sample in self._samples
             if sample.name == name and labels.items() <= sample.labels.items()
         ]
-        assert found, f"there is no {name} of {labels}"
+        assert found, f"no sample {name} with {labels}"
         return sum(found)
 
     def labels(self, name: str) -> dict[str, str]:
-        """The labels of the only sample of a name."""
+        """The labels of the only sample with this name."""
         (sample,) = (sample for sample in self._samples if sample.name == name)
         return dict(sample.labels)
 
 
 def scrape(address: str | Path) -> Scrape:
-    """What is served at `host:port`, or on a Unix socket."""
+    """Scrapes `host:port` or a Unix socket."""
     connection = (
         _UnixConnection(address)
         if isinstance(address, Path)

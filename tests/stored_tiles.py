@@ -1,4 +1,4 @@
-"""What a daemon holds, asked through its own contract."""
+"""The tiles that a daemon stores, read with gRPC calls."""
 
 from tilecache.client import TileCacheClient
 from tilecache.v1.tile_metadata_store_pb2 import (
@@ -14,7 +14,7 @@ ANSWER_TIMEOUT_S = 30.0
 
 
 def list_stored(client: TileCacheClient, zooms: range) -> list[TileMetadata]:
-    """Every tile of these zooms, whatever its label."""
+    """All tiles of these zooms, with any label."""
     labels = [label for label in FreshnessLabel.values() if label]
     return [
         tile
@@ -28,7 +28,7 @@ def list_stored(client: TileCacheClient, zooms: range) -> list[TileMetadata]:
 
 
 def count_covered(client: TileCacheClient, zoom: int) -> int:
-    """Cells of a zoom that have a tile."""
+    """The number of cells of a zoom that have a tile."""
     request = DescribeCoverageRequest(zoom=zoom, region=whole_zoom(zoom))
     first, *_ = client.store.DescribeCoverage(request, timeout=ANSWER_TIMEOUT_S)
     return int(first.summary.covered_count)

@@ -1,4 +1,4 @@
-"""Commands run on a terminal."""
+"""Running a command on a terminal."""
 
 import os
 import pty
@@ -10,7 +10,7 @@ from tests.daemon_process import TILECACHE, daemon_environment
 def answer_tilecache(
     answer: str, *arguments: object, **settings: object
 ) -> "subprocess.CompletedProcess[str]":
-    """Runs a `tilecache` command to its end, with an answer typed ahead."""
+    """Runs a `tilecache` command to its end, with an answer that is typed before."""
     terminal, stdin = pty.openpty()
     try:
         os.write(terminal, f"{answer}\n".encode())

@@ -1,4 +1,4 @@
-"""Valid tiles, made from their keys, to be sent as they are or with one thing wrong."""
+"""Valid tiles derived from their keys, and helpers that send them."""
 
 import hashlib
 from collections.abc import Iterator
@@ -57,51 +57,51 @@ class Block:
     def key(
         self, column: int = 0, row: int = 0, source: Any = GOOGLEMAPS, flight_id: str | None = None
     ) -> TileKey:
-        """The key of one of its cells."""
+        """The key of one of the cells."""
         return tile_key(self.zoom, self.x + column, self.y + row, source, flight_id)
 
     def keys(self, columns: int, rows: int = 1) -> Iterator[TileKey]:
-        """Keys of its first columns and rows."""
+        """Keys of the first columns and rows."""
         for row in range(rows):
             for column in range(columns):
                 yield self.key(column, row)
 
     @property
     def region(self) -> Region:
-        """All of its cells."""
+        """The region of all cells."""
         return cell_region(self.x, self.x + 99, self.y, self.y + 99)
 
 
 def tile_key(
     zoom: int, x: int, y: int, source: Any = GOOGLEMAPS, flight_id: str | None = None
 ) -> TileKey:
-    """A key as it travels."""
+    """A key as a message."""
     return TileKey(zoom=zoom, x=x, y=y, source=source, flight_id=flight_id)
 
 
 def key_name(key: TileKey) -> tuple[int, int, int, int, str]:
-    """A key as something that can be compared and put into a set."""
+    """A key as a tuple, which is hashable."""
     return key.zoom, key.x, key.y, key.source, key.flight_id
 
 
 def tile_uuid(key: TileKey) -> str:
-    """The id that a key gives."""
+    """The id derived from a key."""
     flight_id = key.flight_id if key.HasField("flight_id") else None
     return str(derive_tile_id(key.zoom, key.x, key.y, SOURCE_TEXTS[key.source], flight_id))
 
 
 def location_hash(key: TileKey) -> str:
-    """The location hash that a key gives."""
+    """The location hash derived from a key."""
     return str(derive_location_hash(key.zoom, key.x, key.y))
 
 
 def sha256(content: str) -> str:
-    """The hash of a picture's bytes."""
+    """The SHA-256 of some content."""
     return hashlib.sha256(content.encode()).hexdigest()
 
 
 def timestamp(moment: datetime) -> Timestamp:
-    """A moment as it travels."""
+    """A time as a message."""
     message = Timestamp()
     message.FromDatetime(moment)
     return message
@@ -123,7 +123,7 @@ def tile(
 
 
 def insert(client: TileCacheClient, message: TileMetadata, on_conflict: Any = 0) -> Any:
-    """The answer to an insert."""
+    """Inserts one tile."""
     answer: InsertTileResponse = client.store.InsertTile(
         InsertTileRequest(tile=message, on_conflict=on_conflict), timeout=TIMEOUT_S
     )
@@ -133,7 +133,7 @@ def insert(client: TileCacheClient, message: TileMetadata, on_conflict: Any = 0)
 def bulk_insert(
     client: TileCacheClient, *batches: list[TileMetadata], on_conflict: Any = 0
 ) -> list[BulkInsertTilesResponse]:
-    """The answers to a stream of batches."""
+    """Inserts a stream of batches; returns the acknowledgements."""
     requests = (BulkInsertTilesRequest(tiles=batch, on_conflict=on_conflict) for batch in batches)
     return list(client.store.BulkInsertTiles(requests, timeout=TIMEOUT_S))
 
@@ -166,7 +166,7 @@ def circle_region(latitude: float, longitude: float, radius_meters: float) -> Re
 
 
 def random_flight() -> str:
-    """A flight that no other test knows."""
+    """A flight that no other test uses."""
     return str(uuid4())
 
 
@@ -179,7 +179,7 @@ def cells(draw: st.DrawFn) -> tuple[int, int, int]:
 
 
 def store_row(sql: psycopg.Connection[Any], key: TileKey, **columns: Any) -> str:
-    """Puts a row into the table as an earlier version would have, and gives its id."""
+    """Inserts a row with SQL, as other writers or earlier versions do; returns its id."""
     flight_id = key.flight_id if key.HasField("flight_id") else None
     latitude, longitude = cell_centre(key.zoom, key.x, key.y)
     row = {
@@ -198,13 +198,13 @@ def store_row(sql: psycopg.Connection[Any], key: TileKey, **columns: Any) -> str
         "captured_at": YESTERDAY,
     } | columns
     names = SQL(", ").join(map(Identifier, row))
-    places = SQL(", ").join([SQL("%s")] * len(row))
-    sql.execute(SQL("INSERT INTO tiles ({}) VALUES ({})").format(names, places), [*row.values()])
+    values = SQL(", ").join([SQL("%s")] * len(row))
+    sql.execute(SQL("INSERT INTO tiles ({}) VALUES ({})").format(names, values), [*row.values()])
     return str(row["tile_uuid"])
 
 
 def waiting_for_locks(dsn: str) -> int:
-    """How many of the daemon's statements wait for another writer."""
+    """How many of the daemon's statements wait for a lock."""
     query = """SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'
                AND datname = current_database() AND application_name = 'tilecache'"""
     with psycopg.connect(dsn) as connection:
@@ -215,7 +215,7 @@ def waiting_for_locks(dsn: str) -> int:
 def store_tiles(
     client: TileCacheClient, block: Block, count: int, disk_bytes: int = 100
 ) -> list[TileKey]:
-    """Tiles of a block, the first of which is the least recently used."""
+    """Stores tiles of a block; the first is the least recently used."""
     keys = [block.key(number % 100, number // 100) for number in range(count)]
     (answer,) = bulk_insert(client, [tile(key, disk_bytes=disk_bytes) for key in keys])
     assert answer.inserted_count == count
@@ -223,7 +223,7 @@ def store_tiles(
 
 
 def is_stored(client: TileCacheClient, key: TileKey) -> bool:
-    """Whether a tile is there."""
+    """Whether a tile is stored."""
     (result,) = client.store.LookupTiles(
         LookupTilesRequest(tiles=[by_key(key)]), timeout=TIMEOUT_S
     ).results

@@ -1,4 +1,4 @@
-"""Waiting for what comes by itself, as long as it takes and no longer."""
+"""Waiting for a condition."""
 
 import time
 from collections.abc import Callable
@@ -11,7 +11,8 @@ _POLL_INTERVAL_S = 0.01
 
 
 def eventually(find: Callable[[], T], patience_s: float = PATIENCE_S) -> T:
-    """What `find` gives as soon as that is true; AssertionError if it never is."""
+    """Calls `find` until its result is true, and returns it; AssertionError after
+    `patience_s`."""
     deadline = time.monotonic() + patience_s
     while not (found := find()):
         assert time.monotonic() < deadline, f"still {found!r} after {patience_s:g} s"

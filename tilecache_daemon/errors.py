@@ -1,7 +1,7 @@
-"""What can go wrong, in the store's own words.
+"""The errors of the store's domain.
 
-Each error carries a stable `reason` for machines and its facts in `facts`.
-How an error is told over the wire is decided in `rpc/status.py` alone.
+Each error has a stable `reason` for machines and details in `facts`. `rpc/status.py`
+alone maps errors to gRPC statuses.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from tilecache.errors import FieldViolation
 
 
 class TileCacheError(Exception):
-    """The base of what the store refuses or cannot do."""
+    """The base class of all errors that a caller may receive."""
 
     reason: ClassVar[str]
 
@@ -21,7 +21,7 @@ class TileCacheError(Exception):
 
 
 class InvalidRequestError(TileCacheError):
-    """The request can never succeed as it is."""
+    """The request is invalid: repeating it unchanged cannot succeed."""
 
     reason = "INVALID_REQUEST"
 
@@ -30,7 +30,7 @@ class InvalidRequestError(TileCacheError):
         self.violations: Sequence[FieldViolation] = violations
 
     def within(self, field: str) -> "InvalidRequestError":
-        """The same of a message that is itself a field of the request."""
+        """The same error with `field.` before each field's name, for a nested message."""
         return type(self)(
             *(
                 FieldViolation(f"{field}.{violation.field}", violation.description)
@@ -40,91 +40,91 @@ class InvalidRequestError(TileCacheError):
 
 
 class LimitExceededError(InvalidRequestError):
-    """The request is larger than a published limit."""
+    """The request, or its answer, exceeds a published limit."""
 
     reason = "LIMIT_EXCEEDED"
 
 
 class TileNotFoundError(TileCacheError):
-    """There is no such tile."""
+    """No tile has this id."""
 
     reason = "TILE_NOT_FOUND"
 
 
 class SectorNotFoundError(TileCacheError):
-    """There is no sector of that name."""
+    """No sector has this name."""
 
     reason = "SECTOR_NOT_FOUND"
 
 
 class ContentConflictError(TileCacheError):
-    """Another content is stored under the same key."""
+    """Different content is stored under the same key."""
 
     reason = "CONTENT_CONFLICT"
 
 
 class TileTooOldError(TileCacheError):
-    """The tile's sector rejects a capture of that age."""
+    """The rule of the tile's sector rejects captures of this age."""
 
     reason = "TILE_TOO_OLD"
 
 
 class StorageCeilingError(TileCacheError):
-    """The tile would take the cache above its configured ceiling."""
+    """Storing the tile would exceed the configured storage ceiling."""
 
     reason = "STORAGE_CEILING"
 
 
 class FilePendingRemovalError(TileCacheError):
-    """The tile's file is listed for removal; whoever removes it would take the new one."""
+    """The tile's file is listed for removal, so a new tile must not use its path."""
 
     reason = "FILE_PENDING_REMOVAL"
 
 
 class WriteConflictError(TileCacheError):
-    """Two writers got in each other's way; one of them has to begin again."""
+    """The transaction conflicted with another one and may be retried."""
 
     reason = "WRITE_CONFLICT"
 
 
 class OverloadedError(TileCacheError):
-    """More is asked at once than the daemon takes on."""
+    """Too many calls or writes are in progress."""
 
     reason = "OVERLOADED"
 
 
 class PeerNotAllowedError(TileCacheError):
-    """The peer's certificate is good, but its name is not on the list."""
+    """The peer's certificate is valid, but none of its names is on the allow list."""
 
     reason = "PEER_NOT_ALLOWED"
 
 
 class DatabaseUnavailableError(TileCacheError):
-    """PostgreSQL does not answer at the moment."""
+    """PostgreSQL does not answer, or accepts no writes."""
 
     reason = "DATABASE_UNAVAILABLE"
 
 
 class DatabaseFullError(TileCacheError):
-    """PostgreSQL has no room left."""
+    """PostgreSQL has run out of disk space, memory or another bounded resource."""
 
     reason = "DATABASE_FULL"
 
 
 class QueryCanceledError(TileCacheError):
-    """The query ran longer than it may."""
+    """The query exceeded the statement timeout."""
 
     reason = "QUERY_CANCELED"
 
 
 class SchemaMismatchError(TileCacheError):
-    """The database does not have the schema that this version works with."""
+    """The database's schema is not the one that this version requires."""
 
     reason = "SCHEMA_MISMATCH"
 
 
 class MigrationError(Exception):
-    """The schema could not be brought to what this version works with.
+    """The schema could not be migrated.
 
-    Outside the TileCacheError family: it happens before there is a store.
+    Not a TileCacheError: migrations run before the store opens.
     """

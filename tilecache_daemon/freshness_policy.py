@@ -1,8 +1,8 @@
-"""How fresh a tile is: sectors, rules and the verdict on a capture's age.
+"""The freshness policy: sectors, rules, and how they evaluate a tile's age.
 
-A tile lies in the sectors whose box contains its centre; the strictest
-classification counts; outside all sectors nothing expires. Age is counted from
-the capture in calendar months.
+A sector contains the tiles whose centre is in its box. Of several sectors, the one with
+the strictest classification applies. Outside all sectors nothing expires. Age is counted
+from the capture, in calendar months.
 """
 
 import calendar
@@ -15,14 +15,14 @@ from tilecache_daemon.models import FreshnessLabel
 
 
 class SectorClassification(str, Enum):
-    """How fast the ground of a sector changes; the strictest first."""
+    """How fast the ground of a sector changes, strictest first."""
 
     ACTIVE_CONFLICT = "active_conflict"
     STABLE_REAR = "stable_rear"
 
 
 class FreshnessAction(str, Enum):
-    """What happens to a tile past its rule's age."""
+    """What a rule does to tiles past its maximum age."""
 
     REJECT = "reject"
     DOWNGRADE = "downgrade"
@@ -30,7 +30,7 @@ class FreshnessAction(str, Enum):
 
 @dataclass(frozen=True, slots=True)
 class Sector:
-    """A classified area. Without a box it holds no tile."""
+    """A classified area. Without a box it contains no tile."""
 
     name: str
     classification: SectorClassification
@@ -40,14 +40,14 @@ class Sector:
 
 @dataclass(frozen=True, slots=True)
 class FreshnessRule:
-    """From which age on, in calendar months, a classification acts."""
+    """The maximum age of tiles in sectors of a classification, in calendar months."""
 
     classification: SectorClassification
     max_age_months: int
     action: FreshnessAction
 
     def expires_at(self, captured_at: datetime) -> datetime:
-        """From when on a capture is past this rule's age."""
+        """The time from which a capture is past the maximum age."""
         return add_months(captured_at, self.max_age_months)
 
     @property
@@ -59,7 +59,7 @@ class FreshnessRule:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """A label, what gave it, and when it will change (never, if None)."""
+    """A label, the sector and rule that apply, and when the label expires (None: never)."""
 
     label: FreshnessLabel
     sector: Sector | None = None
@@ -75,7 +75,7 @@ class FreshnessPolicy:
     rules: tuple[FreshnessRule, ...] = ()
 
     def sectors_at(self, latitude: float, longitude: float) -> list[Sector]:
-        """The sectors that hold a point, the one that counts first."""
+        """The sectors that contain a point, the one that applies first."""
         order = list(SectorClassification)
         found = [
             sector
@@ -87,7 +87,7 @@ class FreshnessPolicy:
     def evaluate(
         self, latitude: float, longitude: float, captured_at: datetime, now: datetime
     ) -> Verdict:
-        """The verdict on a tile whose centre and capture are given."""
+        """The verdict on a tile with this centre and capture time."""
         sectors = self.sectors_at(latitude, longitude)
         if not sectors:
             return Verdict(FreshnessLabel.FRESH)
@@ -103,9 +103,8 @@ class FreshnessPolicy:
 
 
 def add_months(moment: datetime, months: int) -> datetime:
-    """The same day so many calendar months later, or the month's last if it has
-    no such day; as PostgreSQL adds an interval of months. The end of time where
-    the calendar has no later year."""
+    """Adds calendar months as PostgreSQL does: the same day of the later month, or its last
+    day if it has no such day. Beyond the calendar, 31 December 9999."""
     years, month = divmod(moment.month - 1 + months, 12)
     year = moment.year + years
     if year > MAXYEAR:

@@ -1,4 +1,4 @@
-"""What the store speaks of. UUIDs are canonical lower-case text."""
+"""Tiles and requests as values. UUIDs are canonical lower-case text."""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
@@ -8,21 +8,21 @@ from typing import Final, NamedTuple
 _POSTGRES_EPOCH: Final = datetime(2000, 1, 1, tzinfo=timezone.utc)
 _MICROSECOND: Final = timedelta(microseconds=1)
 UNIX_SECONDS_AT_2000: Final = int(_POSTGRES_EPOCH.timestamp())
-"""What a `google.protobuf.Timestamp` counts until PostgreSQL begins to."""
+"""PostgreSQL's epoch in Unix time, which `google.protobuf.Timestamp` counts."""
 
 
 def micros_of(moment: datetime) -> int:
-    """Microseconds since 2000, which is how PostgreSQL sends and takes a time."""
+    """Microseconds since 2000: PostgreSQL's binary format of a time."""
     return (moment - _POSTGRES_EPOCH) // _MICROSECOND
 
 
 def moment_of(micros: int) -> datetime:
-    """The other way round; raises OverflowError outside the years 1 to 9999."""
+    """The inverse of `micros_of`; raises OverflowError outside the years 1 to 9999."""
     return _POSTGRES_EPOCH + micros * _MICROSECOND
 
 
 class FreshnessLabel(str, Enum):
-    """How fresh a tile is; from best to worst."""
+    """How fresh a tile is, ordered from best to worst."""
 
     FRESH = "fresh"
     DOWNGRADED = "downgraded"
@@ -30,7 +30,7 @@ class FreshnessLabel(str, Enum):
     STALE_REJECT = "stale_reject"
     REJECTED = "rejected"
 
-    # Enum's own is written in Python, and each tile of a batch is looked up by its label.
+    # Enum's hash is a Python function, which is slow for a lookup per tile.
     __hash__ = str.__hash__
 
 
@@ -39,11 +39,11 @@ USABLE_LABELS: Final = frozenset(
     for label in FreshnessLabel
     if label not in (FreshnessLabel.STALE_REJECT, FreshnessLabel.REJECTED)
 )
-"""What a query gives unless it asks for others."""
+"""The labels that a query selects by default."""
 
 
 class TileKey(NamedTuple):
-    """A cell, its source in canonical text, and the flight that made the tile."""
+    """A tile's natural key: its cell, source (canonical text) and flight, if any."""
 
     zoom: int
     x: int
@@ -53,7 +53,7 @@ class TileKey(NamedTuple):
 
 
 class NewTile(NamedTuple):
-    """A tile to be stored, valid and with everything derived."""
+    """A tile to be stored: validated, with all derived fields filled in."""
 
     tile_uuid: str
     location_hash: str
@@ -70,7 +70,7 @@ class NewTile(NamedTuple):
     content_sha256: str
     disk_bytes: int
     captured_us: int
-    """Microseconds since 2000, as `Tile` has it."""
+    """Microseconds since 2000."""
     quality_metadata: str | None
     """JSON text."""
 
@@ -80,7 +80,7 @@ class NewTile(NamedTuple):
 
 
 class Tile(NamedTuple):
-    """A stored tile, with its columns in the order of the query catalogue."""
+    """A stored tile; fields are in the order of `sql.TILE_COLUMNS`."""
 
     tile_uuid: str
     location_hash: str
@@ -97,7 +97,7 @@ class Tile(NamedTuple):
     content_sha256: str | None
     disk_bytes: int | None
     captured_us: int
-    """Times are microseconds since 2000, which is what PostgreSQL sends."""
+    """All times are microseconds since 2000."""
     created_us: int
     accessed_us: int | None
     uploaded_us: int | None
@@ -119,7 +119,7 @@ class Tile(NamedTuple):
 
 
 class OnConflict(Enum):
-    """What to do when another content is stored under the same key."""
+    """How to resolve a conflict with different content under the same key."""
 
     FAIL = "fail"
     KEEP_EXISTING = "keep_existing"
@@ -127,7 +127,7 @@ class OnConflict(Enum):
 
 
 class InsertOutcome(Enum):
-    """What became of a tile that was accepted."""
+    """The outcome of an insert that was not refused."""
 
     INSERTED = "inserted"
     DOWNGRADED = "downgraded"
@@ -135,11 +135,11 @@ class InsertOutcome(Enum):
     KEPT_EXISTING = "kept_existing"
     REPLACED = "replaced"
 
-    __hash__ = object.__hash__  # as above
+    __hash__ = object.__hash__  # as in FreshnessLabel
 
 
 class TileSelection(Enum):
-    """Which tiles of a cell are wanted."""
+    """Which tiles of a cell a query returns."""
 
     ALL = "all"
     BEST_PER_CELL = "best_per_cell"
@@ -147,7 +147,8 @@ class TileSelection(Enum):
 
 @dataclass(frozen=True, slots=True)
 class TileFilter:
-    """Which tiles of a region are wanted. Empty sources or labels: all of them."""
+    """Which tiles of a region a query returns. No sources means any source, a limit of 0 no
+    limit."""
 
     sources: frozenset[str] = frozenset()
     flight_id: str | None = None
@@ -158,7 +159,7 @@ class TileFilter:
 
 
 class MarkOutcome(Enum):
-    """What became of the mark that a tile was uploaded."""
+    """The outcome of marking a tile as uploaded."""
 
     MARKED = "marked"
     ALREADY_MARKED = "already_marked"
@@ -168,7 +169,7 @@ class MarkOutcome(Enum):
 
 
 class EvictionReason(Enum):
-    """Why a tile's row went while its file may still be there."""
+    """Why a tile's row was deleted; its file may still exist."""
 
     EVICTED = "evicted"
     EVICTED_ON_INSERT = "evicted_on_insert"
@@ -177,7 +178,7 @@ class EvictionReason(Enum):
 
 
 class Eviction(NamedTuple):
-    """A tile whose row is gone and whose file is to be removed."""
+    """A tile whose row was deleted and whose file is to be removed."""
 
     id: int
     tile_uuid: str
@@ -195,7 +196,7 @@ class Eviction(NamedTuple):
 
 
 class Purge(NamedTuple):
-    """Which tiles are to be deleted; None stands for any."""
+    """Which tiles to delete. None is no restriction."""
 
     sources: list[str] | None
     captured_before: datetime | None
@@ -204,7 +205,7 @@ class Purge(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Bounds on requests and answers, published by `GetServerInfo`."""
+    """Limits on requests and answers, published by `GetServerInfo`."""
 
     max_batch_tiles: int = 10_000
     max_request_items: int = 4_096

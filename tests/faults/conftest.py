@@ -1,4 +1,4 @@
-"""What the tests of faults share."""
+"""Fixtures of the fault tests."""
 
 import tempfile
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from tests.faults.servers import ForeignPostgres
 
 @pytest.fixture
 def foreign(open_directory: Path) -> Iterator[ForeignPostgres]:
-    """A PostgreSQL of the test's own, which the daemon knows by its address."""
+    """An external PostgreSQL server, which the daemon connects to by its address."""
     server = ForeignPostgres(open_directory)
     try:
         server.start()
@@ -23,16 +23,16 @@ def foreign(open_directory: Path) -> Iterator[ForeignPostgres]:
 
 @pytest.fixture
 def daemon_on_foreign(foreign: ForeignPostgres, short_directory: Path) -> Iterator[Daemon]:
-    """A ready daemon on that PostgreSQL."""
+    """A ready daemon on the external server."""
     with Daemon(short_directory, dsn=foreign.dsn) as process:
         yield process
 
 
 @pytest.fixture
 def daemon_with_embedded() -> Iterator[Daemon]:
-    """A ready daemon with a PostgreSQL of its own."""
+    """A ready daemon with an embedded PostgreSQL server."""
     with tempfile.TemporaryDirectory(prefix="tilecache-", dir=_memory()) as directory:
-        Path(directory).chmod(0o755)  # the server's unprivileged user has to pass through
+        Path(directory).chmod(0o755)  # for the server's unprivileged user
         with Daemon(Path(directory)) as process:
             yield process
             process.stop()

@@ -1,4 +1,4 @@
-"""A daemon that a test starts without waiting, and looks at from outside."""
+"""A daemon that a test can start without waiting, and whose memory it can measure."""
 
 import subprocess
 from collections.abc import Iterator
@@ -9,18 +9,19 @@ from tests.daemon_process import EXIT_TIMEOUT_S, READY_TIMEOUT_S, DaemonProcess
 
 
 class Daemon(DaemonProcess):
-    """`tilecache serve`, with what a test of faults has to know of it."""
+    """`tilecache serve`, with what fault tests need."""
 
     @property
     def state_directory(self) -> Path:
-        """Where its own PostgreSQL keeps its data, if it has one."""
+        """The directory of the embedded PostgreSQL server."""
         return self.socket_path.parent / "state"
 
     @contextmanager
     def memory_taken(self) -> Iterator[list[int]]:
-        """The most bytes that it took within, beyond what it had; there at the block's end."""
+        """A list that receives, at the end of the block, the bytes by which the daemon's memory
+        peaked above its initial size."""
         process = Path("/proc") / str(self.pid)
-        (process / "clear_refs").write_text("5")  # proc(5): the peak begins anew
+        (process / "clear_refs").write_text("5")  # proc(5): resets the peak
         before, taken = _peak_bytes(process), list[int]()
         yield taken
         taken.append(_peak_bytes(process) - before)
@@ -40,7 +41,7 @@ class Daemon(DaemonProcess):
         return self
 
     def launch(self) -> None:
-        """Starts it and does not wait."""
+        """Starts the daemon without waiting."""
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
                 self.command, env=self._environment, stdout=log, stderr=log
@@ -50,7 +51,7 @@ class Daemon(DaemonProcess):
         self.client.wait_until_ready(READY_TIMEOUT_S)
 
     def wait_until_ended(self) -> int:
-        """Its exit code."""
+        """Waits for the daemon to end; returns its exit code."""
         assert self._process is not None
         return self._process.wait(EXIT_TIMEOUT_S)
 

@@ -1,6 +1,6 @@
-"""A client that goes on until it is killed: `bulk` or `query`, a socket, a number.
+"""A client that runs until it is killed. Arguments: `bulk` or `query`, a socket, a number.
 
-It says on its first line how much was answered when it began to be worth killing.
+Its first line of output is the number of acknowledged batches when it may be killed.
 """
 
 import sys
@@ -17,7 +17,7 @@ from tilecache.v1.tile_metadata_store_pb2 import BulkInsertTilesRequest, QueryTi
 ZOOM = 17
 BATCH_TILES = 100
 ANSWERS = 3
-"""Batches that are answered before it may be killed."""
+"""Batches that are acknowledged before the client may be killed."""
 
 
 def main(kind: str, socket_path: str, number: str) -> None:
@@ -27,7 +27,7 @@ def main(kind: str, socket_path: str, number: str) -> None:
             try:
                 run(client, int(number))
             except CallError as error:
-                # Others may have all places at the moment.
+                # Other clients may be at the concurrency limit.
                 if error.retry_after_s is None:
                     raise
                 time.sleep(error.retry_after_s)
@@ -40,7 +40,7 @@ def insert_for_ever(client: TileCacheClient, number: int) -> None:
 
 
 def query_and_stop(client: TileCacheClient, number: int) -> None:
-    """Begins to read an answer of several messages and does nothing more."""
+    """Reads the first of several messages of an answer and stops."""
     first = batches(number)
     list(client.store.BulkInsertTiles(next(first) for _ in range(ANSWERS)))
     region = cell_region(0, (number + 1) * BATCH_TILES, 0, ANSWERS)

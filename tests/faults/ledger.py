@@ -1,4 +1,4 @@
-"""What writers have sent and what was acknowledged, and what a reader may therefore see."""
+"""Records what was sent and acknowledged, and checks what is read."""
 
 import threading
 from collections.abc import Iterable, Iterator
@@ -11,12 +11,12 @@ from tilecache.v1.tile_metadata_store_pb2 import TileMetadata
 
 
 class WrongAnswerError(AssertionError):
-    """An answer that breaks a promise."""
+    """An answer that breaks a guarantee."""
 
 
 @dataclass
 class Entry:
-    """One tile: the newest version that was sent and that was acknowledged; 0 is none."""
+    """One tile, with the newest versions that were sent and acknowledged; 0 is none."""
 
     key: TileKey
     uuid: str
@@ -25,10 +25,10 @@ class Entry:
 
 
 class Ledger:
-    """Tiles in versions, each of which is captured later than the one before.
+    """Versions of tiles, each captured later than the one before.
 
-    Each tile has one writer. A read that begins when a version is acknowledged
-    must give that one or a later one that was sent.
+    Each tile has one writer. A read that begins after a version was acknowledged must return
+    that version, or a later one that was sent.
     """
 
     def __init__(self, keys: Iterable[TileKey]) -> None:
@@ -41,12 +41,12 @@ class Ledger:
 
     @property
     def acknowledged_count(self) -> int:
-        """Tiles of which a version is acknowledged."""
+        """The number of tiles with an acknowledged version."""
         with self._lock:
             return sum(entry.acknowledged > 0 for entry in self._entries.values())
 
     def next_versions(self, uuids: Iterable[str]) -> list[TileMetadata]:
-        """A new version of each tile, which counts as sent from now on."""
+        """A new version of each tile, recorded as sent."""
         with self._lock:
             entries = [self._entries[uuid] for uuid in uuids]
             for entry in entries:
@@ -54,14 +54,14 @@ class Ledger:
             return [_version(entry.key, entry.sent) for entry in entries]
 
     def acknowledge(self, tiles: Iterable[TileMetadata]) -> None:
-        """These versions were answered for."""
+        """Records these versions as acknowledged."""
         with self._lock:
             for message in tiles:
                 entry = self._entries[tile_uuid(message.key)]
                 entry.acknowledged = max(entry.acknowledged, _version_number(message))
 
     def acknowledged(self) -> dict[str, int]:
-        """The newest version of each tile that any read from now on may not miss."""
+        """The acknowledged version of each tile, which reads from now on must not miss."""
         with self._lock:
             return {
                 uuid: entry.acknowledged
@@ -69,8 +69,9 @@ class Ledger:
                 if entry.acknowledged
             }
 
-    def judge(self, uuid: str, found: TileMetadata | None, least: int) -> None:
-        """Raises WrongAnswerError for what was never written, or is older than `least`."""
+    def check(self, uuid: str, found: TileMetadata | None, least: int) -> None:
+        """Raises WrongAnswerError for a tile that was never written, or is older than the
+        version `least`."""
         if found is None:
             if least:
                 raise WrongAnswerError(f"{uuid}: version {least} was acknowledged and is not found")
@@ -85,7 +86,7 @@ class Ledger:
             raise WrongAnswerError(f"{uuid}: version {number}, not within {least}..{sent}")
 
     def within(self, uuids: Iterable[str], x_from: int, x_to: int) -> Iterator[str]:
-        """Those of the tiles that lie in some columns."""
+        """The tiles within a range of columns."""
         return (uuid for uuid in uuids if x_from <= self._entries[uuid].key.x <= x_to)
 
 

@@ -1,4 +1,4 @@
-"""Callers at work while something breaks: they read, insert and touch, and judge every answer."""
+"""A load of readers and writers that runs during faults, and checks every answer."""
 
 import random
 import threading
@@ -34,12 +34,12 @@ from tilecache.v1.tile_metadata_store_pb2_grpc import TileMetadataStoreStub
 COLUMNS, ROWS = 24, 40
 FIRST_X = 50_000
 CALM_X = 60_000
-"""The first column of cells that are written before the work begins, and then read only."""
+"""The first column of cells that are written before the load begins, and then only read."""
 CALL_TIMEOUT_S = 30.0
-"""No call may take so long, whatever has happened to the daemon or to PostgreSQL."""
+"""No call may take this long, whatever fails."""
 _PAUSE_S = 0.02
 _CONTENTS = "SELECT tile_uuid::text, content_sha256 FROM tiles WHERE tile_uuid = ANY(%s::uuid[])"
-_MAY_PASS = {
+_RETRYABLE = {
     grpc.StatusCode.UNAVAILABLE,
     grpc.StatusCode.RESOURCE_EXHAUSTED,
     grpc.StatusCode.ABORTED,
@@ -49,7 +49,7 @@ T = TypeVar("T")
 
 
 def open_channel(socket_path: Path, *options: tuple[str, int]) -> grpc.Channel:
-    """A channel that sees each error once, and a daemon that is back at once."""
+    """A channel without retries, which reconnects quickly."""
     return grpc.insecure_channel(
         f"unix:{socket_path}",
         options=[
@@ -65,28 +65,27 @@ def open_channel(socket_path: Path, *options: tuple[str, int]) -> grpc.Channel:
 
 
 class Caller:
-    """One kind of call, made over and over."""
+    """One kind of call, repeated."""
 
     def __init__(self, name: str, call: Callable[[], None]) -> None:
         self.name = name
         self.call = call
         self.began_s = 0.0
-        """When the last call that succeeded began."""
+        """When the last successful call began."""
         self.successes = 0
         self.refusals: Counter[str] = Counter()
 
 
 class Load:
-    """Callers of one daemon, at work until the block ends.
+    """Callers of one daemon, which run until the block ends.
 
-    `navigate` reads tiles that nobody writes meanwhile, as an aircraft does. Each
-    promise that an answer breaks is kept in `wrong`; the block's end raises if
-    there is any.
+    `navigate` reads tiles that are not written meanwhile, as an aircraft does. Broken
+    guarantees are collected in `wrong`; the end of the block raises if there are any.
     """
 
     def __init__(self, socket_path: Path, first_y: int = 50_000, expected: str = "") -> None:
-        """Two loads on one database must begin ROWS rows apart. `expected` is a refusal
-        that is clean here, by code and reason."""
+        """Two loads on one database must be ROWS rows apart. `expected` is an additional error
+        that is allowed, by code and reason."""
         self._first_y = first_y
         self._expected = expected
         self._channel = open_channel(socket_path)
@@ -119,12 +118,12 @@ class Load:
             for caller in self._callers
         ]
         self.degraded_count = 0
-        """Answers that were said to be from memory while PostgreSQL is away."""
+        """Answers from the cache that were marked as degraded."""
         self.wrong: list[str] = []
 
     def __enter__(self) -> "Load":
         self._write_calm()
-        eventually(self._memory_answers)
+        eventually(self._cache_answers)
         for thread in self._threads:
             thread.start()
         self.wait_until_all_succeed()
@@ -144,38 +143,38 @@ class Load:
             error.args = (*error.args, f"wrong: {self.wrong[:3]}", self.describe())
 
     def stop(self) -> None:
-        """Ends the callers when their calls have ended. Idempotent."""
+        """Stops the callers after their current calls. Idempotent."""
         self._stopping.set()
         for thread in self._threads:
             thread.join(CALL_TIMEOUT_S * 2)
             assert not thread.is_alive(), f"a {thread.name} never ended"
 
     def check(self) -> None:
-        """Raises for the promises that were broken so far."""
+        """Raises if guarantees were broken so far."""
         assert not self.wrong, f"{len(self.wrong)} wrong answers: {self.wrong[:5]}"
 
     def describe(self) -> str:
-        """How the callers fared."""
+        """The results of the callers as text."""
         return "; ".join(
             f"{caller.name}: {caller.successes} answered, refused {dict(caller.refusals)}"
             for caller in self._callers
         )
 
     def refused(self, name: str) -> Counter[str]:
-        """How often a kind of call was refused so far, by code and reason."""
+        """How often a kind of call has failed so far, by code and reason."""
         return sum((c.refusals for c in self._callers if c.name == name), Counter())
 
     def wait_until_all_succeed(self) -> None:
-        """Returns when a call of every kind that began later than now has succeeded."""
+        """Waits until a call of every kind that began after now has succeeded."""
         self._wait_for([caller.name for caller in self._callers])
 
     def wait_until_refused(self, *names: str) -> None:
-        """Returns when each of these kinds of call was refused anew."""
+        """Waits until each of these kinds of call has failed again."""
         before = {name: self.refused(name).total() for name in names}
         eventually(lambda: all(self.refused(name).total() > before[name] for name in names))
 
     def wait_until_degraded(self, count: int = 10) -> None:
-        """Returns when so many more answers came from memory."""
+        """Waits for `count` more degraded answers."""
         before = self.degraded_count
         eventually(lambda: self.degraded_count >= before + count)
 
@@ -184,11 +183,11 @@ class Load:
         return sum(caller.successes for caller in self._callers if caller.name == name)
 
     def run_for(self, seconds: float) -> None:
-        """Lets the callers work for a while."""
+        """Lets the callers run for a while."""
         self._stopping.wait(seconds)
 
     def verify(self, dsn: str) -> None:
-        """Everything acknowledged is in the table and is answered, by id and by region."""
+        """Checks that all acknowledged tiles are stored, and are read by id and by region."""
         self.stop()
         self.check()
         least = self.ledger.acknowledged()
@@ -204,7 +203,7 @@ class Load:
         }
         for found in answers.values():
             for uuid in self.ledger.uuids:
-                self.ledger.judge(uuid, found.get(uuid), least.get(uuid, 0))
+                self.ledger.check(uuid, found.get(uuid), least.get(uuid, 0))
             assert {uuid: tile.content_sha256 for uuid, tile in found.items()} | calm == stored
 
     def _wait_for(self, names: Iterable[str]) -> None:
@@ -221,7 +220,7 @@ class Load:
                 self._note_refusal(caller, error)
             except WrongAnswerError as error:
                 self.wrong.append(f"{caller.name}: {error}")
-            except Exception as error:  # a defect of the test, which must not end in silence
+            except Exception as error:  # an error of the test itself
                 self.wrong.append(f"{caller.name}: {error!r}")
                 raise
             else:
@@ -234,11 +233,11 @@ class Load:
         caller.refusals[refusal] += 1
         if refusal == self._expected:
             return
-        told = f"{caller.name}: {error.code()} {error.details()}"
-        if error.code() not in _MAY_PASS:
-            self.wrong.append(f"an unclean status: {told}")
+        text = f"{caller.name}: {error.code()} {error.details()}"
+        if error.code() not in _RETRYABLE:
+            self.wrong.append(f"an unexpected status: {text}")
         if reason and not retry:
-            self.wrong.append(f"no hint when to try again: {told}")
+            self.wrong.append(f"no retry delay: {text}")
 
     def _bulk_insert(self) -> None:
         batches = [self.ledger.next_versions(self._some(self._bulk_uuids, 20)) for _ in range(3)]
@@ -248,7 +247,7 @@ class Load:
         )
         answers = self._stub.BulkInsertTiles(requests, timeout=CALL_TIMEOUT_S)
         for batch, answer in zip(batches, answers, strict=True):
-            # A tile may lie in two batches of the stream: the order keeps its versions apart.
+            # A tile may be in two batches, whose order is that of its versions.
             done = answer.inserted_count + answer.replaced_count
             if answer.refused or done != len(batch):
                 raise WrongAnswerError(f"a batch was answered with {answer}")
@@ -268,7 +267,7 @@ class Load:
         found, degraded = self._read_by_id(uuids)
         by_uuid = {tile.tile_uuid: tile for tile in found}
         for uuid in uuids:
-            self.ledger.judge(uuid, by_uuid.get(uuid), 0 if degraded else least.get(uuid, 0))
+            self.ledger.check(uuid, by_uuid.get(uuid), 0 if degraded else least.get(uuid, 0))
 
     def _query(self) -> None:
         first = self._random.randrange(COLUMNS)
@@ -277,12 +276,12 @@ class Load:
         found, degraded = self._read_region(first, last)
         by_uuid = {tile.tile_uuid: tile for tile in found}
         if len(by_uuid) != len(found):
-            raise WrongAnswerError("a query gave a tile twice")
+            raise WrongAnswerError("a query returned a tile twice")
         within = set(self.ledger.within(self.ledger.uuids, FIRST_X + first, FIRST_X + last))
         if not by_uuid.keys() <= within:
-            raise WrongAnswerError("a query gave tiles that lie elsewhere")
+            raise WrongAnswerError("a query returned tiles outside its region")
         for uuid in within:
-            self.ledger.judge(uuid, by_uuid.get(uuid), 0 if degraded else least.get(uuid, 0))
+            self.ledger.check(uuid, by_uuid.get(uuid), 0 if degraded else least.get(uuid, 0))
 
     def _touch(self) -> None:
         uuids = self._some(self.ledger.uuids, 20)
@@ -291,7 +290,7 @@ class Load:
         answer = self._stub.TouchTiles(request, timeout=CALL_TIMEOUT_S)
         for uuid, recorded in zip(uuids, answer.recorded, strict=True):
             if uuid in least and not recorded:
-                raise WrongAnswerError(f"{uuid} is there and its use was not recorded")
+                raise WrongAnswerError(f"the access of {uuid} was not recorded")
 
     def _write_calm(self) -> None:
         tiles = self._calm.next_versions(self._calm.uuids)
@@ -302,8 +301,8 @@ class Load:
         assert answer.inserted_count == len(tiles), answer
         self._calm.acknowledge(tiles)
 
-    def _memory_answers(self) -> bool:
-        """Whether the tiles that `navigate` reads need no PostgreSQL, as soon they will not."""
+    def _cache_answers(self) -> bool:
+        """Whether the tiles that `navigate` reads are cached; reading them caches them soon."""
         misses = self._stub.GetServerInfo(GetServerInfoRequest()).cache.misses
         found, _ = self._read_calm()
         self._read_by_id([tile.tile_uuid for tile in found])
@@ -318,7 +317,7 @@ class Load:
                 f"{len(by_id)} of 20 by id, {len(in_box)} of {len(least)} in a box"
             )
         for message in (*in_box, *by_id):
-            self._calm.judge(message.tile_uuid, message, least[message.tile_uuid])
+            self._calm.check(message.tile_uuid, message, least[message.tile_uuid])
 
     def _read_calm(self) -> tuple[list[TileMetadata], bool]:
         return self._read_cells(CALM_X, CALM_X + 9)
@@ -328,7 +327,7 @@ class Load:
         answer, call = self._stub.LookupTiles.with_call(request, timeout=CALL_TIMEOUT_S)
         found = [result.tile for result in answer.results if result.HasField("tile")]
         if len(answer.results) != len(uuids):
-            raise WrongAnswerError(f"{len(answer.results)} answers to {len(uuids)} questions")
+            raise WrongAnswerError(f"{len(answer.results)} results for {len(uuids)} ids")
         return found, self._is_degraded(call)
 
     def _read_region(self, first: int, last: int) -> tuple[list[TileMetadata], bool]:
@@ -357,7 +356,7 @@ class Load:
 
 
 def status_details(call: Any) -> tuple[str, bool]:
-    """The stable reason, empty if the daemon did not answer, and whether there is a hint."""
+    """The reason, empty if the daemon did not answer, and whether there is a retry delay."""
     status = rpc_status.from_call(call)
     reason, retry = "", False
     for detail in status.details if status else ():

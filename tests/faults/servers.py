@@ -1,4 +1,4 @@
-"""PostgreSQL servers that a test may kill, freeze and bring back."""
+"""PostgreSQL servers that a test can kill, freeze and restart."""
 
 import os
 import signal
@@ -12,16 +12,16 @@ from psycopg.conninfo import make_conninfo
 from tests.waiting import eventually
 from tilecache_daemon.postgres.embedded import EmbeddedPostgres
 
-# What is killed is a process, not the machine: the kernel keeps what was written.
+# Only processes are killed, not the machine: the kernel keeps written data.
 SETTINGS = {"fsync": "off", "full_page_writes": "off", "wal_writer_delay": "10s"}
 
 
 class ForeignPostgres:
-    """A server that the daemon knows by its address only."""
+    """An external server, which the daemon only connects to."""
 
     def __init__(self, directory: Path, **settings: str) -> None:
         self.settings = SETTINGS | settings
-        """PostgreSQL's; what is added before the start counts, too."""
+        """PostgreSQL's settings; they apply from the next start on."""
         self.dsn = ""
         self._directory = directory
         self._server = EmbeddedPostgres(directory)
@@ -36,33 +36,33 @@ class ForeignPostgres:
         self.dsn = self._server.start()
 
     def stop(self) -> None:
-        """Ends it in order, whatever was done to it."""
+        """Stops the server, even if it is frozen."""
         if self._server.server_pid is not None:
             thaw(self.pid)
         self._server.stop()
 
     def kill(self) -> None:
-        """Ends it as a crash would."""
+        """Kills the server."""
         os.kill(self.pid, signal.SIGKILL)
         eventually(lambda: not self._server.is_running())
 
     def stop_for_a_while(self) -> None:
-        """Ends it as an administrator would."""
+        """Stops the server as an administrator does."""
         os.kill(self.pid, signal.SIGINT)
         eventually(lambda: not self._server.is_running())
 
     def restart(self) -> None:
-        """Ends it as an administrator would, and brings it back."""
+        """Stops the server as an administrator does, and starts it again."""
         self.stop_for_a_while()
         self.start_again()
 
     def start_again(self) -> None:
-        """Brings it back, at the same address."""
+        """Starts the server again at the same address."""
         eventually(self._server.restart_if_dead)
 
 
 def embedded_pid(state_directory: Path) -> int:
-    """The process id of the server that a daemon runs by itself; 0 while there is none."""
+    """The process id of a daemon's embedded server; 0 while there is none."""
     pid_file = state_directory / "postgres" / "data" / "postmaster.pid"
     with suppress(FileNotFoundError, IndexError):
         return int(pid_file.read_text().split()[0])
@@ -70,13 +70,13 @@ def embedded_pid(state_directory: Path) -> int:
 
 
 def embedded_dsn(state_directory: Path) -> str:
-    """The address of the server that a daemon runs by itself."""
+    """The address of a daemon's embedded server."""
     host = str(state_directory / "postgres")
     return make_conninfo(host=host, port=5432, user="tilecache", dbname="tilecache")
 
 
 def backend_pids(dsn: str, application_name: str) -> list[int]:
-    """The sessions of a program, by the name that it gives itself."""
+    """The process ids of the sessions with this application name."""
     with psycopg.connect(dsn) as connection:
         rows = connection.execute(
             "SELECT pid FROM pg_stat_activity WHERE application_name = %s", [application_name]
@@ -85,7 +85,7 @@ def backend_pids(dsn: str, application_name: str) -> list[int]:
 
 
 def freeze(pid: int) -> None:
-    """Stops a server and its children without a word: connections stay, nothing answers."""
+    """Suspends a server and its children: connections stay open, nothing answers."""
     os.kill(pid, signal.SIGSTOP)
     for child in children(pid):
         with suppress(ProcessLookupError):
@@ -93,7 +93,7 @@ def freeze(pid: int) -> None:
 
 
 def thaw(pid: int) -> None:
-    """Lets a frozen server go on. Does nothing to one that has ended."""
+    """Resumes a frozen server. Does nothing if it has ended."""
     with suppress(ProcessLookupError):
         for child in children(pid):
             os.kill(child, signal.SIGCONT)
@@ -111,11 +111,11 @@ def frozen(pid: int) -> Iterator[None]:
 
 
 def children(pid: int) -> list[int]:
-    """The processes that have this one for their parent."""
+    """The child processes of a process."""
     found = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with suppress(OSError):
-            # The name may hold blanks and parentheses; the parent is the second after it.
+            # The parent is the second field after the name, which may contain blanks and ')'.
             if int(stat.read_text().rpartition(")")[2].split()[1]) == pid:
                 found.append(int(stat.parent.name))
     return found

@@ -1,4 +1,4 @@
-"""Clients that die, do not read, flood or stay idle: others are served, memory is bounded."""
+"""Clients that are killed, do not read, flood or idle: others are served, memory is bounded."""
 
 import signal
 import socket
@@ -35,14 +35,14 @@ from tilecache.v1.tile_metadata_store_pb2 import (
 from tilecache.v1.tile_metadata_store_pb2_grpc import TileMetadataStoreStub
 
 CALLS = 4
-"""Calls at once: so few that those which are kept for a dead client would be missed."""
+"""The limit of concurrent calls, so low that a slot lost to a dead client has an effect."""
 WRITERS = CALLS * 3 // 4
 IDLE_CONNECTIONS = 300
 
 
 @pytest.fixture
 def small_daemon(database: str, short_directory: Path) -> Iterator[Daemon]:
-    """A daemon that takes on few calls at once, and is soon tired of a stalled one."""
+    """A daemon with a low limit of concurrent calls and a short stall timeout."""
     with Daemon(
         short_directory, dsn=database, max_concurrent_calls=CALLS, stream_stall_timeout_s=2
     ) as process:
@@ -51,13 +51,13 @@ def small_daemon(database: str, short_directory: Path) -> Iterator[Daemon]:
 
 @pytest.fixture
 def stub(small_daemon: Daemon) -> Iterator[TileMetadataStoreStub]:
-    """Calls of a client of its own, which sees each error once."""
+    """A separate client without retries."""
     with open_channel(small_daemon.socket_path) as channel:
         yield TileMetadataStoreStub(channel)
 
 
 @pytest.mark.parametrize("kind", ["bulk", "query"])
-def test_a_client_that_dies_in_a_stream_leaves_whole_batches_and_keeps_no_place(
+def test_a_client_killed_in_a_stream_leaves_whole_batches_and_holds_no_call_slot(
     kind: str, database: str, small_daemon: Daemon
 ) -> None:
     deaths = CALLS + ROUNDS
@@ -68,7 +68,7 @@ def test_a_client_that_dies_in_a_stream_leaves_whole_batches_and_keeps_no_place(
         load.wait_until_all_succeed()
 
 
-def test_a_client_that_never_reads_takes_little_memory_and_loses_its_place(
+def test_a_client_that_never_reads_uses_little_memory_and_is_aborted(
     database: str, short_directory: Path
 ) -> None:
     calls, block = 16, Block()
@@ -76,11 +76,11 @@ def test_a_client_that_never_reads_takes_little_memory_and_loses_its_place(
     request = QueryTilesRequest(zoom=ZOOM, region=block.region)
     with Daemon(short_directory, dsn=database, **settings) as daemon:
         insert_large_tiles(daemon, block)
-        # Anew, lest what is left of the inserts be taken for room that was there.
+        # A restart, since memory freed after the inserts would hide what the answers take.
         daemon.stop()
         daemon.start()
         answer_bytes = sum(answer.ByteSize() for answer in daemon.client.store.QueryTiles(request))
-        # What gRPC itself takes in, unread, takes the daemon past what is in its memory.
+        # The client's flow control window takes in unread data, so that the daemon goes on sending.
         window = [
             ("grpc.http2.lookahead_bytes", answer_bytes * 2 // 3),
             ("grpc.http2.bdp_probe", 0),
@@ -92,12 +92,12 @@ def test_a_client_that_never_reads_takes_little_memory_and_loses_its_place(
                     answers: Any = stub.QueryTiles(request)
                     stalled.callback(answers.cancel)
                     next(answers)
-                eventually(lambda: a_place_is_free(stub))
-            eventually(lambda: places_are_free(stub, request))
+                eventually(lambda: is_admitted(stub))
+            eventually(lambda: are_half_admitted(stub, request))
     assert taken[0] < answer_bytes * calls / 3
 
 
-def test_a_bulk_client_that_falls_silent_loses_its_place(stub: TileMetadataStoreStub) -> None:
+def test_a_stalled_bulk_client_is_aborted(stub: TileMetadataStoreStub) -> None:
     queue: SimpleQueue[BulkInsertTilesRequest | None] = SimpleQueue()
     queue.put(BulkInsertTilesRequest(tiles=[tile(Block().key())]))
     answers: Any = stub.BulkInsertTiles(iter(queue.get, None))
@@ -108,7 +108,7 @@ def test_a_bulk_client_that_falls_silent_loses_its_place(stub: TileMetadataStore
     queue.put(None)
 
 
-def test_a_flood_is_refused_with_a_hint_and_others_are_answered_after_it(
+def test_a_flood_of_writes_is_refused_as_retryable_and_later_calls_succeed(
     small_daemon: Daemon, stub: TileMetadataStoreStub
 ) -> None:
     block = Block()
@@ -122,12 +122,12 @@ def test_a_flood_is_refused_with_a_hint_and_others_are_answered_after_it(
     insert(small_daemon.client, tile(block.key(0, 1)))
 
 
-def test_a_flood_of_reads_is_refused_with_a_hint_and_others_are_answered_after_it(
+def test_a_flood_of_reads_is_refused_as_retryable_and_later_calls_succeed(
     stub: TileMetadataStoreStub, database: str
 ) -> None:
     request = DescribeCoverageRequest(zoom=ZOOM, region=Block().region)
     with psycopg.connect(database) as other:
-        # No read gets on, until this transaction ends.
+        # Blocks reads until this transaction ends.
         other.execute("LOCK TABLE tiles IN ACCESS EXCLUSIVE MODE")
         calls: list[Any] = [stub.DescribeCoverage(request) for _ in range(10 * CALLS)]
         eventually(lambda: sum(call.done() for call in calls) == 9 * CALLS)
@@ -138,13 +138,13 @@ def test_a_flood_of_reads_is_refused_with_a_hint_and_others_are_answered_after_i
     assert outcome_of_stream(stub.DescribeCoverage(request)) == "OK"
 
 
-def test_writers_that_take_all_their_places_leave_some_to_reads(
+def test_reads_are_admitted_while_writes_are_at_their_limit(
     small_daemon: Daemon, stub: TileMetadataStoreStub, database: str
 ) -> None:
     block = Block()
     insert(small_daemon.client, tile(block.key()))
     with psycopg.connect(database) as other:
-        # No writer gets on, until this transaction ends.
+        # Blocks writes until this transaction ends.
         other.execute("LOCK TABLE tiles IN SHARE MODE")
         writers = [
             stub.InsertTile.future(InsertTileRequest(tile=tile(block.key(column))))
@@ -153,9 +153,9 @@ def test_writers_that_take_all_their_places_leave_some_to_reads(
         eventually(lambda: sum(writer.done() for writer in writers) == CALLS - WRITERS)
         read = stub.LookupTiles(LookupTilesRequest(tiles=[by_key(block.key())]))
         assert read.results[0].HasField("tile")
-        # Who wants to know what is going on is answered, too.
+        # Diagnosis is a read, too.
         small_daemon.admin_client.admin.GetMetrics(GetMetricsRequest(), timeout=10)
-        # From the table, too: nobody has read these cells before.
+        # These cells are not cached: reads also get a connection.
         assert list(stub.QueryTiles(QueryTilesRequest(zoom=ZOOM, region=block.region)))
     assert Counter(map(outcome, writers)) == {
         "OK": WRITERS,
@@ -163,10 +163,10 @@ def test_writers_that_take_all_their_places_leave_some_to_reads(
     }
 
 
-def test_waiting_for_the_database_is_bounded_and_reads_pass_the_writers_by(
+def test_waiting_for_a_connection_is_bounded_and_reads_do_not_wait_for_writes(
     database: str, short_directory: Path
 ) -> None:
-    """Three connections: one for writes. They wait for it, not for those of the reads."""
+    """Of three connections one is for writes. Writes wait for it, not for those of reads."""
     block = Block()
     with (
         Daemon(short_directory, dsn=database, pool_max_size=3, pool_timeout_s=0.5) as daemon,
@@ -189,7 +189,7 @@ def test_waiting_for_the_database_is_bounded_and_reads_pass_the_writers_by(
         }
 
 
-def test_hundreds_of_idle_connections_are_no_burden(
+def test_hundreds_of_idle_connections_use_little_memory(
     daemon_on_foreign: Daemon,
 ) -> None:
     path = str(daemon_on_foreign.socket_path)
@@ -204,7 +204,7 @@ def test_hundreds_of_idle_connections_are_no_burden(
 
 
 def insert_large_tiles(daemon: Daemon, block: Block) -> None:
-    """Ten thousand of two kilobytes."""
+    """Inserts ten thousand tiles of two kilobytes."""
     quality = Struct()
     quality.update({"remark": "x" * 1_900})
     for row in range(100):
@@ -213,7 +213,7 @@ def insert_large_tiles(daemon: Daemon, block: Block) -> None:
 
 
 def kill_a_client(kind: str, daemon: Daemon, number: int) -> int:
-    """How many batches were answered before it was killed, and maybe more."""
+    """Runs a client and kills it; returns how many batches were acknowledged at least."""
     command = [sys.executable, "-m", "tests.faults.dying_client"]
     with subprocess.Popen(
         [*command, kind, str(daemon.socket_path), str(number)], stdout=subprocess.PIPE, text=True
@@ -225,36 +225,38 @@ def kill_a_client(kind: str, daemon: Daemon, number: int) -> int:
 
 
 def count_batches(database: str, number: int) -> int:
-    """The batches of a client that are stored, each of them in whole."""
+    """The number of stored batches of a client, each of which must be complete."""
     query = "SELECT count(*) FROM tiles WHERE zoom = %s AND x / %s = %s GROUP BY y"
     with psycopg.connect(database) as connection:
         rows = connection.execute(query, [DYING_ZOOM, BATCH_TILES, number]).fetchall()
-    assert {count for (count,) in rows} == {BATCH_TILES}, "a batch is stored in whole or not at all"
+    assert {count for (count,) in rows} == {BATCH_TILES}, (
+        "a batch is stored completely or not at all"
+    )
     return len(rows)
 
 
-def a_place_is_free(stub: TileMetadataStoreStub) -> bool:
+def is_admitted(stub: TileMetadataStoreStub) -> bool:
     call: Any = stub.GetServerInfo.future(GetServerInfoRequest())
     return outcome(call) == "OK"
 
 
-def places_are_free(stub: TileMetadataStoreStub, request: QueryTilesRequest) -> bool:
-    """Whether half of all calls at once can be answered."""
+def are_half_admitted(stub: TileMetadataStoreStub, request: QueryTilesRequest) -> bool:
+    """Whether half as many calls as the limit are admitted at once."""
     calls = [stub.QueryTiles(request) for _ in range(CALLS // 2)]
     return set(map(outcome_of_stream, calls)) == {"OK"}
 
 
 def outcome_of_stream(call: Any) -> str:
-    """As `outcome`, of a call whose answers nobody has read."""
+    """As `outcome`, for a stream whose answers are unread."""
     with suppress(grpc.RpcError):
         list(call)
     return outcome(call)
 
 
 def outcome(call: Any) -> str:
-    """How a call ended, by code and reason; a refusal must say when to try again."""
+    """The result of a call, by code and reason; errors must have a retry delay."""
     if call.code() is grpc.StatusCode.OK:
         return "OK"
     reason, retry = status_details(call)
-    assert retry, f"{call.code()} {call.details()} without a hint"
+    assert retry, f"{call.code()} {call.details()} without a retry delay"
     return f"{call.code().name} {reason}"

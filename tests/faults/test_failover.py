@@ -1,7 +1,7 @@
-"""A primary fails while its standby takes over, as on the ground.
+"""A primary fails and its standby takes over.
 
-The standby confirms every commit before it is acknowledged (synchronous
-replication), so that whatever was acknowledged is there after the failover.
+With synchronous replication, the standby confirms every commit before it is acknowledged,
+so that a failover loses nothing acknowledged.
 """
 
 import os
@@ -31,7 +31,7 @@ from tilecache.v1.tile_metadata_store_pb2_grpc import TileMetadataStoreStub
 
 
 class Pair:
-    """A primary and its standby, each on a Unix socket of its own."""
+    """A primary and its standby, on separate Unix sockets."""
 
     def __init__(self, directory: Path) -> None:
         self.primary = ForeignPostgres(directory / "a", synchronous_standby_names="*")
@@ -40,37 +40,37 @@ class Pair:
 
     @property
     def dsn(self) -> str:
-        """The address of whichever is the primary."""
+        """An address that connects to whichever server is the primary."""
         hosts = [conninfo_to_dict(server.dsn)["host"] for server in (self.primary, self.standby)]
         return make_conninfo(
             self.primary.dsn, host=",".join(map(str, hosts)), target_session_attrs="read-write"
         )
 
     def start(self) -> None:
-        """Makes the standby of a copy of the primary and waits until it follows."""
+        """Creates the standby from a copy of the primary; waits until it replicates."""
         alone = ForeignPostgres(self._directory / "a")
         alone.start()
         alone.stop()
-        # With owners and modes; the state directory of a server that is stopped is a backup.
+        # With owners and modes. The data directory of a stopped server is a valid backup.
         subprocess.run(["cp", "-a", self._directory / "a", self._directory / "b"], check=True)
         signal_file = self._directory / "b" / "postgres" / "data" / "standby.signal"
         shutil.copy(signal_file.with_name("PG_VERSION"), signal_file)
         self.primary.start()
         self.standby.settings["primary_conninfo"] = self.primary.dsn
         self.standby.start()
-        eventually(self._is_followed)
+        eventually(self._is_replicated)
 
     def stop(self) -> None:
-        """Leaves nothing running."""
+        """Stops both servers."""
         self.standby.stop()
         self.primary.stop()
 
     def promote_standby(self) -> None:
-        """As whoever watches over both does, Patroni for example."""
+        """Promotes the standby, as a failover manager such as Patroni does."""
         with psycopg.connect(self.standby.dsn, autocommit=True) as connection:
             connection.execute("SELECT pg_promote()")
 
-    def _is_followed(self) -> bool:
+    def _is_replicated(self) -> bool:
         query = "SELECT FROM pg_stat_replication WHERE sync_state = 'sync'"
         with psycopg.connect(self.primary.dsn) as connection:
             return connection.execute(query).rowcount == 1
@@ -87,7 +87,7 @@ def pair(open_directory: Path) -> Iterator[Pair]:
 
 
 @pytest.mark.parametrize("failure", ["killed", "frozen"])
-def test_the_daemon_follows_a_failover_and_nothing_acknowledged_is_lost(
+def test_a_failover_loses_nothing_acknowledged(
     failure: str, pair: Pair, short_directory: Path
 ) -> None:
     with (
@@ -102,10 +102,10 @@ def test_the_daemon_follows_a_failover_and_nothing_acknowledged_is_lost(
                 fail_over(pair, load)
 
 
-def test_what_the_standby_has_not_confirmed_is_not_acknowledged(
+def test_a_write_that_the_standby_has_not_confirmed_is_not_acknowledged(
     pair: Pair, short_directory: Path
 ) -> None:
-    """A commit that waits for it is cut in the end, and can be sent again."""
+    """A commit that waits for the standby fails after a timeout, and can be retried."""
     message = InsertTileRequest(tile=tile(Block().key()))
     with (
         Daemon(short_directory, dsn=pair.dsn, statement_timeout_s=1) as daemon,

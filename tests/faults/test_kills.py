@@ -1,4 +1,4 @@
-"""`kill -9` under load: nothing acknowledged is lost, nothing is answered wrongly."""
+"""`kill -9` under load: nothing acknowledged is lost, and no answer is wrong."""
 
 import os
 import signal
@@ -25,7 +25,7 @@ def test_a_killed_daemon_loses_nothing_acknowledged(
         load.verify(foreign.dsn)
 
 
-def test_a_daemons_own_postgresql_is_started_again_when_it_is_killed(
+def test_a_killed_embedded_postgresql_is_restarted(
     daemon_with_embedded: Daemon,
 ) -> None:
     state = daemon_with_embedded.state_directory
@@ -38,7 +38,7 @@ def test_a_daemons_own_postgresql_is_started_again_when_it_is_killed(
         load.verify(embedded_dsn(state))
 
 
-def test_a_foreign_postgresql_that_is_killed_is_found_again(
+def test_the_daemon_reconnects_to_a_killed_external_postgresql(
     daemon_on_foreign: Daemon, foreign: ForeignPostgres
 ) -> None:
     with Load(daemon_on_foreign.socket_path) as load:
@@ -50,18 +50,18 @@ def test_a_foreign_postgresql_that_is_killed_is_found_again(
         load.verify(foreign.dsn)
 
 
-def test_a_killed_session_costs_a_refusal_and_nothing_else(
+def test_a_killed_session_causes_retryable_errors_only(
     daemon_on_foreign: Daemon, foreign: ForeignPostgres
 ) -> None:
     with Load(daemon_on_foreign.socket_path) as load:
         for name in ("tilecache", "tilecache-changes", "tilecache-probe"):
-            # PostgreSQL takes it for a crash, ends every session and recovers.
+            # PostgreSQL treats it as a crash: it ends all sessions and recovers.
             os.kill(backend_pids(foreign.dsn, name)[0], signal.SIGKILL)
             load.wait_until_all_succeed()
         load.verify(foreign.dsn)
 
 
-def test_both_killed_at_once_lose_nothing_acknowledged(
+def test_killing_both_processes_loses_nothing_acknowledged(
     daemon_with_embedded: Daemon,
 ) -> None:
     state = daemon_with_embedded.state_directory
@@ -74,10 +74,10 @@ def test_both_killed_at_once_lose_nothing_acknowledged(
         load.verify(embedded_dsn(state))
 
 
-def test_what_is_acknowledged_is_on_disk_even_where_the_server_need_not_wait(
+def test_commits_are_durable_even_if_synchronous_commit_is_off(
     daemon_on_foreign: Daemon, foreign: ForeignPostgres
 ) -> None:
-    """The server's log is written every ten seconds only, unless a commit waits for it."""
+    """The write-ahead log is written every ten seconds, unless a commit waits for it."""
     with psycopg.connect(foreign.dsn, autocommit=True) as connection:
         connection.execute("ALTER ROLE CURRENT_USER SET synchronous_commit = off")
     daemon_on_foreign.stop()

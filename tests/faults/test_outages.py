@@ -1,4 +1,4 @@
-"""PostgreSQL goes away under load: reads from memory go on, and all heals by itself."""
+"""Outages of PostgreSQL under load: cached reads continue, and the daemon recovers."""
 
 import os
 import signal
@@ -37,7 +37,7 @@ def is_unready(client: TileCacheClient) -> bool:
     return not client.is_serving()
 
 
-def test_a_restart_of_postgresql_costs_refusals_and_nothing_else(
+def test_a_restart_of_postgresql_causes_retryable_errors_only(
     daemon_on_foreign: Daemon, foreign: ForeignPostgres
 ) -> None:
     with Load(daemon_on_foreign.socket_path) as load:
@@ -48,7 +48,7 @@ def test_a_restart_of_postgresql_costs_refusals_and_nothing_else(
         load.verify(foreign.dsn)
 
 
-def test_while_postgresql_is_stopped_memory_answers_and_writes_are_refused(
+def test_while_postgresql_is_stopped_the_cache_answers_and_writes_fail(
     daemon_on_foreign: Daemon, foreign: ForeignPostgres
 ) -> None:
     client, pid = daemon_on_foreign.client, daemon_on_foreign.pid
@@ -68,7 +68,7 @@ def test_while_postgresql_is_stopped_memory_answers_and_writes_are_refused(
     assert not daemon_on_foreign.ended
 
 
-def test_while_postgresql_is_frozen_memory_answers_and_writes_are_refused(
+def test_while_postgresql_is_frozen_the_cache_answers_and_writes_fail(
     daemon_on_foreign: Daemon, foreign: ForeignPostgres
 ) -> None:
     client = daemon_on_foreign.client
@@ -85,10 +85,10 @@ def test_while_postgresql_is_frozen_memory_answers_and_writes_are_refused(
         load.verify(foreign.dsn)
 
 
-def test_who_waits_for_a_frozen_server_is_not_told_that_others_are_in_the_way(
+def test_calls_waiting_for_a_frozen_server_fail_as_unavailable(
     foreign: ForeignPostgres, short_directory: Path
 ) -> None:
-    """They give up waiting for a connection before anybody knows that the server is away."""
+    """They time out waiting for a connection before the probe detects the outage."""
     calls = 8
     with (
         Daemon(short_directory, dsn=foreign.dsn, pool_timeout_s=1.6) as daemon,
@@ -106,7 +106,7 @@ def test_who_waits_for_a_frozen_server_is_not_told_that_others_are_in_the_way(
 
 
 @pytest.mark.parametrize("name", ["tilecache-changes", "tilecache-probe"])
-def test_one_connection_that_is_cut_without_a_word_is_replaced(
+def test_a_silently_lost_connection_is_replaced(
     name: str, daemon_on_foreign: Daemon, foreign: ForeignPostgres
 ) -> None:
     with Load(daemon_on_foreign.socket_path) as load:
@@ -124,29 +124,29 @@ def test_one_connection_that_is_cut_without_a_word_is_replaced(
         load.verify(foreign.dsn)
 
 
-def test_sessions_that_fall_silent_are_cut_where_no_caller_sets_a_deadline(
+def test_unresponsive_sessions_are_cut_without_a_deadline(
     foreign: ForeignPostgres, short_directory: Path
 ) -> None:
-    """The probe does not see it: its own session answers. Who waits for a lock that a
-    silent session holds waits no longer than any statement may."""
+    """The probe does not detect it, since its own session answers. Waiting for a lock of an
+    unresponsive session ends with the statement timeout."""
     with (
         Daemon(short_directory, dsn=foreign.dsn, statement_timeout_s=2) as daemon,
         Load(daemon.socket_path, expected=CANCELED) as load,
     ):
-        silent = backend_pids(foreign.dsn, "tilecache")
-        for pid in silent:
+        suspended = backend_pids(foreign.dsn, "tilecache")
+        for pid in suspended:
             os.kill(pid, signal.SIGSTOP)
         try:
             load.wait_until_all_succeed()
         finally:
-            for pid in silent:
+            for pid in suspended:
                 thaw(pid)
         assert load.refused("navigate") == Counter()
         load.verify(foreign.dsn)
 
 
-def test_a_full_disk_refuses_writes_and_loses_nothing(small_disk: Path) -> None:
-    """In the end PostgreSQL gives up; the daemon starts it again until there is room."""
+def test_a_full_disk_fails_writes_and_loses_nothing(small_disk: Path) -> None:
+    """PostgreSQL finally stops; the daemon restarts it until there is space."""
     filler = small_disk / "state" / "filler"
     with Daemon(small_disk) as daemon:
         dsn = embedded_dsn(daemon.state_directory)
@@ -155,7 +155,7 @@ def test_a_full_disk_refuses_writes_and_loses_nothing(small_disk: Path) -> None:
                 fill_up(filler)
                 load.wait_until_refused("bulk", "insert")
                 assert FULL in load.refused("bulk") + load.refused("insert")
-                use_up_the_log(dsn)
+                exhaust_wal(dsn)
                 eventually(lambda: is_unready(daemon.client))
                 load.wait_until_degraded()
                 load.run_for(OUTAGE_S)
@@ -170,7 +170,7 @@ def test_a_full_disk_refuses_writes_and_loses_nothing(small_disk: Path) -> None:
 def small_disk(open_directory: Path) -> Iterator[Path]:
     """A directory whose `state` is a file system of 200 MB."""
     if os.geteuid() != 0:
-        pytest.skip("it takes root to mount a small file system")
+        pytest.skip("only root can mount a small file system")
     disk = open_directory / "state"
     disk.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=200m,mode=755", "tilecache-test", str(disk)]
@@ -184,14 +184,14 @@ def small_disk(open_directory: Path) -> Iterator[Path]:
 
 
 def fill_up(filler: Path) -> None:
-    """Takes all room that is left, also what becomes free while it does."""
+    """Writes a file until the file system is full."""
     with filler.open("wb", buffering=0) as file, suppress(OSError):
         while True:
             file.write(bytes(4096))
 
 
-def use_up_the_log(dsn: str) -> None:
-    """Goes on to the next file of PostgreSQL's log until there is no room for one."""
+def exhaust_wal(dsn: str) -> None:
+    """Switches to the next file of the write-ahead log until there is no space for one."""
     with psycopg.connect(dsn, autocommit=True) as connection:
         while not connection.broken:
             with suppress(psycopg.Error):

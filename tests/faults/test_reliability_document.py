@@ -1,4 +1,4 @@
-"""Each promise in docs/reliability.md names a test that there is."""
+"""Each guarantee in docs/reliability.md names an existing test."""
 
 import re
 from pathlib import Path
@@ -20,14 +20,14 @@ def named_test(row: list[str]) -> tuple[Path, str]:
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row[0].strip("| "))
-def test_each_promise_names_a_test_that_there_is(row: list[str]) -> None:
+def test_each_guarantee_names_an_existing_test(row: list[str]) -> None:
     path, test = named_test(row)
     assert re.search(rf"^(async )?def {test}\(", path.read_text(), re.MULTILINE)
 
 
-def test_each_fault_that_is_tested_is_in_the_document() -> None:
-    told = set(map(named_test, ROWS))
+def test_each_fault_test_is_in_the_document() -> None:
+    named = set(map(named_test, ROWS))
     for path in OWN:
         if path != Path(__file__):
             tests = re.findall(r"^def (test_\w+)\(", path.read_text(), re.MULTILINE)
-            assert {(path, test) for test in tests} <= told
+            assert {(path, test) for test in tests} <= named

@@ -1,4 +1,4 @@
-"""Two daemons started at the same moment, on the same database and on the same socket."""
+"""Two daemons that start at the same time, on the same database or on the same socket."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -16,7 +16,7 @@ from tilecache_daemon.cli.output import ExitCode
 
 @contextmanager
 def launched(*daemons: Daemon) -> Iterator[None]:
-    """All at the same moment; none of them is left running."""
+    """Starts all daemons at the same time, and ends them after the block."""
     with ExitStack() as closing:
         for daemon in daemons:
             closing.callback(daemon.close)
@@ -25,7 +25,7 @@ def launched(*daemons: Daemon) -> Iterator[None]:
         yield
 
 
-def test_two_daemons_on_one_empty_database_migrate_it_once_and_both_serve(
+def test_two_daemons_on_one_empty_database_migrate_it_once(
     empty_database: str, short_directory: Path
 ) -> None:
     daemons = []
@@ -36,8 +36,8 @@ def test_two_daemons_on_one_empty_database_migrate_it_once_and_both_serve(
     with launched(*daemons):
         for daemon in daemons:
             daemon.wait_until_ready()
-        told = [daemon.log.count("schema_migrated") for daemon in daemons]
-        assert sorted(told) == [0, 1], "one migrates, the other waits"
+        migrations = [daemon.log.count("schema_migrated") for daemon in daemons]
+        assert sorted(migrations) == [0, 1], "one migrates, the other waits"
         with psycopg.connect(empty_database) as connection:
             (row,) = connection.execute("SELECT version_num FROM alembic_version").fetchall()
         first, second = daemons
@@ -54,10 +54,10 @@ def test_two_daemons_on_one_empty_database_migrate_it_once_and_both_serve(
             other.verify(empty_database)
 
 
-def test_of_two_daemons_on_one_socket_one_serves_and_the_other_says_why_not(
+def test_of_two_daemons_on_one_socket_one_serves_and_the_other_fails(
     database: str, short_directory: Path
 ) -> None:
-    for turn in range(ROUNDS):
+    for number_of_round in range(ROUNDS):
         daemons = [Daemon(short_directory, dsn=database) for _ in range(2)]
         for number, daemon in enumerate(daemons):
             daemon.log_path = short_directory / f"{number}.log"
@@ -65,9 +65,9 @@ def test_of_two_daemons_on_one_socket_one_serves_and_the_other_says_why_not(
             eventually(lambda daemons=daemons: any(daemon.ended for daemon in daemons))
             loser, winner = sorted(daemons, key=lambda daemon: not daemon.ended)
             assert loser.wait_until_ended() == ExitCode.FAILED
-            assert f"{loser.socket_path}: another daemon serves here" in loser.log
+            assert f"{loser.socket_path}: in use by another daemon" in loser.log
             winner.wait_until_ready()
-            with Load(winner.socket_path, first_y=turn * ROWS) as load:
+            with Load(winner.socket_path, first_y=number_of_round * ROWS) as load:
                 load.wait_until_all_succeed()
             assert winner.stop() == 0
         for daemon in daemons:

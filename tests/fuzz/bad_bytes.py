@@ -1,4 +1,4 @@
-"""Messages as no client of ours makes them, and bytes that are hardly messages."""
+"""Strategies for unusual messages and malformed bytes."""
 
 import math
 import os
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests.tiles import FLIGHT, sha256, tile, tile_key, tile_uuid
 
 EXAMPLES = int(os.environ.get("TILECACHE_FUZZ_EXAMPLES", "20"))
-"""Of each kind, for each RPC or validator."""
+"""Examples for each RPC or validator."""
 MAX_DEPTH = 4
 MAX_ITEMS = 4
 
@@ -44,13 +44,13 @@ _SCALARS: dict[int, st.SearchStrategy[Any]] = {
 
 
 def random_messages(descriptor: Descriptor) -> st.SearchStrategy[Message]:
-    """Any message of a type, with what is likely to hurt in its fields."""
+    """Messages of a type, with values in their fields that are likely to cause errors."""
     return _messages(descriptor, MAX_DEPTH)
 
 
 @st.composite
 def mutated_bytes(draw: st.DrawFn, descriptor: Descriptor) -> bytes:
-    """The bytes of a message with some changed, taken out, put in, or taken for nothing."""
+    """An encoded message with some bytes changed, removed or inserted."""
     encoded = bytearray(draw(random_messages(descriptor)).SerializeToString())
     for _ in range(draw(st.integers(1, 4))):
         start = draw(st.integers(0, len(encoded)))
@@ -60,7 +60,7 @@ def mutated_bytes(draw: st.DrawFn, descriptor: Descriptor) -> bytes:
 
 
 def any_bytes(descriptor: Descriptor) -> st.SearchStrategy[bytes]:
-    """Bytes that are a message, nearly one, or none."""
+    """An encoded message, a mutated one, or random bytes."""
     whole = random_messages(descriptor).map(lambda message: message.SerializeToString())
     return whole | mutated_bytes(descriptor) | st.binary(max_size=200)
 
@@ -83,7 +83,7 @@ def _drawn(draw: st.DrawFn, descriptor: Descriptor, depth: int) -> Message:
 
 @st.composite
 def _nearly_valid_tiles(draw: st.DrawFn) -> Message:
-    """A valid tile with one field that is not."""
+    """A valid tile with one random field."""
     message = tile(tile_key(10, draw(st.integers(0, 30)), draw(st.integers(0, 30))))
     _fill(draw, message, draw(st.sampled_from(list(message.DESCRIPTOR.fields))), MAX_DEPTH)
     return message

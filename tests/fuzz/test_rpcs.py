@@ -1,4 +1,4 @@
-"""Bad bytes to every RPC: a clean status, nothing of the daemon's inside, and it goes on."""
+"""Malformed requests to every RPC: a clean status that reveals no internals."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +21,7 @@ from tilecache_daemon.rpc.server import ADMIN, STORE
 
 METHODS = {method.full_name: method for service in (STORE, ADMIN) for method in service.methods}
 TIMEOUT_S = 30.0
-"""Whatever is asked, the daemon says no, or is ready, within this time."""
+"""The daemon answers or refuses any request within this time."""
 CLEAN = {
     grpc.StatusCode.OK,
     grpc.StatusCode.INVALID_ARGUMENT,
@@ -30,12 +30,12 @@ CLEAN = {
     grpc.StatusCode.FAILED_PRECONDITION,
     grpc.StatusCode.RESOURCE_EXHAUSTED,
 }
-INSIDES = ("Traceback", 'File "', ".py", "psycopg", str(Path(tilecache_daemon.__file__).parent))
+INTERNALS = ("Traceback", 'File "', ".py", "psycopg", str(Path(tilecache_daemon.__file__).parent))
 
 
 @pytest.fixture(scope="module")
 def channel(shared_daemon: DaemonProcess) -> Iterator[grpc.Channel]:
-    """The administrator's socket, where both services are."""
+    """A channel to the admin socket, which serves both services."""
     with open_channel(shared_daemon.admin_socket_path) as opened:
         yield opened
 
@@ -43,7 +43,7 @@ def channel(shared_daemon: DaemonProcess) -> Iterator[grpc.Channel]:
 @pytest.mark.parametrize("name", METHODS)
 @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
-def test_bad_bytes_get_a_clean_status_and_see_no_insides(
+def test_malformed_requests_get_a_clean_status(
     name: str, channel: grpc.Channel, shared_daemon: DaemonProcess, data: st.DataObject
 ) -> None:
     method = METHODS[name]
@@ -54,7 +54,7 @@ def test_bad_bytes_get_a_clean_status_and_see_no_insides(
 
 
 def send(channel: grpc.Channel, method: MethodDescriptor, messages: list[bytes]) -> grpc.StatusCode:
-    """How a call ended whose requests are just these bytes."""
+    """The code of a call whose requests are these bytes."""
     path = f"/{method.containing_service.full_name}/{method.name}"
     try:
         if method.client_streaming:
@@ -72,9 +72,9 @@ def send(channel: grpc.Channel, method: MethodDescriptor, messages: list[bytes])
 
 
 def check_refusal(error: Any) -> None:
-    """A refusal says why, for machines and for people, and nothing else."""
+    """A refusal has a reason and details, and reveals nothing else."""
     text = f"{error.details()} {error.trailing_metadata()}"
-    assert not [inside for inside in INSIDES if inside in text], text
+    assert not [part for part in INTERNALS if part in text], text
     status = rpc_status.from_call(error)
     assert status is not None, f"{error.code()} {error.details()} has no details"
     info, bad_request = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()

@@ -1,4 +1,4 @@
-"""Whatever a message holds, a validator gives a model or names the bad field."""
+"""For any message, a validator returns a model or an error that names the invalid field."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -61,9 +61,7 @@ VALIDATORS: list[tuple[type[Message], Callable[[Any], object]]] = [
 @pytest.mark.parametrize("number", range(len(VALIDATORS)))
 @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
-def test_a_validator_raises_nothing_but_what_names_a_field(
-    number: int, data: st.DataObject
-) -> None:
+def test_validators_raise_only_errors_that_name_a_field(number: int, data: st.DataObject) -> None:
     kind, validate = VALIDATORS[number]
     message = data.draw(random_messages(kind.DESCRIPTOR))
     violations = violations_of(lambda: validate(message))
@@ -73,7 +71,7 @@ def test_a_validator_raises_nothing_but_what_names_a_field(
 
 @pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan, 1e308])
 @pytest.mark.parametrize("field", ["latitude", "longitude", "tile_size_meters"])
-def test_a_number_that_is_no_place_is_a_bad_field(field: str, value: float) -> None:
+def test_numbers_that_are_no_coordinates_are_violations(field: str, value: float) -> None:
     message = tile(tile_key(10, 0, 0), **{field: value})
     violations = violations_of(lambda: new_tile(message))
     if field == "tile_size_meters" and math.isfinite(value):
@@ -83,7 +81,7 @@ def test_a_number_that_is_no_place_is_a_bad_field(field: str, value: float) -> N
 
 
 def violations_of(validate: Callable[[], object]) -> Sequence[FieldViolation] | None:
-    """What is said to be wrong; None if nothing is."""
+    """The violations that are raised; None if none are."""
     try:
         validate()
     except InvalidRequestError as error:

@@ -1,4 +1,4 @@
-"""What the tests of the daemon's calls share."""
+"""Fixtures of the integration tests."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -19,7 +19,7 @@ def client(shared_daemon: DaemonProcess) -> TileCacheClient:
 
 @pytest.fixture
 def admin(shared_daemon: DaemonProcess, sql: psycopg.Connection[Any]) -> TileCacheClient:
-    """A client on the administrator's socket of the module's daemon, whose cache is empty."""
+    """A client on the admin socket of the module's daemon, with an empty database."""
     sql.execute("TRUNCATE tiles, tile_evictions, sector_classifications")
     sql.execute(
         "UPDATE tile_freshness_rules SET (max_age_months, action) = (old.months, old.action) "
@@ -38,6 +38,6 @@ def block() -> Block:
 
 @pytest.fixture
 def sql(shared_database: str) -> Iterator[psycopg.Connection[Any]]:
-    """A connection to the module's database, beside the daemon's own."""
+    """A connection to the module's database."""
     with psycopg.connect(shared_database, autocommit=True) as connection:
         yield connection

@@ -1,4 +1,4 @@
-"""The configured ceiling, and what an insert that would pass it is told."""
+"""The configured ceiling, and the errors of inserts that would exceed it."""
 
 import tempfile
 from collections.abc import Iterator
@@ -44,7 +44,7 @@ def used_bytes(admin: TileCacheClient) -> int:
     return read_usage(admin).total.used_bytes
 
 
-def test_the_ceiling_is_shown_beside_the_use(admin: TileCacheClient, block: Block) -> None:
+def test_usage_includes_the_ceiling(admin: TileCacheClient, block: Block) -> None:
     fill(admin, block)
 
     usage = read_usage(admin)
@@ -53,7 +53,7 @@ def test_the_ceiling_is_shown_beside_the_use(admin: TileCacheClient, block: Bloc
     assert not usage.evict_on_insert
 
 
-def test_what_fits_exactly_is_stored(admin: TileCacheClient, block: Block) -> None:
+def test_a_tile_that_fits_exactly_is_stored(admin: TileCacheClient, block: Block) -> None:
     fill(admin, block)
 
     insert(admin, tile(block.key(0, 1), disk_bytes=100))
@@ -61,7 +61,7 @@ def test_what_fits_exactly_is_stored(admin: TileCacheClient, block: Block) -> No
     assert used_bytes(admin) == CEILING
 
 
-def test_what_would_pass_the_ceiling_is_told_the_numbers(
+def test_a_tile_beyond_the_ceiling_is_refused_with_the_sizes(
     admin: TileCacheClient, block: Block
 ) -> None:
     fill(admin, block)
@@ -80,7 +80,7 @@ def test_what_would_pass_the_ceiling_is_told_the_numbers(
     assert used_bytes(admin) == 900
 
 
-def test_what_can_never_fit_is_invalid(admin: TileCacheClient, block: Block) -> None:
+def test_a_tile_larger_than_the_ceiling_is_invalid(admin: TileCacheClient, block: Block) -> None:
     with pytest.raises(CallError) as refusal:
         insert(admin, tile(block.key(), disk_bytes=CEILING + 1))
 
@@ -99,10 +99,10 @@ def test_a_batch_near_the_ceiling_stores_what_fits_and_refuses_the_rest(
     (answer,) = bulk_insert(admin, batch)
 
     assert answer.inserted_count == 3
-    told = [
+    refusals = [
         (refused.index, refused.code, refused.reason, refused.field) for refused in answer.refused
     ]
-    assert told == [
+    assert refusals == [
         (3, code_pb2.RESOURCE_EXHAUSTED, "STORAGE_CEILING", ""),
         (4, code_pb2.RESOURCE_EXHAUSTED, "STORAGE_CEILING", ""),
         (5, code_pb2.INVALID_ARGUMENT, "INVALID_REQUEST", "tiles[5].disk_bytes"),
@@ -110,7 +110,7 @@ def test_a_batch_near_the_ceiling_stores_what_fits_and_refuses_the_rest(
     assert used_bytes(admin) == 980
 
 
-def test_a_tile_that_is_there_already_needs_no_room(admin: TileCacheClient, block: Block) -> None:
+def test_a_stored_tile_sent_again_needs_no_space(admin: TileCacheClient, block: Block) -> None:
     fill(admin, block, 10)
 
     again = insert(admin, tile(block.key(), disk_bytes=100))
@@ -119,7 +119,7 @@ def test_a_tile_that_is_there_already_needs_no_room(admin: TileCacheClient, bloc
 
 
 @pytest.mark.parametrize(("size", "stored"), [(100, True), (40, True), (200, True), (201, False)])
-def test_a_replacement_needs_room_for_its_growth_alone(
+def test_a_replacement_needs_space_for_its_growth_only(
     admin: TileCacheClient, block: Block, size: int, stored: bool
 ) -> None:
     fill(admin, block)
@@ -136,9 +136,7 @@ def test_a_replacement_needs_room_for_its_growth_alone(
     assert used_bytes(admin) == (800 + size if stored else 900)
 
 
-def test_writers_at_once_do_not_pass_the_ceiling_together(
-    admin: TileCacheClient, block: Block
-) -> None:
+def test_concurrent_writers_do_not_exceed_the_ceiling(admin: TileCacheClient, block: Block) -> None:
     def write(row: int) -> int:
         stored = 0
         for column in range(10):
@@ -156,10 +154,10 @@ def test_writers_at_once_do_not_pass_the_ceiling_together(
     assert used_bytes(admin) == 980
 
 
-def test_an_eviction_makes_room(admin: TileCacheClient, block: Block) -> None:
+def test_an_eviction_frees_space(admin: TileCacheClient, block: Block) -> None:
     fill(admin, block, 10)
     refused: Any = tile(block.key(0, 1), disk_bytes=150)
-    with pytest.raises(CallError, match="evict first"):
+    with pytest.raises(CallError, match="evict tiles first"):
         insert(admin, refused)
 
     evict(admin, free_bytes=150)

@@ -1,4 +1,4 @@
-"""An eviction that is killed between its steps."""
+"""Evictions that are interrupted by a crash."""
 
 from pathlib import Path
 from typing import Any
@@ -36,13 +36,15 @@ def test_a_killed_daemon_leaves_each_file_with_a_row_or_on_the_list(
                 if kind == "evict"
                 else admin.DeleteTiles(DeleteTilesRequest(zooms=[20]), timeout=TIMEOUT_S)
             )
-            told = {gone.file_path for _ in range(answers_before) for gone in next(answers).tiles}
+            reported = {
+                tile.file_path for _ in range(answers_before) for tile in next(answers).tiles
+            }
             daemon.kill()
 
             kept, listed = files(sql, WITH_A_ROW), files(sql, LISTED)
-            assert kept, "it was killed before its end"
-            assert told <= set(listed), "what the caller was told is listed"
-            assert sorted(kept + listed) == everything, "none is lost, and none is both"
+            assert kept, "the daemon was killed before the end"
+            assert reported <= set(listed), "the tiles reported to the caller are listed"
+            assert sorted(kept + listed) == everything, "each file has a row or is listed"
 
             daemon.start()
             usage = read_usage(daemon.admin_client)
@@ -51,15 +53,15 @@ def test_a_killed_daemon_leaves_each_file_with_a_row_or_on_the_list(
                 len(listed),
             )
             assert evict(daemon.admin_client, max_used_bytes=0).summary.goal_met
-            went = list(list_evictions(daemon.admin_client))
-            assert sorted(gone.file_path for gone in went) == everything
+            evictions = list(list_evictions(daemon.admin_client))
+            assert sorted(eviction.file_path for eviction in evictions) == everything
             for start in range(0, TILES, 4_000):
-                ids = [gone.eviction_id for gone in went[start : start + 4_000]]
+                ids = [eviction.eviction_id for eviction in evictions[start : start + 4_000]]
                 assert all(confirm(daemon.admin_client, ids))
             assert read_usage(daemon.admin_client).pending_removal.tile_count == 0
 
 
-def test_a_database_that_dies_half_way_leaves_each_file_with_a_row_or_on_the_list(
+def test_a_lost_database_leaves_each_file_with_a_row_or_on_the_list(
     database: str, short_directory: Path
 ) -> None:
     with (

@@ -1,4 +1,4 @@
-"""DeleteTiles, over the socket."""
+"""DeleteTiles."""
 
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -47,7 +47,7 @@ def store(admin: TileCacheClient, *keys: TileKey, **fields: Any) -> None:
     assert answer.inserted_count == len(keys)
 
 
-def gone(deletion: Deletion) -> set[tuple[int, int, int, int, str]]:
+def deleted_keys(deletion: Deletion) -> set[tuple[int, int, int, int, str]]:
     names = [key_name(each.key) for each in deletion.tiles]
     assert len(names) == len(set(names)) == deletion.summary.deleted_count
     return set(names)
@@ -57,54 +57,54 @@ def names(*keys: TileKey) -> set[tuple[int, int, int, int, str]]:
     return {key_name(key) for key in keys}
 
 
-def left(sql: psycopg.Connection[Any]) -> set[tuple[int, int, int, int, str]]:
+def stored_keys(sql: psycopg.Connection[Any]) -> set[tuple[int, int, int, int, str]]:
     rows = sql.execute(
         "SELECT zoom, x, y, source, coalesce(flight_id::text, '') FROM tiles"
     ).fetchall()
     return {(zoom, x, y, SOURCE_NUMBERS[source], flight) for zoom, x, y, source, flight in rows}
 
 
-def test_tiles_go_by_id_and_unknown_ids_are_told(
+def test_tiles_are_deleted_by_id_and_unknown_ids_are_reported(
     admin: TileCacheClient, sql: psycopg.Connection[Any], block: Block
 ) -> None:
     keys = [block.key(i) for i in range(3)]
     store(admin, *keys)
 
-    went = delete(admin, tile_uuids=[tile_uuid(keys[0]), UNKNOWN_ID, tile_uuid(keys[2])])
+    deletion = delete(admin, tile_uuids=[tile_uuid(keys[0]), UNKNOWN_ID, tile_uuid(keys[2])])
 
-    assert gone(went) == names(keys[0], keys[2])
-    assert list(went.summary.not_found_tile_uuids) == [UNKNOWN_ID]
-    assert went.summary.freed_bytes == 20
-    assert left(sql) == names(keys[1])
+    assert deleted_keys(deletion) == names(keys[0], keys[2])
+    assert list(deletion.summary.not_found_tile_uuids) == [UNKNOWN_ID]
+    assert deletion.summary.freed_bytes == 20
+    assert stored_keys(sql) == names(keys[1])
 
 
-def test_what_went_is_listed(admin: TileCacheClient, block: Block) -> None:
+def test_deleted_tiles_are_listed(admin: TileCacheClient, block: Block) -> None:
     store(admin, block.key())
 
-    (went,) = delete(admin, zooms=[block.zoom]).tiles
+    (deleted,) = delete(admin, zooms=[block.zoom]).tiles
 
-    assert list(list_evictions(admin)) == [went]
-    assert went.reason == EVICTION_REASON_DELETED
+    assert list(list_evictions(admin)) == [deleted]
+    assert deleted.reason == EVICTION_REASON_DELETED
 
 
 @pytest.mark.parametrize(
-    ("region", "stays"),
+    ("region", "kept"),
     [
         (cell_region(500, 510, 300, 310), [(511, 300), (500, 311), (499, 305)]),
         (box_region(59.6, -4.1, 60.0, -0.6), [(511, 300), (511, 311)]),
         (circle_region(60.0, -4.05, 20_000.0), [(510, 310), (511, 300)]),
     ],
 )
-def test_tiles_go_by_region(
-    admin: TileCacheClient, sql: psycopg.Connection[Any], region: Any, stays: list[tuple[int, int]]
+def test_tiles_are_deleted_by_region(
+    admin: TileCacheClient, sql: psycopg.Connection[Any], region: Any, kept: list[tuple[int, int]]
 ) -> None:
-    far = [tile_key(10, x, y) for x, y in stays]
+    far = [tile_key(10, x, y) for x, y in kept]
     near = [
         *(tile_key(10, 500, y) for y in range(296, 300)),
         *(tile_key(10, x, 298) for x in range(501, 504)),
     ]
     store(admin, *far, *near)
-    asked = {
+    queried = {
         key_name(each.key)
         for answer in admin.store.QueryTiles(
             QueryTilesRequest(zoom=10, region=region), timeout=TIMEOUT_S
@@ -112,11 +112,11 @@ def test_tiles_go_by_region(
         for each in answer.tiles
     }
 
-    went = delete(admin, region=region, zooms=[10])
+    deletion = delete(admin, region=region, zooms=[10])
 
-    assert gone(went) == asked, "a deletion means by a region what a query does"
-    assert left(sql) == names(*far, *near) - asked
-    assert names(*far) <= left(sql)
+    assert deleted_keys(deletion) == queried, "a region selects the same tiles as in a query"
+    assert stored_keys(sql) == names(*far, *near) - queried
+    assert names(*far) <= stored_keys(sql)
 
 
 @pytest.mark.parametrize(
@@ -135,21 +135,21 @@ def test_a_region_may_cross_the_antimeridian(
     far = [tile_key(10, LAST_COLUMN_OF_10 - 9, row), tile_key(10, 9, row), tile_key(10, 512, row)]
     store(admin, *beside, *far)
 
-    went = delete(admin, region=region)
+    deletion = delete(admin, region=region)
 
-    assert gone(went) == names(*beside)
-    assert left(sql) == names(*far)
+    assert deleted_keys(deletion) == names(*beside)
+    assert stored_keys(sql) == names(*far)
 
 
-def test_a_region_without_zooms_means_all_of_them(admin: TileCacheClient) -> None:
+def test_a_region_without_zooms_includes_all_zooms(admin: TileCacheClient) -> None:
     store(admin, *(tile_key(zoom, 0, 0) for zoom in range(23)))
 
-    went = delete(admin, region=box_region(85.05, -180.0, 85.06, -179.9999))
+    deletion = delete(admin, region=box_region(85.05, -180.0, 85.06, -179.9999))
 
-    assert gone(went) == names(*(tile_key(zoom, 0, 0) for zoom in range(23)))
+    assert deleted_keys(deletion) == names(*(tile_key(zoom, 0, 0) for zoom in range(23)))
 
 
-def test_filters_all_have_to_hold(admin: TileCacheClient, sql: psycopg.Connection[Any]) -> None:
+def test_filters_are_combined(admin: TileCacheClient, sql: psycopg.Connection[Any]) -> None:
     flight, other = random_flight(), random_flight()
     old = YESTERDAY - timedelta(days=5)
     wanted = tile_key(9, 5, 5, ONBOARD, flight)
@@ -163,7 +163,7 @@ def test_filters_all_have_to_hold(admin: TileCacheClient, sql: psycopg.Connectio
     store(admin, *others, captured_at=old)
     store(admin, tile_key(9, 6, 5, ONBOARD, flight), captured_at=YESTERDAY)
 
-    went = delete(
+    deletion = delete(
         admin,
         region=box_region(-85, -180, 85, 0),
         zooms=[9, 10],
@@ -173,12 +173,12 @@ def test_filters_all_have_to_hold(admin: TileCacheClient, sql: psycopg.Connectio
         include_pending_uploads=True,
     )
 
-    assert gone(went) == names(wanted)
-    assert left(sql) == names(*others, tile_key(9, 6, 5, ONBOARD, flight))
+    assert deleted_keys(deletion) == names(wanted)
+    assert stored_keys(sql) == names(*others, tile_key(9, 6, 5, ONBOARD, flight))
 
 
 @pytest.mark.parametrize(
-    ("filters", "goes"),
+    ("filters", "deleted"),
     [
         ({"zooms": [7]}, {0, 1}),
         ({"zooms": [7, 8]}, {0, 1, 2}),
@@ -188,8 +188,8 @@ def test_filters_all_have_to_hold(admin: TileCacheClient, sql: psycopg.Connectio
         ({"flight_id": "3f2504e0-4f89-41d3-9a0c-0305e82c3301"}, {1}),
     ],
 )
-def test_one_filter_will_do(
-    admin: TileCacheClient, filters: dict[str, Any], goes: set[int]
+def test_one_filter_is_enough(
+    admin: TileCacheClient, filters: dict[str, Any], deleted: set[int]
 ) -> None:
     keys = [
         tile_key(7, 1, 1),
@@ -200,12 +200,12 @@ def test_one_filter_will_do(
     store(admin, *keys[:2])
     store(admin, *keys[2:], captured_at=YESTERDAY - timedelta(microseconds=1))
 
-    went = delete(admin, **filters, include_pending_uploads=True)
+    deletion = delete(admin, **filters, include_pending_uploads=True)
 
-    assert gone(went) == names(*(keys[position] for position in goes))
+    assert deleted_keys(deletion) == names(*(keys[position] for position in deleted))
 
 
-def test_tiles_that_wait_for_upload_stay_and_are_told(
+def test_pending_uploads_are_kept_and_counted(
     admin: TileCacheClient, sql: psycopg.Connection[Any], block: Block
 ) -> None:
     store(admin, block.key(0), block.key(0, 0, ONBOARD))
@@ -213,9 +213,9 @@ def test_tiles_that_wait_for_upload_stay_and_are_told(
     by_zoom = delete(admin, zooms=[block.zoom])
     by_id = delete(admin, tile_uuids=[tile_uuid(block.key(0, 0, ONBOARD))])
 
-    assert gone(by_zoom) == names(block.key(0))
+    assert deleted_keys(by_zoom) == names(block.key(0))
     assert by_zoom.summary.pending_upload_count == by_id.summary.pending_upload_count == 1
-    assert left(sql) == names(block.key(0, 0, ONBOARD))
+    assert stored_keys(sql) == names(block.key(0, 0, ONBOARD))
 
 
 @pytest.mark.parametrize(
@@ -227,23 +227,23 @@ def test_tiles_that_wait_for_upload_stay_and_are_told(
         {"captured_before": timestamp(NOW)},
     ],
 )
-def test_a_dry_run_says_exactly_what_a_run_does(
+def test_a_dry_run_reports_the_same_as_a_run(
     admin: TileCacheClient, sql: psycopg.Connection[Any], filters: dict[str, Any]
 ) -> None:
     fill(sql, BATCH_TILES + 500, disk_bytes=10)
     fill(sql, 100, disk_bytes=7, source="onboard_ingest")
     before = read_usage(admin)
 
-    told = delete(admin, **filters, dry_run=True)
+    tried = delete(admin, **filters, dry_run=True)
     assert read_usage(admin) == before
     assert list(list_evictions(admin)) == []
     done = delete(admin, **filters)
 
-    assert told.summary.dry_run
-    told.summary.dry_run = False
-    assert told.summary == done.summary
-    assert told.tiles
-    assert sorted(map(facts, told.tiles)) == sorted(map(facts, done.tiles))
+    assert tried.summary.dry_run
+    tried.summary.dry_run = False
+    assert tried.summary == done.summary
+    assert tried.tiles
+    assert sorted(map(facts, tried.tiles)) == sorted(map(facts, done.tiles))
     assert read_usage(admin).total.tile_count == before.total.tile_count - len(done.tiles)
 
 
@@ -255,14 +255,14 @@ def facts(deleted: EvictedTile) -> bytes:
     return rest.SerializeToString()
 
 
-def test_a_region_of_the_whole_earth_costs_what_lies_there(admin: TileCacheClient) -> None:
-    """At zoom 22 it has 17 million million cells, more than any query may name."""
+def test_the_cost_of_a_region_depends_on_its_tiles(admin: TileCacheClient) -> None:
+    """At zoom 22 the Earth has 17 million million cells, more than the limit of a query."""
     store(admin, tile_key(22, 1, 1), tile_key(22, 4_000_000, 4_000_000))
 
     box = delete(admin, region=box_region(-90, -180, 90, 180), dry_run=True)
     circle = delete(admin, region=circle_region(0, 0, 20_000_000.0), dry_run=True)
 
-    assert gone(box) == gone(circle)
+    assert deleted_keys(box) == deleted_keys(circle)
     assert len(box.tiles) == 2
 
 
@@ -285,7 +285,7 @@ def test_a_region_of_the_whole_earth_costs_what_lies_there(admin: TileCacheClien
         ({"region": {}}, "region"),
     ],
 )
-def test_bad_input_is_named_and_nothing_goes(
+def test_an_invalid_request_is_refused_and_deletes_nothing(
     admin: TileCacheClient,
     sql: psycopg.Connection[Any],
     request_: dict[str, Any],
@@ -298,12 +298,12 @@ def test_bad_input_is_named_and_nothing_goes(
 
     assert refusal.value.code is grpc.StatusCode.INVALID_ARGUMENT
     assert [each.field for each in refusal.value.violations] == [field]
-    assert left(sql) == names(tile_key(3, 0, 0))
+    assert stored_keys(sql) == names(tile_key(3, 0, 0))
 
 
-@pytest.mark.parametrize("way", ["by id", "by region", "anywhere"])
-def test_a_tile_that_is_used_at_the_moment_is_deleted_all_the_same(
-    admin: TileCacheClient, shared_database: str, sql: psycopg.Connection[Any], way: str
+@pytest.mark.parametrize("selection", ["by id", "by region", "anywhere"])
+def test_a_tile_in_use_is_deleted(
+    admin: TileCacheClient, shared_database: str, sql: psycopg.Connection[Any], selection: str
 ) -> None:
     block = Block()
     key = block.key()
@@ -312,7 +312,7 @@ def test_a_tile_that_is_used_at_the_moment_is_deleted_all_the_same(
         "by id": {"tile_uuids": [tile_uuid(key)]},
         "by region": {"region": block.region, "zooms": [block.zoom]},
         "anywhere": {"captured_before": timestamp(NOW)},
-    }[way]
+    }[selection]
     with ThreadPoolExecutor() as threads, psycopg.connect(shared_database) as user:
         user.execute(
             "UPDATE tiles SET accessed_at = now(), access_order = nextval('tile_access_order_seq')"
@@ -320,5 +320,5 @@ def test_a_tile_that_is_used_at_the_moment_is_deleted_all_the_same(
         deletion = threads.submit(delete, admin, **request)
         eventually(lambda: waiting_for_locks(shared_database))
         user.commit()
-        assert gone(deletion.result()) == names(key)
-    assert left(sql) == set()
+        assert deleted_keys(deletion.result()) == names(key)
+    assert stored_keys(sql) == set()

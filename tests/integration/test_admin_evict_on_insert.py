@@ -1,4 +1,4 @@
-"""A ceiling that inserts keep by evicting."""
+"""Inserts that evict tiles to stay under the ceiling."""
 
 import tempfile
 from collections.abc import Iterator
@@ -48,8 +48,8 @@ def full(admin: TileCacheClient, block: Block) -> TileCacheClient:
 
 
 def evicted(admin: TileCacheClient) -> list[tuple[int, int, int, int, str]]:
-    """What is listed, in order."""
-    return [key_name(gone.key) for gone in list_evictions(admin)]
+    """The listed evictions, in order."""
+    return [key_name(eviction.key) for eviction in list_evictions(admin)]
 
 
 def names(*keys: TileKey) -> list[tuple[int, int, int, int, str]]:
@@ -60,11 +60,11 @@ def used_bytes(admin: TileCacheClient) -> int:
     return read_usage(admin).total.used_bytes
 
 
-def test_it_is_shown(full: TileCacheClient) -> None:
+def test_usage_includes_evict_on_insert(full: TileCacheClient) -> None:
     assert read_usage(full).evict_on_insert
 
 
-def test_the_least_recently_used_give_way_and_are_listed(
+def test_an_insert_evicts_the_least_recently_used_and_lists_them(
     full: TileCacheClient, block: Block
 ) -> None:
     touch(full, block.key(0))
@@ -72,12 +72,12 @@ def test_the_least_recently_used_give_way_and_are_listed(
     insert(full, tile(block.key(0, 1), disk_bytes=150))
 
     assert evicted(full) == names(block.key(1), block.key(2))
-    reasons = {gone.reason for gone in list_evictions(full)}
+    reasons = {eviction.reason for eviction in list_evictions(full)}
     assert reasons == {EVICTION_REASON_EVICTED_ON_INSERT}
     assert used_bytes(full) == 950
 
 
-def test_a_batch_gets_its_room_at_once(full: TileCacheClient, block: Block) -> None:
+def test_a_batch_evicts_once_for_all_its_tiles(full: TileCacheClient, block: Block) -> None:
     (answer,) = bulk_insert(full, [tile(block.key(i, 1), disk_bytes=100) for i in range(4)])
 
     assert answer.inserted_count == 4
@@ -95,7 +95,7 @@ def test_a_batch_larger_than_the_ceiling_stores_what_fits(
     assert sorted(evicted(full)) == sorted(names(*(block.key(i) for i in range(10))))
 
 
-def test_tiles_that_wait_for_upload_do_not_give_way(admin: TileCacheClient, block: Block) -> None:
+def test_pending_uploads_are_not_evicted(admin: TileCacheClient, block: Block) -> None:
     bulk_insert(admin, [tile(block.key(i, 0, ONBOARD), disk_bytes=100) for i in range(10)])
 
     with pytest.raises(CallError) as refusal:
@@ -105,7 +105,7 @@ def test_tiles_that_wait_for_upload_do_not_give_way(admin: TileCacheClient, bloc
     assert evicted(admin) == []
 
 
-def test_a_tile_that_is_refused_all_the_same_evicts_nothing(
+def test_a_tile_refused_for_another_reason_evicts_nothing(
     full: TileCacheClient, block: Block
 ) -> None:
     set_sector(full, "front", ACTIVE_CONFLICT, (-80, -180, 80, 180))
@@ -124,7 +124,7 @@ def test_a_tile_that_is_refused_all_the_same_evicts_nothing(
     assert evicted(full) == []
 
 
-def test_a_replacement_that_grows_gets_its_room(full: TileCacheClient, block: Block) -> None:
+def test_a_larger_replacement_evicts_tiles(full: TileCacheClient, block: Block) -> None:
     newer = tile(block.key(9), "newer", NOW, disk_bytes=250, file_path="newer.jpg")
 
     answer = insert(full, newer, ON_CONFLICT_REPLACE_IF_NEWER)
@@ -134,7 +134,7 @@ def test_a_replacement_that_grows_gets_its_room(full: TileCacheClient, block: Bl
     assert used_bytes(full) == 950
 
 
-def test_writers_at_once_all_get_their_room(full: TileCacheClient, block: Block) -> None:
+def test_concurrent_writers_can_all_evict(full: TileCacheClient, block: Block) -> None:
     def write(row: int) -> None:
         for column in range(10):
             insert(full, tile(block.key(column, row), disk_bytes=100))

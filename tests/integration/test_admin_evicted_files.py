@@ -1,4 +1,4 @@
-"""Files that are to be removed, and tiles that want them."""
+"""Files that are listed for removal cannot be stored again."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -31,12 +31,12 @@ from tilecache.v1.tile_metadata_store_pb2 import (
 ROWS_WHOSE_FILE_IS_LISTED = "SELECT count(*) FROM tiles JOIN tile_evictions USING (file_path)"
 
 
-def test_a_file_that_is_to_be_removed_cannot_be_stored_until_that_is_confirmed(
+def test_a_listed_file_cannot_be_stored_until_its_removal_is_confirmed(
     admin: TileCacheClient, block: Block
 ) -> None:
     again, other = tile(block.key(), disk_bytes=100), tile(block.key(1), disk_bytes=100)
     insert(admin, again)
-    (went,) = evict(admin, free_bytes=1).tiles
+    (evicted,) = evict(admin, free_bytes=1).tiles
 
     with pytest.raises(CallError) as refusal:
         insert(admin, again)
@@ -49,12 +49,12 @@ def test_a_file_that_is_to_be_removed_cannot_be_stored_until_that_is_confirmed(
     assert [(each.index, each.reason) for each in answer.refused] == [(1, "FILE_PENDING_REMOVAL")]
     assert read_usage(admin).total.tile_count == 1
 
-    confirm(admin, [went.eviction_id])
+    confirm(admin, [evicted.eviction_id])
     insert(admin, again)
     assert is_stored(admin, block.key())
 
 
-def test_an_evicted_tile_may_come_back_with_another_file(
+def test_an_evicted_tile_can_be_stored_with_another_file(
     admin: TileCacheClient, block: Block
 ) -> None:
     insert(admin, tile(block.key(), disk_bytes=100))
@@ -78,7 +78,9 @@ def test_the_file_of_a_replaced_tile_is_listed(admin: TileCacheClient, block: Bl
     assert is_stored(admin, block.key())
 
 
-def test_a_tile_replaced_in_its_file_lists_nothing(admin: TileCacheClient, block: Block) -> None:
+def test_a_replacement_with_the_same_path_lists_nothing(
+    admin: TileCacheClient, block: Block
+) -> None:
     insert(admin, tile(block.key(), "old"))
 
     insert(admin, tile(block.key(), "newer", NOW), ON_CONFLICT_REPLACE_IF_NEWER)
@@ -86,9 +88,7 @@ def test_a_tile_replaced_in_its_file_lists_nothing(admin: TileCacheClient, block
     assert list(list_evictions(admin)) == []
 
 
-def test_a_replacement_cannot_take_a_file_that_is_to_be_removed(
-    admin: TileCacheClient, block: Block
-) -> None:
+def test_a_replacement_cannot_use_a_listed_file(admin: TileCacheClient, block: Block) -> None:
     insert(admin, tile(block.key(0), disk_bytes=10, file_path="listed.jpg"))
     evict(admin, free_bytes=1)
     insert(admin, tile(block.key(1), "old"))
@@ -100,10 +100,10 @@ def test_a_replacement_cannot_take_a_file_that_is_to_be_removed(
     assert refusal.value.reason == "FILE_PENDING_REMOVAL"
 
 
-def test_no_row_ever_has_a_file_that_is_to_be_removed(
+def test_no_row_ever_has_a_listed_file(
     admin: TileCacheClient, sql: psycopg.Connection[Any], block: Block
 ) -> None:
-    """Inserting, evicting, deleting and confirming the same tiles at once."""
+    """Inserts, evictions, deletions and confirmations of the same tiles run concurrently."""
     tiles = [tile(block.key(i % 20, i // 20), disk_bytes=100) for i in range(100)]
     done = threading.Event()
 

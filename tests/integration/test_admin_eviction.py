@@ -1,4 +1,4 @@
-"""EvictTiles over the socket: what goes, and how much."""
+"""EvictTiles: which tiles are evicted, and how many."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -46,65 +46,65 @@ def names(keys: Iterator[TileKey] | list[TileKey]) -> list[tuple[int, int, int, 
     return [key_name(key) for key in keys]
 
 
-def gone(tiles: list[EvictedTile]) -> list[tuple[int, int, int, int, str]]:
+def evicted_keys(tiles: list[EvictedTile]) -> list[tuple[int, int, int, int, str]]:
     return [key_name(each.key) for each in tiles]
 
 
-def test_the_least_recently_used_go_first(admin: TileCacheClient, block: Block) -> None:
+def test_the_least_recently_used_are_evicted_first(admin: TileCacheClient, block: Block) -> None:
     keys = store_tiles(admin, block, 5)
     touch(admin, keys[3], keys[0])
 
-    went = evict(admin, free_bytes=300)
+    eviction = evict(admin, free_bytes=300)
 
-    assert gone(went.tiles) == names([keys[1], keys[2], keys[4]])
+    assert evicted_keys(eviction.tiles) == names([keys[1], keys[2], keys[4]])
     assert [is_stored(admin, key) for key in keys] == [True, False, False, True, False]
 
 
-def test_a_use_that_is_not_written_yet_counts(
+def test_an_access_that_is_not_written_yet_counts(
     database: str, short_directory: Path, block: Block
 ) -> None:
     with DaemonProcess(short_directory, dsn=database, access_flush_interval_s=3600) as daemon:
         keys = store_tiles(daemon.admin_client, block, 3)
         touch(daemon.client, keys[1], keys[0])
 
-        went = evict(daemon.admin_client, free_bytes=200)
+        eviction = evict(daemon.admin_client, free_bytes=200)
 
-        assert gone(went.tiles) == names([keys[2], keys[1]])
+        assert evicted_keys(eviction.tiles) == names([keys[2], keys[1]])
 
 
-def test_no_more_goes_than_the_goal_needs(admin: TileCacheClient, block: Block) -> None:
+def test_an_eviction_stops_at_its_goal(admin: TileCacheClient, block: Block) -> None:
     keys = store_tiles(admin, block, 10)
 
-    went = evict(admin, free_bytes=201)
+    eviction = evict(admin, free_bytes=201)
 
-    assert gone(went.tiles) == names(keys[:3])
-    assert went.summary.goal_met
-    assert went.summary.stop == EVICTION_STOP_GOAL_MET
-    assert (went.summary.evicted_count, went.summary.freed_bytes) == (3, 300)
-    assert went.summary.used_bytes == read_usage(admin).total.used_bytes == 700
+    assert evicted_keys(eviction.tiles) == names(keys[:3])
+    assert eviction.summary.goal_met
+    assert eviction.summary.stop == EVICTION_STOP_GOAL_MET
+    assert (eviction.summary.evicted_count, eviction.summary.freed_bytes) == (3, 300)
+    assert eviction.summary.used_bytes == read_usage(admin).total.used_bytes == 700
 
 
-def test_a_ceiling_is_a_ceiling(admin: TileCacheClient, block: Block) -> None:
+def test_the_used_bytes_are_reduced_below_the_ceiling(admin: TileCacheClient, block: Block) -> None:
     keys = store_tiles(admin, block, 10)
 
-    went = evict(admin, max_used_bytes=450)
+    eviction = evict(admin, max_used_bytes=450)
 
-    assert gone(went.tiles) == names(keys[:6])
-    assert went.summary.goal_met
-    assert read_usage(admin).total.used_bytes == went.summary.used_bytes == 400
+    assert evicted_keys(eviction.tiles) == names(keys[:6])
+    assert eviction.summary.goal_met
+    assert read_usage(admin).total.used_bytes == eviction.summary.used_bytes == 400
 
 
-def test_a_ceiling_that_holds_already_evicts_nothing(admin: TileCacheClient, block: Block) -> None:
+def test_below_the_ceiling_nothing_is_evicted(admin: TileCacheClient, block: Block) -> None:
     store_tiles(admin, block, 3)
 
-    went = evict(admin, max_used_bytes=300)
+    eviction = evict(admin, max_used_bytes=300)
 
-    assert went.tiles == []
-    assert went.summary.goal_met
-    assert went.summary.used_bytes == 300
+    assert eviction.tiles == []
+    assert eviction.summary.goal_met
+    assert eviction.summary.used_bytes == 300
 
 
-def test_a_ceiling_of_nothing_takes_all(admin: TileCacheClient, block: Block) -> None:
+def test_a_ceiling_of_zero_evicts_all(admin: TileCacheClient, block: Block) -> None:
     store_tiles(admin, block, 3)
 
     assert evict(admin, max_used_bytes=0).summary.evicted_count == 3
@@ -114,7 +114,7 @@ def test_a_ceiling_of_nothing_takes_all(admin: TileCacheClient, block: Block) ->
     "goal", [{"free_bytes": 450}, {"max_used_bytes": 450}, {"free_bytes": 5_000}]
 )
 @pytest.mark.parametrize("include_pending_uploads", [False, True])
-def test_a_dry_run_says_exactly_what_a_run_does(
+def test_a_dry_run_reports_the_same_as_a_run(
     admin: TileCacheClient,
     block: Block,
     sql: psycopg.Connection[Any],
@@ -128,22 +128,22 @@ def test_a_dry_run_says_exactly_what_a_run_does(
     request: dict[str, Any] = {**goal, "include_pending_uploads": include_pending_uploads}
 
     before = read_usage(admin)
-    told = evict(admin, **request, dry_run=True)
+    tried = evict(admin, **request, dry_run=True)
     assert read_usage(admin) == before
     assert list(list_evictions(admin)) == []
     done = evict(admin, **request)
 
-    assert told.tiles
-    assert told.summary.dry_run
+    assert tried.tiles
+    assert tried.summary.dry_run
     assert not done.summary.dry_run
-    told.summary.dry_run = False
-    assert told.summary == done.summary
-    assert [facts(each) for each in told.tiles] == [facts(each) for each in done.tiles]
-    assert {each.eviction_id for each in told.tiles} == {0}
+    tried.summary.dry_run = False
+    assert tried.summary == done.summary
+    assert [facts(each) for each in tried.tiles] == [facts(each) for each in done.tiles]
+    assert {each.eviction_id for each in tried.tiles} == {0}
 
 
 def facts(evicted: EvictedTile) -> EvictedTile:
-    """All but what only a run can give."""
+    """All fields but those that a dry run does not set."""
     rest = EvictedTile()
     rest.CopyFrom(evicted)
     rest.ClearField("eviction_id")
@@ -151,19 +151,19 @@ def facts(evicted: EvictedTile) -> EvictedTile:
     return rest
 
 
-def test_a_dry_run_of_several_batches_says_what_a_run_does(
+def test_a_dry_run_of_several_batches_reports_the_same_as_a_run(
     admin: TileCacheClient, sql: psycopg.Connection[Any]
 ) -> None:
     fill(sql, BATCH_TILES * 2 + 500, disk_bytes=10)
     goal = {"max_used_bytes": 10 * 100}
 
-    told, done = evict(admin, **goal, dry_run=True), evict(admin, **goal)
+    tried, done = evict(admin, **goal, dry_run=True), evict(admin, **goal)
 
-    assert told.summary.evicted_count == len(done.tiles) == BATCH_TILES * 2 + 400
-    assert [each.tile_uuid for each in told.tiles] == [each.tile_uuid for each in done.tiles]
+    assert tried.summary.evicted_count == len(done.tiles) == BATCH_TILES * 2 + 400
+    assert [each.tile_uuid for each in tried.tiles] == [each.tile_uuid for each in done.tiles]
 
 
-def test_tiles_that_wait_for_upload_stay_and_are_told(admin: TileCacheClient, block: Block) -> None:
+def test_pending_uploads_are_kept_and_counted(admin: TileCacheClient, block: Block) -> None:
     bulk_insert(admin, [tile(block.key(i, 0, ONBOARD), disk_bytes=100) for i in range(3)])
     keys = store_tiles(admin, Block(), 2)
     uploaded = UploadedTile(
@@ -171,74 +171,74 @@ def test_tiles_that_wait_for_upload_stay_and_are_told(admin: TileCacheClient, bl
     )
     admin.store.MarkUploaded(MarkUploadedRequest(tiles=[uploaded]), timeout=TIMEOUT_S)
 
-    went = evict(admin, max_used_bytes=0)
+    eviction = evict(admin, max_used_bytes=0)
 
-    assert gone(went.tiles) == names([block.key(1, 0, ONBOARD), *keys])
-    assert not went.summary.goal_met
-    assert went.summary.stop == EVICTION_STOP_PENDING_UPLOADS
-    assert went.summary.pending_upload_count == 2
+    assert evicted_keys(eviction.tiles) == names([block.key(1, 0, ONBOARD), *keys])
+    assert not eviction.summary.goal_met
+    assert eviction.summary.stop == EVICTION_STOP_PENDING_UPLOADS
+    assert eviction.summary.pending_upload_count == 2
 
 
-def test_tiles_that_wait_for_upload_go_when_told_so(admin: TileCacheClient, block: Block) -> None:
+def test_pending_uploads_are_evicted_on_request(admin: TileCacheClient, block: Block) -> None:
     insert(admin, tile(block.key(0, 0, ONBOARD), disk_bytes=100))
 
-    went = evict(admin, free_bytes=1, include_pending_uploads=True)
+    eviction = evict(admin, free_bytes=1, include_pending_uploads=True)
 
-    assert gone(went.tiles) == names([block.key(0, 0, ONBOARD)])
-    assert went.summary.goal_met
+    assert evicted_keys(eviction.tiles) == names([block.key(0, 0, ONBOARD)])
+    assert eviction.summary.goal_met
 
 
-def test_what_frees_nothing_stays(
+def test_tiles_without_a_known_size_are_kept(
     admin: TileCacheClient, sql: psycopg.Connection[Any], block: Block
 ) -> None:
     insert(admin, tile(block.key(0), disk_bytes=0))
     store_row(sql, block.key(1))
 
-    went = evict(admin, free_bytes=1)
+    eviction = evict(admin, free_bytes=1)
 
-    assert went.tiles == []
-    assert not went.summary.goal_met
-    assert went.summary.stop == EVICTION_STOP_EMPTY
+    assert eviction.tiles == []
+    assert not eviction.summary.goal_met
+    assert eviction.summary.stop == EVICTION_STOP_EMPTY
 
 
-def test_a_tile_that_a_writer_holds_is_passed_over_and_told(
+def test_a_locked_tile_is_skipped_and_reported(
     admin: TileCacheClient, shared_database: str, block: Block
 ) -> None:
     keys = store_tiles(admin, block, 3)
     with psycopg.connect(shared_database) as writer:
         writer.execute("SELECT FROM tiles WHERE tile_uuid = %s FOR UPDATE", [tile_uuid(keys[0])])
 
-        went = evict(admin, max_used_bytes=0)
+        eviction = evict(admin, max_used_bytes=0)
 
-    assert gone(went.tiles) == names(keys[1:])
-    assert went.summary.stop == EVICTION_STOP_PENDING_UPLOADS
-    assert went.summary.used_bytes == 100
+    assert evicted_keys(eviction.tiles) == names(keys[1:])
+    assert eviction.summary.stop == EVICTION_STOP_PENDING_UPLOADS
+    assert eviction.summary.used_bytes == 100
 
 
 @pytest.mark.parametrize("callers", [2, 4])
-def test_evictions_at_once_keep_a_ceiling_and_no_more(
+def test_concurrent_evictions_evict_no_more_than_one(
     admin: TileCacheClient, sql: psycopg.Connection[Any], callers: int
 ) -> None:
     fill(sql, 12_000, disk_bytes=10)
 
     with ThreadPoolExecutor(callers) as pool:
-        went = list(pool.map(lambda _: evict(admin, max_used_bytes=33_335), range(callers)))
+        evictions = list(pool.map(lambda _: evict(admin, max_used_bytes=33_335), range(callers)))
 
-    assert all(each.summary.goal_met for each in went)
-    ids = [each.tile_uuid for part in went for each in part.tiles]
+    assert all(each.summary.goal_met for each in evictions)
+    ids = [each.tile_uuid for part in evictions for each in part.tiles]
     assert len(ids) == len(set(ids)) == 12_000 - 3_333
     assert read_usage(admin).total.used_bytes == 33_330
 
 
-def test_evictions_at_once_free_together_what_each_was_asked(
+def test_concurrent_evictions_free_the_bytes_of_each(
     admin: TileCacheClient, sql: psycopg.Connection[Any]
 ) -> None:
     fill(sql, 12_000, disk_bytes=10)
 
     with ThreadPoolExecutor(2) as pool:
-        went = list(pool.map(lambda _: evict(admin, free_bytes=45_005), range(2)))
+        evictions = list(pool.map(lambda _: evict(admin, free_bytes=45_005), range(2)))
 
-    assert [each.summary.freed_bytes for each in went] == [45_010] * 2
+    assert [each.summary.freed_bytes for each in evictions] == [45_010] * 2
     assert read_usage(admin).total.used_bytes == 120_000 - 2 * 45_010
 
 
@@ -251,7 +251,7 @@ def test_evictions_at_once_free_together_what_each_was_asked(
         ({"free_bytes": -5}, "free_bytes"),
     ],
 )
-def test_a_goal_that_makes_no_sense_is_refused(
+def test_an_invalid_goal_is_refused(
     admin: TileCacheClient, block: Block, request_: dict[str, int], field: str
 ) -> None:
     store_tiles(admin, block, 1)

@@ -1,4 +1,4 @@
-"""ListEvictions and ConfirmEvictions over the socket."""
+"""ListEvictions and ConfirmEvictions."""
 
 from typing import Any
 
@@ -31,17 +31,15 @@ from tilecache.v1.tile_metadata_store_pb2 import (
 )
 
 
-def test_an_evicted_tile_is_listed_with_all_that_its_caller_needs(
-    admin: TileCacheClient, block: Block
-) -> None:
+def test_an_evicted_tile_is_listed_with_all_fields(admin: TileCacheClient, block: Block) -> None:
     key = block.key(3, 4)
     stored = insert(admin, tile(key, disk_bytes=77, file_path="a/b c.jpg")).tile
     touch(admin, key)
 
-    (went,) = evict(admin, free_bytes=1).tiles
+    (evicted,) = evict(admin, free_bytes=1).tiles
     (listed,) = list_evictions(admin)
 
-    assert listed == went
+    assert listed == evicted
     assert listed.eviction_id > 0
     assert (listed.tile_uuid, key_name(listed.key)) == (stored.tile_uuid, key_name(key))
     assert (listed.file_path, listed.disk_bytes) == ("a/b c.jpg", 77)
@@ -65,20 +63,20 @@ def test_an_eviction_is_listed_until_it_is_confirmed(admin: TileCacheClient, blo
 
 
 @pytest.mark.parametrize("ids", [[0], [5, -1]])
-def test_what_is_no_evictions_id_is_refused(admin: TileCacheClient, ids: list[int]) -> None:
+def test_an_invalid_eviction_id_is_refused(admin: TileCacheClient, ids: list[int]) -> None:
     with pytest.raises(CallError) as refusal:
         confirm(admin, ids)
 
     assert [each.field for each in refusal.value.violations] == [f"eviction_ids[{len(ids) - 1}]"]
 
 
-def test_pages_neither_shift_nor_repeat_while_evictions_come_and_go(
+def test_pages_are_stable_while_evictions_are_added_and_confirmed(
     admin: TileCacheClient, block: Block
 ) -> None:
     store_tiles(admin, block, 30)
-    went = [each.eviction_id for each in evict(admin, free_bytes=2_000).tiles]
+    evicted = [each.eviction_id for each in evict(admin, free_bytes=2_000).tiles]
     seen: list[int] = []
-    token, confirmed = "", went[1::2]
+    token, confirmed = "", evicted[1::2]
     while True:
         page = admin.admin.ListEvictions(
             ListEvictionsRequest(page_size=3, page_token=token), timeout=TIMEOUT_S
@@ -92,11 +90,11 @@ def test_pages_neither_shift_nor_repeat_while_evictions_come_and_go(
             break
 
     assert seen == sorted(set(seen))
-    assert set(went[0::2]) <= set(seen), "what was there all the time was seen"
+    assert set(evicted[0::2]) <= set(seen), "evictions that were listed all the time were seen"
 
 
 @pytest.mark.parametrize("token", ["x", "-1", "1.5", "9" * 19, "\N{ARABIC-INDIC DIGIT ONE}"])
-def test_what_was_never_a_token_is_refused(admin: TileCacheClient, token: str) -> None:
+def test_an_invalid_page_token_is_refused(admin: TileCacheClient, token: str) -> None:
     with pytest.raises(CallError) as refusal:
         admin.admin.ListEvictions(ListEvictionsRequest(page_token=token), timeout=TIMEOUT_S)
 
@@ -113,17 +111,17 @@ def test_a_deleted_tile_is_listed_like_an_evicted_one(admin: TileCacheClient, bl
     assert key_name(listed.key) == key_name(block.key(1))
 
 
-def test_whoever_stops_listening_finds_on_the_list_what_went(
+def test_after_a_cancelled_eviction_its_tiles_are_listed(
     admin: TileCacheClient, sql: psycopg.Connection[Any]
 ) -> None:
     fill(sql, 30_000, disk_bytes=10)
     answers = admin.admin.EvictTiles(EvictTilesRequest(max_used_bytes=0), timeout=TIMEOUT_S)
-    heard = {each.eviction_id for each in next(answers).tiles}
+    received = {each.eviction_id for each in next(answers).tiles}
     answers.cancel()
 
     again = evict(admin, max_used_bytes=0)
 
     assert again.summary.goal_met
     listed = {each.eviction_id for each in list_evictions(admin)}
-    assert heard <= listed
+    assert received <= listed
     assert len(listed) == 30_000

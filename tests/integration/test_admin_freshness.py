@@ -1,4 +1,4 @@
-"""Sectors, rules, labels and their explanation, over the socket."""
+"""Sectors, rules, labels and explanations."""
 
 from datetime import datetime, timedelta, timezone
 from typing import Any
@@ -111,7 +111,7 @@ def test_outside_all_sectors_nothing_expires(admin: TileCacheClient) -> None:
     assert stored.tile.freshness_label == FRESHNESS_LABEL_FRESH
 
 
-def test_a_tile_that_is_there_already_is_not_refused_for_its_age(admin: TileCacheClient) -> None:
+def test_a_stored_tile_sent_again_is_not_refused_for_its_age(admin: TileCacheClient) -> None:
     old = tile(IN_FRONT, captured_at=NOW - 7 * MONTH)
     insert(admin, old)
     set_sector(admin, "front", ACTIVE_CONFLICT, FRONT)
@@ -119,7 +119,7 @@ def test_a_tile_that_is_there_already_is_not_refused_for_its_age(admin: TileCach
     assert insert(admin, old).outcome == INSERT_OUTCOME_ALREADY_PRESENT
 
 
-def test_stored_tiles_follow_a_sector_that_comes_changes_and_goes(admin: TileCacheClient) -> None:
+def test_stored_tiles_are_relabelled_when_a_sector_changes(admin: TileCacheClient) -> None:
     for key in (IN_FRONT, IN_REAR, OUTSIDE):
         insert(admin, tile(key, captured_at=NOW - 13 * MONTH))
 
@@ -137,22 +137,22 @@ def test_stored_tiles_follow_a_sector_that_comes_changes_and_goes(admin: TileCac
     assert changes == [1, 1, 2]
 
 
-def test_stored_tiles_follow_a_rule_that_changes_and_is_taken_back(admin: TileCacheClient) -> None:
+def test_stored_tiles_are_relabelled_when_a_rule_changes(admin: TileCacheClient) -> None:
     set_sector(admin, "front", ACTIVE_CONFLICT, FRONT)
     insert(admin, tile(IN_FRONT, captured_at=NOW - 4 * MONTH))
     assert read_label(admin, IN_FRONT) == "fresh"
 
     stricter = set_rule(admin, ACTIVE_CONFLICT, 3, REJECT)
     assert (stricter.relabelled_count, read_label(admin, IN_FRONT)) == (1, "rejected")
-    milder = set_rule(admin, ACTIVE_CONFLICT, 3, DOWNGRADE)
-    assert (milder.relabelled_count, read_label(admin, IN_FRONT)) == (1, "downgraded")
+    relaxed = set_rule(admin, ACTIVE_CONFLICT, 3, DOWNGRADE)
+    assert (relaxed.relabelled_count, read_label(admin, IN_FRONT)) == (1, "downgraded")
     back = set_rule(admin, ACTIVE_CONFLICT, 6, REJECT)
     assert (back.relabelled_count, read_label(admin, IN_FRONT)) == (1, "fresh")
 
 
-def test_the_strictest_of_several_sectors_counts(admin: TileCacheClient) -> None:
+def test_the_strictest_of_several_sectors_applies(admin: TileCacheClient) -> None:
     insert(admin, tile(IN_FRONT, captured_at=NOW - 13 * MONTH))
-    set_sector(admin, "a mild one", STABLE_REAR, EVERYWHERE)
+    set_sector(admin, "the lenient one", STABLE_REAR, EVERYWHERE)
     assert read_label(admin, IN_FRONT) == "downgraded"
 
     set_sector(admin, "the strict one", ACTIVE_CONFLICT, FRONT)
@@ -170,7 +170,7 @@ def test_a_sector_may_cross_the_antimeridian(admin: TileCacheClient) -> None:
     assert [read_label(admin, key) for key in keys] == ["downgraded", "downgraded", "fresh"]
 
 
-def test_a_tile_on_a_sectors_edge_lies_in_it(admin: TileCacheClient) -> None:
+def test_a_sector_contains_tiles_on_its_edge(admin: TileCacheClient) -> None:
     key = tile_key(1, 1, 0)
     stored = insert(admin, tile(key, captured_at=NOW - 13 * MONTH)).tile
     box = (stored.latitude, stored.longitude, stored.latitude + 1, stored.longitude + 1)
@@ -180,18 +180,20 @@ def test_a_tile_on_a_sectors_edge_lies_in_it(admin: TileCacheClient) -> None:
     assert read_label(admin, key) == "downgraded"
 
 
-def test_old_words_stay_as_they_are(admin: TileCacheClient, sql: psycopg.Connection[Any]) -> None:
+def test_labels_of_the_oldest_schema_are_kept(
+    admin: TileCacheClient, sql: psycopg.Connection[Any]
+) -> None:
     store_row(sql, IN_FRONT, freshness_status="stale_warn", captured_at=NOW - 24 * MONTH)
 
     set_sector(admin, "front", ACTIVE_CONFLICT, FRONT)
 
     assert read_label(admin, IN_FRONT) == "stale_warn"
-    told = explain(admin, IN_FRONT)
-    assert told.stored_label == FRESHNESS_LABEL_STALE_WARN
-    assert told.current_label == FRESHNESS_LABEL_REJECTED
+    explanation = explain(admin, IN_FRONT)
+    assert explanation.stored_label == FRESHNESS_LABEL_STALE_WARN
+    assert explanation.current_label == FRESHNESS_LABEL_REJECTED
 
 
-def test_a_row_of_a_sector_without_a_box_holds_no_tile(
+def test_a_sector_without_a_box_contains_no_tile(
     admin: TileCacheClient, sql: psycopg.Connection[Any]
 ) -> None:
     insert(admin, tile(IN_FRONT, captured_at=NOW - 24 * MONTH))
@@ -205,7 +207,7 @@ def test_a_row_of_a_sector_without_a_box_holds_no_tile(
     assert not sector.HasField("bounding_box")
 
 
-def test_labels_are_brought_up_to_date_in_batches(
+def test_labels_are_updated_in_batches(
     admin: TileCacheClient, sql: psycopg.Connection[Any]
 ) -> None:
     count = RELABEL_BATCH_TILES * 2 + 10
@@ -224,7 +226,7 @@ def test_labels_are_brought_up_to_date_in_batches(
     assert max(transactions) <= (RELABEL_BATCH_TILES,)
 
 
-def test_a_sector_is_changed_by_its_name(admin: TileCacheClient) -> None:
+def test_setting_a_sector_again_changes_it(admin: TileCacheClient) -> None:
     first = set_sector(admin, "front", ACTIVE_CONFLICT, FRONT).sector
     second = set_sector(admin, "front", STABLE_REAR, REAR).sector
 
@@ -234,7 +236,7 @@ def test_a_sector_is_changed_by_its_name(admin: TileCacheClient) -> None:
     assert second.bounding_box.west == 30.0
 
 
-def test_sectors_come_in_stable_pages(admin: TileCacheClient) -> None:
+def test_pages_of_sectors_are_complete(admin: TileCacheClient) -> None:
     names = ["Zürich", "a", "b b", "B", "aa", "Ä", "ÿ", "_"]
     for name in names:
         set_sector(admin, name, STABLE_REAR, FRONT)
@@ -245,7 +247,7 @@ def test_sectors_come_in_stable_pages(admin: TileCacheClient) -> None:
     assert paged == [sector.name for sector in list_sectors(admin)]
 
 
-def test_a_sector_that_is_not_there_cannot_be_deleted(admin: TileCacheClient) -> None:
+def test_deleting_an_unknown_sector_is_an_error(admin: TileCacheClient) -> None:
     with pytest.raises(CallError) as refusal:
         delete_sector(admin, "nowhere")
 
@@ -272,7 +274,7 @@ def test_a_sector_that_is_not_there_cannot_be_deleted(admin: TileCacheClient) ->
         ({"bounding_box": (40, float("nan"), 50, 30)}, "sector.bounding_box.west"),
     ],
 )
-def test_a_sector_that_contradicts_itself_is_refused(
+def test_an_invalid_sector_is_refused(
     admin: TileCacheClient, change: dict[str, Any], field: str
 ) -> None:
     given = {"name": "front", "classification": ACTIVE_CONFLICT, "bounding_box": FRONT} | change
@@ -291,7 +293,7 @@ def test_a_sector_that_contradicts_itself_is_refused(
     assert list_sectors(admin) == []
 
 
-def test_the_rules_begin_as_they_were_seeded(admin: TileCacheClient) -> None:
+def test_the_default_rules_are_those_of_the_migration(admin: TileCacheClient) -> None:
     assert list_rules(admin) == [(ACTIVE_CONFLICT, 6, REJECT), (STABLE_REAR, 12, DOWNGRADE)]
 
 
@@ -303,11 +305,11 @@ def test_the_rules_begin_as_they_were_seeded(admin: TileCacheClient) -> None:
         ((ACTIVE_CONFLICT, -1, REJECT), "rule.max_age_months"),
         ((ACTIVE_CONFLICT, 1201, REJECT), "rule.max_age_months"),
         ((ACTIVE_CONFLICT, 6, 0), "rule.action"),
-        ((ACTIVE_CONFLICT, 13, REJECT), "rule.max_age_months"),  # milder than the rear's 12
-        ((STABLE_REAR, 5, DOWNGRADE), "rule.max_age_months"),  # stricter than the front's 6
+        ((ACTIVE_CONFLICT, 13, REJECT), "rule.max_age_months"),  # more than the rear's 12
+        ((STABLE_REAR, 5, DOWNGRADE), "rule.max_age_months"),  # less than the front's 6
     ],
 )
-def test_a_rule_that_contradicts_itself_or_the_other_is_refused(
+def test_an_invalid_rule_is_refused(
     admin: TileCacheClient, rule: tuple[Any, int, Any], field: str
 ) -> None:
     before = list_rules(admin)
@@ -320,51 +322,51 @@ def test_a_rule_that_contradicts_itself_or_the_other_is_refused(
     assert list_rules(admin) == before
 
 
-def test_an_explanation_names_the_sector_and_the_rule_that_count(admin: TileCacheClient) -> None:
+def test_an_explanation_names_the_sector_and_rule_that_apply(admin: TileCacheClient) -> None:
     front = set_sector(admin, "front", ACTIVE_CONFLICT, FRONT).sector
     rear = set_sector(admin, "around it", STABLE_REAR, EVERYWHERE).sector
     captured_at = NOW - timedelta(days=40)
     insert(admin, tile(IN_FRONT, captured_at=captured_at))
 
-    told = explain(admin, IN_FRONT)
+    answer = explain(admin, IN_FRONT)
 
-    assert told.stored_label == told.current_label == FRESHNESS_LABEL_FRESH
-    assert told.sector == front
-    assert list(told.sectors) == [front, rear]
-    assert (told.rule.max_age_months, told.rule.action) == (6, REJECT)
-    assert told.age.ToTimedelta() >= timedelta(days=40)
-    assert told.age_months == 1
-    assert told.next_label == FRESHNESS_LABEL_REJECTED
-    assert told.clock_trusted
+    assert answer.stored_label == answer.current_label == FRESHNESS_LABEL_FRESH
+    assert answer.sector == front
+    assert list(answer.sectors) == [front, rear]
+    assert (answer.rule.max_age_months, answer.rule.action) == (6, REJECT)
+    assert answer.age.ToTimedelta() >= timedelta(days=40)
+    assert answer.age_months == 1
+    assert answer.next_label == FRESHNESS_LABEL_REJECTED
+    assert answer.clock_trusted
     for word in ("'front'", "active_conflict", "6 months", "fresh", "becomes rejected on"):
-        assert word in told.explanation
+        assert word in answer.explanation
 
 
-def test_an_explanation_of_an_expired_tile_says_that_its_label_stays(
+def test_an_explanation_states_that_an_expired_label_does_not_change(
     admin: TileCacheClient,
 ) -> None:
     set_sector(admin, "rear", STABLE_REAR, REAR)
     insert(admin, tile(IN_REAR, captured_at=NOW - 13 * MONTH))
 
-    told = explain(admin, IN_REAR)
+    answer = explain(admin, IN_REAR)
 
-    assert told.current_label == FRESHNESS_LABEL_DOWNGRADED
-    assert not told.HasField("next_change_at")
-    assert "does not change" in told.explanation
+    assert answer.current_label == FRESHNESS_LABEL_DOWNGRADED
+    assert not answer.HasField("next_change_at")
+    assert "does not change" in answer.explanation
 
 
-def test_an_explanation_outside_all_sectors_says_so(admin: TileCacheClient) -> None:
+def test_an_explanation_states_that_a_tile_is_outside_all_sectors(admin: TileCacheClient) -> None:
     insert(admin, tile(OUTSIDE))
 
-    told = explain(admin, OUTSIDE)
+    answer = explain(admin, OUTSIDE)
 
-    assert told.current_label == FRESHNESS_LABEL_FRESH
+    assert answer.current_label == FRESHNESS_LABEL_FRESH
     for field in ("sector", "rule", "next_change_at"):
-        assert not told.HasField(field)
-    assert "outside all sectors" in told.explanation
+        assert not answer.HasField(field)
+    assert "outside all sectors" in answer.explanation
 
 
-def test_a_tile_that_is_not_there_cannot_be_explained(admin: TileCacheClient) -> None:
+def test_explaining_an_unknown_tile_is_an_error(admin: TileCacheClient) -> None:
     with pytest.raises(CallError) as refusal:
         explain(admin, OUTSIDE)
 

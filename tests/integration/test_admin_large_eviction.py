@@ -1,4 +1,4 @@
-"""100,000 of 1,000,000 tiles go, and reads are answered meanwhile."""
+"""100,000 of 1,000,000 tiles are evicted, and reads are answered meanwhile."""
 
 from collections import Counter
 from pathlib import Path
@@ -26,7 +26,7 @@ DISK_BYTES = 10_000
 PATIENCE_S = 120
 
 
-def test_reads_are_answered_while_100_000_of_1_000_000_tiles_go(
+def test_reads_are_answered_while_100_000_of_1_000_000_tiles_are_evicted(
     database: str, short_directory: Path
 ) -> None:
     with psycopg.connect(database, autocommit=True) as sql:
@@ -35,16 +35,16 @@ def test_reads_are_answered_while_100_000_of_1_000_000_tiles_go(
         with DaemonProcess(short_directory, dsn=database) as daemon:
             request = EvictTilesRequest(free_bytes=EVICTED * DISK_BYTES)
             answers = daemon.admin_client.admin.EvictTiles(request, timeout=PATIENCE_S)
-            went, batches = 0, 0
+            evicted, batches = 0, 0
             for answer in answers:
-                went += len(answer.tiles)
+                evicted += len(answer.tiles)
                 batches += 1
-                if went < EVICTED:
+                if evicted < EVICTED:
                     read(daemon.client, used_last[batches::500])
 
             assert answer.summary.goal_met
-            assert answer.summary.evicted_count == went == EVICTED
-            assert batches > EVICTED / BATCH_TILES, "there were reads between batches"
+            assert answer.summary.evicted_count == evicted == EVICTED
+            assert batches > EVICTED / BATCH_TILES, "there were reads between the batches"
             assert read_usage(daemon.admin_client).total.tile_count == TILES - EVICTED
         assert max(rows_of_transactions(sql).values()) <= BATCH_TILES
 
@@ -57,7 +57,7 @@ def read_ids(sql: psycopg.Connection[Any], first: int) -> list[str]:
 
 
 def read(client: TileCacheClient, tile_uuids: list[str]) -> None:
-    """By id, many at once, and by region: all must be answered."""
+    """Reads by id, by many ids and by region; all must be answered."""
     refs = [TileRef(tile_uuid=tile_uuid) for tile_uuid in tile_uuids]
     assert client.store.GetTile(GetTileRequest(tile=refs[0]), timeout=PATIENCE_S).HasField("tile")
     results = client.store.LookupTiles(LookupTilesRequest(tiles=refs), timeout=PATIENCE_S).results

@@ -1,4 +1,4 @@
-"""The administrator's socket: what is served where, and who may connect."""
+"""The admin socket: the services of each socket, and access to them."""
 
 import grp
 import os
@@ -34,7 +34,7 @@ def channel(socket_path: Path) -> grpc.Channel:
 
 
 def call(socket_path: Path, method: MethodDescriptor) -> Any:
-    """One answer to an empty request."""
+    """Calls a method with an empty request."""
     path = f"/{method.containing_service.full_name}/{method.name}"
     with channel(socket_path) as connection:
         stub = connection.unary_stream(path)
@@ -42,7 +42,7 @@ def call(socket_path: Path, method: MethodDescriptor) -> Any:
 
 
 @pytest.mark.parametrize("method", ADMIN_METHODS, ids=lambda method: method.name)
-def test_the_navigation_process_cannot_administrate(
+def test_the_navigation_socket_does_not_serve_the_admin_service(
     shared_daemon: DaemonProcess, method: MethodDescriptor
 ) -> None:
     with pytest.raises(grpc.RpcError) as refusal:
@@ -52,19 +52,17 @@ def test_the_navigation_process_cannot_administrate(
 
 
 @pytest.mark.parametrize("method", ADMIN_METHODS, ids=lambda method: method.name)
-def test_the_administrator_can_call_everything(
+def test_the_admin_socket_serves_all_admin_calls(
     shared_daemon: DaemonProcess, method: MethodDescriptor
 ) -> None:
-    """An empty request is answered, or refused for what it lacks."""
+    """An empty request is answered, or refused as invalid."""
     try:
         call(shared_daemon.admin_socket_path, method)
     except grpc.RpcError as error:
         assert error.code() is grpc.StatusCode.INVALID_ARGUMENT  # noqa: PT017
 
 
-def test_the_administrator_may_use_the_store_too(
-    shared_daemon: DaemonProcess, block: Block
-) -> None:
+def test_the_admin_socket_serves_the_store(shared_daemon: DaemonProcess, block: Block) -> None:
     insert(shared_daemon.admin_client, tile(block.key()))
 
     info = shared_daemon.admin_client.store.GetServerInfo(GetServerInfoRequest(), timeout=10)
@@ -76,20 +74,20 @@ def test_the_administrator_may_use_the_store_too(
     ("socket_name", "services"),
     [("socket_path", {STORE_SERVICE}), ("admin_socket_path", {STORE_SERVICE, ADMIN_SERVICE})],
 )
-def test_reflection_and_health_tell_what_is_served(
+def test_reflection_and_health_cover_the_services_of_each_socket(
     shared_daemon: DaemonProcess, socket_name: str, services: set[str]
 ) -> None:
     with channel(getattr(shared_daemon, socket_name)) as connection:
-        told = set(ProtoReflectionDescriptorDatabase(connection).get_services())
+        reflected = set(ProtoReflectionDescriptorDatabase(connection).get_services())
         health = health_pb2_grpc.HealthStub(connection)
 
-        assert {name for name in told if name.startswith("tilecache.")} == services
+        assert {name for name in reflected if name.startswith("tilecache.")} == services
         for service in services:
             answer = health.Check(health_pb2.HealthCheckRequest(service=service), timeout=10)
             assert answer.status == health_pb2.HealthCheckResponse.SERVING
 
 
-def test_health_does_not_know_the_administrators_service_on_the_navigation_socket(
+def test_health_on_the_navigation_socket_excludes_the_admin_service(
     shared_daemon: DaemonProcess,
 ) -> None:
     with channel(shared_daemon.socket_path) as connection, pytest.raises(grpc.RpcError) as refusal:
@@ -104,16 +102,14 @@ def mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
-def test_only_the_daemons_user_administrates_unless_told_otherwise(
+def test_by_default_only_the_daemons_user_can_open_the_admin_socket(
     shared_daemon: DaemonProcess,
 ) -> None:
     assert mode(shared_daemon.admin_socket_path) == 0o600
     assert mode(shared_daemon.socket_path) == 0o660
 
 
-def test_each_socket_has_a_mode_and_a_group_of_its_own(
-    database: str, short_directory: Path
-) -> None:
+def test_mode_and_group_are_set_per_socket(database: str, short_directory: Path) -> None:
     other = os.getgroups()[-1] if os.geteuid() else 1
     with DaemonProcess(
         short_directory,
@@ -127,7 +123,7 @@ def test_each_socket_has_a_mode_and_a_group_of_its_own(
         assert daemon.socket_path.stat().st_gid == os.getegid()
 
 
-def test_a_second_daemon_leaves_the_firsts_administrators_socket_alone(
+def test_a_second_daemon_does_not_take_an_admin_socket_in_use(
     daemon: DaemonProcess, database: str, tmp_path: Path
 ) -> None:
     second = DaemonProcess(tmp_path, dsn=database)
@@ -141,12 +137,12 @@ def test_a_second_daemon_leaves_the_firsts_administrators_socket_alone(
     second.close()
 
     assert ended.returncode == 5
-    assert f"{daemon.admin_socket_path}: another daemon serves here" in ended.stderr
+    assert f"{daemon.admin_socket_path}: in use by another daemon" in ended.stderr
     assert not daemon.socket_path.with_name("second.sock").exists()
     read_usage(daemon.admin_client)
 
 
-def test_a_dead_daemons_administrators_socket_is_taken_over(daemon: DaemonProcess) -> None:
+def test_the_admin_socket_of_a_dead_daemon_is_taken_over(daemon: DaemonProcess) -> None:
     daemon.kill()
     assert daemon.admin_socket_path.is_socket()
 
@@ -155,7 +151,7 @@ def test_a_dead_daemons_administrators_socket_is_taken_over(daemon: DaemonProces
     read_usage(daemon.admin_client)
 
 
-def test_both_sockets_are_gone_after_an_orderly_end(daemon: DaemonProcess) -> None:
+def test_both_sockets_are_removed_by_a_graceful_shutdown(daemon: DaemonProcess) -> None:
     assert daemon.signal(signal.SIGTERM) == 0
 
     assert not daemon.socket_path.exists()

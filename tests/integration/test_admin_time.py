@@ -1,4 +1,4 @@
-"""Months' edges, and clocks that are wrong: on clocks that the test moves."""
+"""Ages at the ends of months, and wrong clocks, with clocks that the test sets."""
 
 from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
@@ -47,7 +47,7 @@ def day(year: int, month: int, number: int) -> datetime:
 NOON = day(2027, 6, 1)
 
 EDGES = [
-    # captured, months, past its age
+    # captured at, months, expires at
     (day(2026, 11, 30), 3, day(2027, 2, 28)),
     (day(2027, 8, 31), 6, day(2028, 2, 29)),
     (day(2026, 8, 31), 6, day(2027, 2, 28)),
@@ -64,7 +64,7 @@ IN_REAR, LATE_IN_REAR = tile_key(10, 1000, 1), tile_key(10, 1001, 1)
 
 @pytest.fixture
 def daemon(database: str, short_directory: Path) -> Iterator[ClockedDaemon]:
-    """A daemon whose clocks stand at noon."""
+    """A daemon whose clocks are set to noon."""
     with ClockedDaemon(short_directory, NOON, dsn=database, access_recent_s=0) as process:
         yield process
 
@@ -82,7 +82,7 @@ def moment(message: Any) -> datetime:
 
 
 def set_policy(daemon: ClockedDaemon, classification: Any, months: int, action: Any) -> None:
-    """The rule of one classification for the whole Earth."""
+    """Sets the rule of a classification, and a sector of the whole Earth."""
     other = STABLE_REAR if classification == ACTIVE_CONFLICT else ACTIVE_CONFLICT
     set_rule(daemon.admin_client, other, 1_200 if other == STABLE_REAR else 1, DOWNGRADE)
     set_rule(daemon.admin_client, classification, months, action)
@@ -90,10 +90,10 @@ def set_policy(daemon: ClockedDaemon, classification: Any, months: int, action: 
 
 
 @pytest.mark.parametrize(("captured_at", "months", "expires_at"), EDGES)
-def test_tiles_age_by_the_calendars_months(
+def test_tiles_age_by_calendar_months(
     database: str, short_directory: Path, captured_at: datetime, months: int, expires_at: datetime
 ) -> None:
-    """Under each action, at insert and once stored, a microsecond before the edge and on it."""
+    """For each action, at the insert and when stored, a microsecond before expiry and at it."""
     with ClockedDaemon(short_directory, expires_at - MICROSECOND, dsn=database) as daemon:
         client, admin = daemon.client, daemon.admin_client
         set_rule(admin, ACTIVE_CONFLICT, months, REJECT)
@@ -108,7 +108,7 @@ def test_tiles_age_by_the_calendars_months(
 
         daemon.pass_time(MICROSECOND)
 
-        with pytest.raises(CallError, match=f"rejects what is older than {months} months"):
+        with pytest.raises(CallError, match=f"rejects tiles older than {months} months"):
             insert(client, tile(LATE_IN_FRONT, captured_at=captured_at))
         late = insert(client, tile(LATE_IN_REAR, captured_at=captured_at))
         assert late.outcome == INSERT_OUTCOME_DOWNGRADED
@@ -116,12 +116,12 @@ def test_tiles_age_by_the_calendars_months(
         assert reevaluate(admin) == 2
         for key, label in ((IN_FRONT, "rejected"), (IN_REAR, "downgraded")):
             assert read_label(client, key) == label
-            told = explain(admin, key)
-            assert told.stored_label == told.current_label
-            assert not told.HasField("next_change_at")
+            explanation = explain(admin, key)
+            assert explanation.stored_label == explanation.current_label
+            assert not explanation.HasField("next_change_at")
 
 
-def test_labels_are_brought_up_to_date_once_a_day(daemon: ClockedDaemon) -> None:
+def test_labels_are_updated_once_a_day(daemon: ClockedDaemon) -> None:
     set_policy(daemon, STABLE_REAR, 12, DOWNGRADE)
     insert(daemon.client, tile(FIRST, captured_at=NOON - timedelta(days=364, hours=12)))
     assert read_label(daemon.client, FIRST) == "fresh"
@@ -131,7 +131,7 @@ def test_labels_are_brought_up_to_date_once_a_day(daemon: ClockedDaemon) -> None
     eventually(lambda: read_label(daemon.client, FIRST) == "downgraded")
 
 
-def test_labels_are_brought_up_to_date_at_the_start(daemon: ClockedDaemon) -> None:
+def test_labels_are_updated_at_the_start(daemon: ClockedDaemon) -> None:
     set_policy(daemon, STABLE_REAR, 12, DOWNGRADE)
     insert(daemon.client, tile(FIRST, captured_at=NOON - timedelta(days=300)))
     assert daemon.stop() == 0
@@ -159,15 +159,15 @@ def behind(daemon: ClockedDaemon, request: pytest.FixtureRequest) -> ClockedDaem
     return daemon
 
 
-def test_a_clock_that_is_behind_is_told(behind: ClockedDaemon) -> None:
-    told = clock(behind)
+def test_a_clock_that_is_behind_is_reported(behind: ClockedDaemon) -> None:
+    status = clock(behind)
 
-    assert not told.trusted
-    assert "at least 2027-06-01 07:30:15Z" in told.reason
-    assert moment(told.time) >= NOON
+    assert not status.trusted
+    assert "at least 2027-06-01 07:30:15Z" in status.reason
+    assert moment(status.time) >= NOON
 
 
-def test_nothing_becomes_fresh_because_of_a_clock_that_is_behind(behind: ClockedDaemon) -> None:
+def test_no_tile_becomes_fresh_while_the_clock_is_behind(behind: ClockedDaemon) -> None:
     assert reevaluate(behind.admin_client) == 0
     assert read_label(behind.client, SECOND) == "downgraded"
 
@@ -180,7 +180,7 @@ def test_nothing_becomes_fresh_because_of_a_clock_that_is_behind(behind: Clocked
     assert reevaluate(behind.admin_client) == 0
 
 
-def test_a_rule_that_grows_milder_makes_nothing_fresh_while_the_clock_is_behind(
+def test_a_relaxed_rule_makes_no_tile_fresh_while_the_clock_is_behind(
     behind: ClockedDaemon,
 ) -> None:
     set_rule(behind.admin_client, STABLE_REAR, 24, DOWNGRADE)
@@ -189,38 +189,38 @@ def test_a_rule_that_grows_milder_makes_nothing_fresh_while_the_clock_is_behind(
     assert "not trusted" in explain(behind.admin_client, SECOND).explanation
 
 
-def test_a_tile_that_its_rule_rejects_is_refused_even_then(behind: ClockedDaemon) -> None:
+def test_a_rejected_tile_is_refused_while_the_clock_is_behind(behind: ClockedDaemon) -> None:
     set_policy(behind, ACTIVE_CONFLICT, 6, REJECT)
 
-    with pytest.raises(CallError, match="rejects what is older"):
+    with pytest.raises(CallError, match="rejects tiles older"):
         insert(behind.client, tile(tile_key(10, 5, 5), captured_at=NOON - timedelta(days=400)))
 
 
-def test_the_order_of_use_holds_while_the_clock_is_behind(behind: ClockedDaemon) -> None:
+def test_the_order_of_use_is_correct_while_the_clock_is_behind(behind: ClockedDaemon) -> None:
     touch(behind.client, FIRST)
 
-    went = evict(behind.admin_client, max_used_bytes=0)
+    eviction = evict(behind.admin_client, max_used_bytes=0)
 
-    assert [key_name(gone.key) for gone in went.tiles] == [
+    assert [key_name(evicted.key) for evicted in eviction.tiles] == [
         key_name(key) for key in (THIRD, SECOND, FIRST)
     ]
 
 
-def test_the_order_of_use_holds_over_a_restart_in_1970(behind: ClockedDaemon) -> None:
+def test_the_order_of_use_survives_a_restart_in_1970(behind: ClockedDaemon) -> None:
     touch(behind.client, FIRST, THIRD)
     assert behind.stop() == 0
     behind.set_clock(BOOT_1970)
     behind.start()
     touch(behind.client, SECOND)
 
-    went = evict(behind.admin_client, max_used_bytes=0)
+    eviction = evict(behind.admin_client, max_used_bytes=0)
 
-    assert [key_name(gone.key) for gone in went.tiles] == [
+    assert [key_name(evicted.key) for evicted in eviction.tiles] == [
         key_name(key) for key in (FIRST, THIRD, SECOND)
     ]
 
 
-def test_a_use_is_never_written_as_earlier_than_what_was_seen(
+def test_accesses_are_not_written_with_times_before_the_latest_seen(
     behind: ClockedDaemon, database: str
 ) -> None:
     touch(behind.client, FIRST)
@@ -233,7 +233,7 @@ def test_a_use_is_never_written_as_earlier_than_what_was_seen(
     assert accessed_at >= NOON
 
 
-def test_when_the_clock_is_set_right_all_is_as_it_was(behind: ClockedDaemon) -> None:
+def test_correcting_the_clock_restores_trust_and_labels(behind: ClockedDaemon) -> None:
     stored = insert(behind.client, tile(tile_key(10, 4, 4), captured_at=NOON - timedelta(days=2)))
     assert stored.tile.freshness_label == FRESHNESS_LABEL_DOWNGRADED
 
@@ -245,7 +245,7 @@ def test_when_the_clock_is_set_right_all_is_as_it_was(behind: ClockedDaemon) -> 
     assert read_label(behind.client, SECOND) == "downgraded"
 
 
-def test_a_small_correction_is_no_reason_for_doubt(daemon: ClockedDaemon, block: Block) -> None:
+def test_a_small_correction_does_not_end_trust(daemon: ClockedDaemon, block: Block) -> None:
     insert(daemon.client, tile(block.key()))
 
     daemon.set_clock(NOON - timedelta(seconds=1))
@@ -253,13 +253,13 @@ def test_a_small_correction_is_no_reason_for_doubt(daemon: ClockedDaemon, block:
     assert clock(daemon).trusted
 
 
-def test_the_bound_on_lost_uses_is_published(daemon: ClockedDaemon) -> None:
+def test_the_bound_on_lost_accesses_is_published(daemon: ClockedDaemon) -> None:
     info = daemon.client.store.GetServerInfo(GetServerInfoRequest(), timeout=TIMEOUT_S)
 
     assert info.access_loss_bound.ToTimedelta() == timedelta(seconds=5)
 
 
-def test_a_use_that_was_written_recently_is_not_written_again(
+def test_a_recently_written_access_is_not_written_again(
     database: str, short_directory: Path
 ) -> None:
     settings: dict[str, Any] = {"access_flush_interval_s": 0.05, "access_recent_s": 60}
@@ -280,14 +280,14 @@ def test_a_use_that_was_written_recently_is_not_written_again(
         daemon.pass_time(timedelta(seconds=59))
         touch(daemon.client, FIRST, SECOND)
         twice = eventually(lambda: len(written()) == 2 and written())
-        assert twice[0] == once[0], "the second use came too soon"
+        assert twice[0] == once[0], "the second access was too recent"
 
         daemon.pass_time(timedelta(seconds=1))
         touch(daemon.client, FIRST)
         eventually(lambda: written()[0] != once[0])
 
 
-def test_rejected_tiles_stay_rejected_over_a_start_in_1970(
+def test_rejected_tiles_stay_rejected_after_a_start_in_1970(
     database: str, short_directory: Path
 ) -> None:
     with ClockedDaemon(short_directory, NOON, dsn=database) as daemon:

@@ -1,4 +1,4 @@
-"""GetStorageUsage, over the socket."""
+"""GetStorageUsage."""
 
 from datetime import timedelta
 from typing import Any
@@ -31,7 +31,7 @@ from tilecache.v1.tile_metadata_store_pb2 import (
 
 
 def used(usage: Any) -> tuple[int, int]:
-    """A number of tiles and their size."""
+    """The number of tiles and their size."""
     return usage.tile_count, usage.used_bytes
 
 
@@ -42,14 +42,14 @@ def test_an_empty_cache_uses_nothing(admin: TileCacheClient) -> None:
     assert [*usage.sources, *usage.zooms, *usage.labels] == []
 
 
-def test_without_a_ceiling_none_is_shown(admin: TileCacheClient) -> None:
+def test_without_a_ceiling_usage_has_none(admin: TileCacheClient) -> None:
     usage = read_usage(admin)
 
     assert usage.max_used_bytes == 0
     assert not usage.evict_on_insert
 
 
-def test_tiles_are_told_by_source_zoom_and_label(admin: TileCacheClient) -> None:
+def test_usage_is_grouped_by_source_zoom_and_label(admin: TileCacheClient) -> None:
     set_sector(admin, "rear", STABLE_REAR, (50, 20, 60, 30))
     flight = random_flight()
     old = NOW - timedelta(days=800)
@@ -79,7 +79,7 @@ def test_tiles_are_told_by_source_zoom_and_label(admin: TileCacheClient) -> None
     assert used(usage.pending_upload) == (2, 43_000)
 
 
-def test_an_upload_ends_the_wait(admin: TileCacheClient, block: Block) -> None:
+def test_an_uploaded_tile_is_no_longer_pending(admin: TileCacheClient, block: Block) -> None:
     insert(admin, tile(block.key(0, 0, ONBOARD), disk_bytes=7))
     insert(admin, tile(block.key(1, 0, ONBOARD), disk_bytes=8))
     uploaded = UploadedTile(
@@ -93,9 +93,7 @@ def test_an_upload_ends_the_wait(admin: TileCacheClient, block: Block) -> None:
     assert used(usage.total) == (2, 15)
 
 
-def test_a_replaced_tile_counts_once_with_its_new_size(
-    admin: TileCacheClient, block: Block
-) -> None:
+def test_a_replaced_tile_counts_with_its_new_size(admin: TileCacheClient, block: Block) -> None:
     insert(admin, tile(block.key(), disk_bytes=100))
 
     insert(
@@ -109,7 +107,7 @@ def test_a_replaced_tile_counts_once_with_its_new_size(
     assert used(usage.pending_removal) == (1, 100)
 
 
-def test_what_went_waits_for_its_files_removal_until_that_is_confirmed(
+def test_deleted_tiles_count_as_pending_removal_until_confirmed(
     admin: TileCacheClient, block: Block
 ) -> None:
     bulk_insert(admin, [tile(key, disk_bytes=10) for key in block.keys(5)])
@@ -120,11 +118,11 @@ def test_what_went_waits_for_its_files_removal_until_that_is_confirmed(
     assert used(usage.total) == (2, 20)
     assert used(usage.pending_removal) == (3, 30)
 
-    confirm(admin, [gone.eviction_id for gone in (*evicted, *deleted)])
+    confirm(admin, [each.eviction_id for each in (*evicted, *deleted)])
     assert used(read_usage(admin).pending_removal) == (0, 0)
 
 
-def test_tiles_of_unknown_size_are_told_apart(
+def test_tiles_of_unknown_size_are_counted(
     admin: TileCacheClient, sql: psycopg.Connection[Any], block: Block
 ) -> None:
     store_row(sql, block.key(0))

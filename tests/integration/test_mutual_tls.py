@@ -1,4 +1,4 @@
-"""The TCP listener for peers on the ground: who gets in, and what a start is refused for."""
+"""The TCP listener for peers on the ground: access, and the errors of an invalid setup."""
 
 import json
 import socket
@@ -68,7 +68,7 @@ def tls_settings(directory: Path, authority: Authority) -> dict[str, object]:
 def connect(
     shared_daemon: DaemonProcess, authority: Authority, port: int
 ) -> Iterator[Callable[[Identity | None], grpc.Channel]]:
-    """Opens channels as a client of some identity, or of none."""
+    """Opens channels with or without a client certificate."""
     channels = []
 
     def open_channel(identity: Identity | None) -> grpc.Channel:
@@ -99,7 +99,7 @@ def get_server_info(channel: grpc.Channel) -> pb.GetServerInfoResponse:
     return answer
 
 
-def test_a_peer_on_the_list_stores_and_reads(allowed: grpc.Channel, block: Block) -> None:
+def test_an_allowed_peer_can_store_and_read(allowed: grpc.Channel, block: Block) -> None:
     store = TileMetadataStoreStub(allowed)
     key = block.key()
     batch = pb.BulkInsertTilesRequest(tiles=[tile(key)])
@@ -121,7 +121,7 @@ def test_a_peer_on_the_list_stores_and_reads(allowed: grpc.Channel, block: Block
         {"common_name": "other", "dns": [ALLOWED_DNS]},
     ],
 )
-def test_a_name_on_the_list_is_enough(
+def test_one_allowed_name_is_enough(
     connect: Callable[[Identity | None], grpc.Channel], authority: Authority, names: dict[str, Any]
 ) -> None:
     assert get_server_info(connect(authority.issue(**names))).database_available
@@ -160,14 +160,14 @@ CALLS: dict[str, Callable[[grpc.Channel], Any]] = {
 
 
 @pytest.mark.parametrize("names", REFUSED_NAMES, ids=str)
-def test_a_name_that_is_not_on_the_list_is_refused(
+def test_a_peer_without_an_allowed_name_is_refused(
     connect: Callable[[Identity | None], grpc.Channel], authority: Authority, names: dict[str, Any]
 ) -> None:
     assert_refused(connect(authority.issue(**names)), get_server_info)
 
 
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
-def test_every_call_of_a_peer_that_is_not_on_the_list_is_refused(
+def test_every_call_of_a_peer_without_an_allowed_name_is_refused(
     connect: Callable[[Identity | None], grpc.Channel],
     authority: Authority,
     call: Callable[[grpc.Channel], Any],
@@ -185,7 +185,7 @@ def assert_refused(channel: grpc.Channel, call: Callable[[grpc.Channel], Any]) -
     assert (info.reason, info.domain) == ("PEER_NOT_ALLOWED", "tilecache")
 
 
-def test_the_administrators_service_is_not_there(allowed: grpc.Channel) -> None:
+def test_the_admin_service_is_not_served(allowed: grpc.Channel) -> None:
     with pytest.raises(grpc.RpcError) as caught:
         TileCacheAdminStub(allowed).GetStorageUsage(
             admin_pb.GetStorageUsageRequest(), timeout=TIMEOUT_S
@@ -199,30 +199,30 @@ def assert_unreachable(channel: grpc.Channel) -> None:
     assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
 
 
-def test_another_authoritys_certificate_does_not_get_in(
+def test_a_certificate_of_another_authority_is_refused(
     connect: Callable[[Identity | None], grpc.Channel],
 ) -> None:
     assert_unreachable(connect(Authority().issue(dns=[ALLOWED_DNS])))
 
 
-def test_an_expired_certificate_does_not_get_in(
+def test_an_expired_certificate_is_refused(
     connect: Callable[[Identity | None], grpc.Channel], authority: Authority
 ) -> None:
     assert_unreachable(connect(authority.issue(dns=[ALLOWED_DNS], expired=True)))
 
 
-def test_without_a_certificate_nobody_gets_in(
+def test_a_peer_without_a_certificate_is_refused(
     connect: Callable[[Identity | None], grpc.Channel],
 ) -> None:
     assert_unreachable(connect(None))
 
 
-def test_plaintext_does_not_get_in(shared_daemon: DaemonProcess, port: int) -> None:
+def test_plaintext_is_refused(shared_daemon: DaemonProcess, port: int) -> None:
     with grpc.insecure_channel(f"{LOOPBACK}:{port}") as channel:
         assert_unreachable(channel)
 
 
-def test_what_does_not_get_in_leaves_the_log_whole(
+def test_refused_handshakes_do_not_break_the_log(
     connect: Callable[[Identity | None], grpc.Channel], shared_daemon: DaemonProcess
 ) -> None:
     assert_unreachable(connect(None))
@@ -233,7 +233,7 @@ def test_what_does_not_get_in_leaves_the_log_whole(
 @pytest.mark.parametrize(
     "missing", ["tls_certificate", "tls_key", "tls_client_ca", "tls_allowed_names"]
 )
-def test_a_start_without_all_of_it_is_refused(
+def test_a_start_fails_without_all_tls_settings(
     short_directory: Path, authority: Authority, missing: str
 ) -> None:
     settings = tls_settings(short_directory, authority) | {"tcp_address": f"{LOOPBACK}:1"}
@@ -243,14 +243,14 @@ def test_a_start_without_all_of_it_is_refused(
 
 
 @pytest.mark.parametrize("address", ["4770", "localhost:", "localhost:0", "localhost:http", ":1"])
-def test_an_address_that_is_none_is_refused(address: str) -> None:
+def test_a_start_fails_with_an_invalid_address(address: str) -> None:
     finished = run_tilecache("serve", tcp_address=address)
     assert finished.returncode == EXIT_USAGE
     assert "tcp_address: " in finished.stderr
 
 
 class BadFiles:
-    """Each makes one file unusable; gives the setting that is to be named."""
+    """Makes one file unusable; returns the setting that must be reported."""
 
     @staticmethod
     def key_open_to_all(settings: dict[str, Any]) -> str:
@@ -282,7 +282,7 @@ class BadFiles:
         BadFiles.empty_authority,
     ],
 )
-def test_a_file_that_will_not_do_is_named(
+def test_an_invalid_tls_file_is_reported(
     short_directory: Path,
     database: str,
     authority: Authority,
@@ -302,7 +302,7 @@ def test_a_file_that_will_not_do_is_named(
     assert f"tilecache: {named}" in finished.stderr
 
 
-def test_an_address_that_is_taken_is_named(
+def test_an_address_in_use_is_reported(
     short_directory: Path, database: str, authority: Authority
 ) -> None:
     with socket.create_server((LOOPBACK, 0)) as taken:

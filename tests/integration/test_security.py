@@ -1,4 +1,4 @@
-"""Who gets in: tried as other users, which takes root."""
+"""Access to sockets and directories by other users. Requires root."""
 
 import grp
 import os
@@ -32,7 +32,7 @@ DENIED = "Permission denied"
 
 
 def run_as_stranger(python: str, program: str, path: Path, *groups: int) -> str:
-    """What a program prints, or why it failed, as a user that nobody knows."""
+    """Runs a program as an unknown user; returns its output, or its error."""
     finished = subprocess.run(
         [python, "-I", "-c", program, path],
         user=STRANGER_UID,
@@ -49,26 +49,26 @@ def run_as_stranger(python: str, program: str, path: Path, *groups: int) -> str:
 
 @pytest.fixture(scope="module")
 def python() -> str:
-    """A Python that every user can run; a virtual environment's may lie where none can."""
+    """A Python that every user can run, which that of a virtual environment may not be."""
     for candidate in (sys.executable, "/usr/bin/python3", "/usr/local/bin/python3"):
         try:
             run_as_stranger(candidate, "", Path("/"))
         except OSError:
             continue
         return candidate
-    pytest.skip("there is no Python that every user can run")
+    pytest.skip("no Python can be run by every user")
 
 
 @pytest.fixture(scope="module")
 def groups() -> tuple[int, int]:
-    """One for the navigation process and one for the administrator."""
+    """A group for the navigation process and one for the administrator."""
     navigation, administration = (group.gr_gid for group in grp.getgrall()[1:3])
     return navigation, administration
 
 
 @pytest.fixture(scope="module")
 def guarded(shared_database: str, groups: tuple[int, int]) -> Iterator[DaemonProcess]:
-    """A daemon whose sockets have groups of their own."""
+    """A daemon whose sockets have different groups."""
     navigation, administration = (grp.getgrgid(gid).gr_name for gid in groups)
     with tempfile.TemporaryDirectory(prefix="tilecache-") as name:
         directory = Path(name)
@@ -84,7 +84,7 @@ def guarded(shared_database: str, groups: tuple[int, int]) -> Iterator[DaemonPro
             yield process
 
 
-def test_the_navigation_group_reaches_its_socket_alone(
+def test_the_navigation_group_can_open_only_its_socket(
     guarded: DaemonProcess, groups: tuple[int, int], python: str
 ) -> None:
     navigation, _ = groups
@@ -94,7 +94,7 @@ def test_the_navigation_group_reaches_its_socket_alone(
     assert run_as_stranger(python, CALL, guarded.admin_socket_path, navigation) == DENIED
 
 
-def test_the_administrators_group_reaches_its_socket_alone(
+def test_the_administration_group_can_open_only_its_socket(
     guarded: DaemonProcess, groups: tuple[int, int], python: str
 ) -> None:
     _, administration = groups
@@ -102,27 +102,29 @@ def test_the_administrators_group_reaches_its_socket_alone(
     assert run_as_stranger(python, CALL, guarded.socket_path, administration) == DENIED
 
 
-def test_a_user_of_neither_group_reaches_nothing(guarded: DaemonProcess, python: str) -> None:
+def test_a_user_of_neither_group_can_open_no_socket(guarded: DaemonProcess, python: str) -> None:
     metrics = guarded.socket_path.with_name("metrics.sock")
     for path in (guarded.socket_path, guarded.admin_socket_path, metrics):
         assert run_as_stranger(python, CALL, path) == DENIED
 
 
-def test_nobody_else_can_take_the_daemons_locks(
+def test_other_users_cannot_open_the_lock_files(
     guarded: DaemonProcess, groups: tuple[int, int], python: str
 ) -> None:
     for path in (guarded.socket_path, guarded.admin_socket_path):
         assert run_as_stranger(python, OPEN, Path(f"{path}.lock"), *groups) == DENIED
 
 
-def test_a_mode_for_all_lets_all_in(database: str, short_directory: Path, python: str) -> None:
+def test_a_mode_for_all_users_admits_all_users(
+    database: str, short_directory: Path, python: str
+) -> None:
     short_directory.chmod(0o755)
     with DaemonProcess(short_directory, dsn=database, socket_mode="0666") as process:
         assert run_as_stranger(python, CALL, process.socket_path) == "answered"
         assert run_as_stranger(python, CALL, process.admin_socket_path) == DENIED
 
 
-def test_a_directory_that_is_closed_keeps_all_out(
+def test_a_closed_directory_blocks_other_users(
     database: str, short_directory: Path, python: str
 ) -> None:
     short_directory.chmod(0o700)
@@ -130,7 +132,7 @@ def test_a_directory_that_is_closed_keeps_all_out(
         assert run_as_stranger(python, CALL, process.socket_path) == DENIED
 
 
-def test_a_directory_that_the_daemon_makes_is_its_own_to_change(
+def test_a_directory_that_the_daemon_creates_is_not_writable_by_others(
     database: str, short_directory: Path, python: str
 ) -> None:
     short_directory.chmod(0o755)
@@ -142,7 +144,9 @@ def test_a_directory_that_the_daemon_makes_is_its_own_to_change(
         assert run_as_stranger(python, remove, made / "metrics.sock") == DENIED
 
 
-def test_the_daemons_own_postgresql_is_closed_to_others(open_directory: Path, python: str) -> None:
+def test_the_embedded_postgresql_is_closed_to_other_users(
+    open_directory: Path, python: str
+) -> None:
     with DaemonProcess(open_directory) as process:
         assert process.client.is_serving()
         (server,) = (open_directory / "state").rglob(".s.PGSQL.*[0-9]")

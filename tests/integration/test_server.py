@@ -1,4 +1,4 @@
-"""The daemon's life on its socket: how it starts, what it says of itself, how it stops."""
+"""The daemon's start, its sockets, health and reflection, and graceful shutdown."""
 
 import grp
 import os
@@ -34,7 +34,7 @@ UNREACHABLE = "host=/nonexistent dbname=tiles user=operator password=hunter2"
 
 
 def serve(directory: Path, **settings: object) -> "subprocess.CompletedProcess[str]":
-    """A daemon that is expected not to serve, to its end."""
+    """Runs a daemon that is expected to fail, to its end."""
     given = {
         "socket_path": directory / "tilecache.sock",
         "admin_socket_path": directory / "admin.sock",
@@ -43,7 +43,7 @@ def serve(directory: Path, **settings: object) -> "subprocess.CompletedProcess[s
     return run_tilecache("serve", **given)
 
 
-def test_every_service_and_the_server_as_a_whole_have_their_health(
+def test_health_covers_each_service_and_the_server(
     shared_daemon: DaemonProcess,
 ) -> None:
     assert shared_daemon.client.is_serving(STORE_SERVICE)
@@ -63,7 +63,7 @@ def reflection(socket_path: Path) -> Iterator[ProtoReflectionDescriptorDatabase]
         yield ProtoReflectionDescriptorDatabase(channel)
 
 
-def test_reflection_tells_the_services_and_their_messages(shared_daemon: DaemonProcess) -> None:
+def test_reflection_covers_services_and_messages(shared_daemon: DaemonProcess) -> None:
     with reflection(shared_daemon.socket_path) as reflected:
         services = set(reflected.get_services())
         assert {STORE_SERVICE, "grpc.health.v1.Health"} <= services
@@ -74,27 +74,25 @@ def test_reflection_tells_the_services_and_their_messages(shared_daemon: DaemonP
         assert {STORE_SERVICE, ADMIN_SERVICE} <= set(reflected.get_services())
 
 
-def test_a_second_daemon_leaves_the_firsts_socket_alone(
+def test_a_second_daemon_does_not_take_a_socket_in_use(
     daemon: DaemonProcess, database: str
 ) -> None:
     before = daemon.socket_path.stat().st_ino
     second = serve(daemon.socket_path.parent, dsn=database)
     assert second.returncode == 5
-    assert f"{daemon.socket_path}: another daemon serves here" in second.stderr
+    assert f"{daemon.socket_path}: in use by another daemon" in second.stderr
     assert daemon.socket_path.stat().st_ino == before
     assert daemon.client.is_serving()
 
 
-def test_a_killed_daemons_socket_is_taken_over(daemon: DaemonProcess) -> None:
+def test_the_socket_of_a_killed_daemon_is_taken_over(daemon: DaemonProcess) -> None:
     daemon.kill()
     assert daemon.socket_path.is_socket()
     daemon.start()
     assert daemon.client.is_serving()
 
 
-def test_a_socket_on_which_nobody_listens_is_taken_over(
-    database: str, short_directory: Path
-) -> None:
+def test_a_stale_socket_is_taken_over(database: str, short_directory: Path) -> None:
     path = short_directory / "tilecache.sock"
     with socket.socket(socket.AF_UNIX) as stale:
         stale.bind(str(path))
@@ -102,46 +100,48 @@ def test_a_socket_on_which_nobody_listens_is_taken_over(
         assert process.client.is_serving()
 
 
-def test_a_foreign_programs_socket_is_left_alone(database: str, short_directory: Path) -> None:
+def test_the_socket_of_another_program_is_not_replaced(
+    database: str, short_directory: Path
+) -> None:
     path = short_directory / "tilecache.sock"
     with socket.socket(socket.AF_UNIX) as foreign:
         foreign.bind(str(path))
         foreign.listen()
         refused = serve(short_directory, dsn=database)
         assert refused.returncode == 5
-        assert f"{path}: another program serves here" in refused.stderr
+        assert f"{path}: in use by another program" in refused.stderr
         with socket.socket(socket.AF_UNIX) as visitor:
             visitor.connect(str(path))
 
 
-def lay_file(path: Path) -> None:
+def create_file(path: Path) -> None:
     path.write_text("precious")
 
 
-def lay_link(path: Path) -> None:
+def create_link(path: Path) -> None:
     path.with_name("target").write_text("precious")
     path.symlink_to("target")
 
 
-@pytest.mark.parametrize("lay", [lay_file, Path.mkdir, lay_link])
+@pytest.mark.parametrize("create", [create_file, Path.mkdir, create_link])
 @pytest.mark.parametrize("name", ["tilecache.sock", "admin.sock"])
-def test_what_is_no_socket_is_left_alone(
-    database: str, short_directory: Path, lay: Any, name: str
+def test_a_file_that_is_not_a_socket_is_not_replaced(
+    database: str, short_directory: Path, create: Any, name: str
 ) -> None:
     path = short_directory / name
-    lay(path)
+    create(path)
     before = path.lstat()
     refused = serve(short_directory, dsn=database)
     assert refused.returncode == 5
-    assert f"{path}: something that is no socket lies there" in refused.stderr
+    assert f"{path}: exists and is not a socket" in refused.stderr
     after = path.lstat()
     assert (after.st_ino, after.st_mode, after.st_size) == (
         *(before.st_ino, before.st_mode, before.st_size),
     )
 
 
-def test_a_path_that_cannot_be_is_named(database: str, short_directory: Path) -> None:
-    lay_file(short_directory / "file")
+def test_an_impossible_path_is_reported(database: str, short_directory: Path) -> None:
+    create_file(short_directory / "file")
     path = short_directory / "file" / "tilecache.sock"
     refused = serve(short_directory, dsn=database, socket_path=path)
     assert refused.returncode == 5
@@ -149,14 +149,12 @@ def test_a_path_that_cannot_be_is_named(database: str, short_directory: Path) ->
 
 
 def own_group() -> grp.struct_group:
-    """A group that this user may give away, other than the first one if there is any."""
+    """A group that this user can assign, if possible not the effective one."""
     ids = [group.gr_gid for group in grp.getgrall()] if os.geteuid() == 0 else os.getgroups()
     return grp.getgrgid(next((gid for gid in ids if gid != os.getegid()), os.getegid()))
 
 
-def test_the_sockets_have_the_mode_and_group_that_are_set(
-    database: str, short_directory: Path
-) -> None:
+def test_sockets_have_the_configured_mode_and_group(database: str, short_directory: Path) -> None:
     group = own_group()
     settings = {"socket_mode": "0606", "socket_group": group.gr_name, "admin_socket_mode": "0640"}
     with DaemonProcess(short_directory, dsn=database, **settings) as process:
@@ -165,14 +163,14 @@ def test_the_sockets_have_the_mode_and_group_that_are_set(
         assert stat.S_IMODE(process.admin_socket_path.stat().st_mode) == 0o640
 
 
-def test_by_default_the_group_may_connect_and_only_the_owner_may_administer(
+def test_by_default_the_group_can_connect_and_only_the_owner_can_administer(
     shared_daemon: DaemonProcess,
 ) -> None:
     assert stat.S_IMODE(shared_daemon.socket_path.stat().st_mode) == 0o660
     assert stat.S_IMODE(shared_daemon.admin_socket_path.stat().st_mode) == 0o600
 
 
-def test_a_group_that_there_is_not_is_named(database: str, short_directory: Path) -> None:
+def test_an_unknown_group_is_reported(database: str, short_directory: Path) -> None:
     refused = serve(short_directory, dsn=database, socket_group="no-such-group")
     assert refused.returncode == 5
     assert "no-such-group" in refused.stderr
@@ -180,7 +178,7 @@ def test_a_group_that_there_is_not_is_named(database: str, short_directory: Path
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_an_orderly_stop_ends_with_0_and_removes_the_sockets(
+def test_a_graceful_shutdown_exits_with_0_and_removes_the_sockets(
     daemon: DaemonProcess, number: signal.Signals
 ) -> None:
     assert daemon.signal(number) == 0
@@ -190,7 +188,7 @@ def test_an_orderly_stop_ends_with_0_and_removes_the_sockets(
     assert daemon.start().client.is_serving()
 
 
-def test_a_call_under_way_is_answered_before_the_daemon_stops(
+def test_a_graceful_shutdown_drains_calls_in_progress(
     daemon: DaemonProcess, database: str, block: Block
 ) -> None:
     with psycopg.connect(database) as other, ThreadPoolExecutor(2) as threads:
@@ -204,7 +202,7 @@ def test_a_call_under_way_is_answered_before_the_daemon_stops(
         assert exit_code.result() == 0
 
 
-def test_who_watches_health_is_told_that_the_daemon_stops(
+def test_a_health_watch_reports_the_shutdown(
     daemon: DaemonProcess, database: str, block: Block
 ) -> None:
     options = [("grpc.default_authority", "localhost")]
@@ -230,7 +228,7 @@ def test_who_watches_health_is_told_that_the_daemon_stops(
 
 @contextmanager
 def starting(directory: Path, **settings: object) -> Iterator["subprocess.Popen[str]"]:
-    """A daemon that has been told to start."""
+    """A daemon that is starting."""
     environment = daemon_environment(
         socket_path=directory / "tilecache.sock",
         admin_socket_path=directory / "admin.sock",
@@ -256,7 +254,7 @@ def await_line(process: "subprocess.Popen[str]", text: str) -> None:
     [({}, "starting PostgreSQL"), ({"dsn": UNREACHABLE}, "waiting for the database")],
     ids=["embedded", "unreachable"],
 )
-def test_a_daemon_that_is_told_to_stop_while_it_starts_does_so(
+def test_a_daemon_can_be_stopped_while_it_starts(
     open_directory: Path, settings: dict[str, object], step: str
 ) -> None:
     with starting(open_directory, **settings) as process:
@@ -267,7 +265,7 @@ def test_a_daemon_that_is_told_to_stop_while_it_starts_does_so(
     assert not (open_directory / "state/postgres/data/postmaster.pid").exists()
 
 
-def test_a_start_that_was_stopped_can_be_done_again(open_directory: Path) -> None:
+def test_a_stopped_start_can_be_repeated(open_directory: Path) -> None:
     with starting(open_directory) as process:
         await_line(process, "starting PostgreSQL")
         process.terminate()
@@ -277,7 +275,7 @@ def test_a_start_that_was_stopped_can_be_done_again(open_directory: Path) -> Non
         assert daemon.stop() == 0
 
 
-def test_a_database_that_does_not_answer_ends_the_start_after_a_bounded_wait(
+def test_a_start_fails_after_a_bounded_wait_for_the_database(
     short_directory: Path,
 ) -> None:
     refused = serve(short_directory, dsn=UNREACHABLE, database_wait_s=0.6)
@@ -287,13 +285,13 @@ def test_a_database_that_does_not_answer_ends_the_start_after_a_bounded_wait(
     assert not (short_directory / "tilecache.sock").exists()
 
 
-def test_a_bad_setting_ends_the_start_and_is_named(short_directory: Path) -> None:
+def test_a_start_fails_with_an_invalid_setting(short_directory: Path) -> None:
     refused = serve(short_directory, pool_max_size="many")
     assert refused.returncode == 2
     assert "pool_max_size" in refused.stderr
 
 
-def test_a_daemon_whose_identity_proof_fails_does_not_start(short_directory: Path) -> None:
+def test_a_start_fails_if_the_identity_proof_fails(short_directory: Path) -> None:
     broken = (
         "from tilecache import identity; from tilecache_daemon.cli import main;"
         "scheme = type(identity._SCHEME)(); scheme.CopyFrom(identity._SCHEME);"
@@ -318,7 +316,7 @@ def test_a_daemon_whose_identity_proof_fails_does_not_start(short_directory: Pat
     assert not (short_directory / "tilecache.sock").exists()
 
 
-def test_an_address_is_used_with_its_own_options(
+def test_the_options_of_the_database_address_are_kept(
     empty_database: str, short_directory: Path, block: Block
 ) -> None:
     with psycopg.connect(empty_database, autocommit=True) as connection:

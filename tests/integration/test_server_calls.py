@@ -1,4 +1,4 @@
-"""Calls that are given up, and more calls than are taken on."""
+"""Cancellation, deadlines and admission control."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -27,7 +27,7 @@ from tilecache.v1.tile_metadata_store_pb2 import (
 
 @contextmanager
 def other_writer(dsn: str, block: Block) -> Iterator[None]:
-    """One who stores the block's first tile, and in the end does not."""
+    """A transaction that inserts the block's first tile, and is rolled back."""
     with psycopg.connect(dsn) as other:
         store_row(other, block.key())
         try:
@@ -38,7 +38,7 @@ def other_writer(dsn: str, block: Block) -> Iterator[None]:
 
 @contextmanager
 def table_lock(dsn: str, _: Block) -> Iterator[None]:
-    """One who lets nobody read the tiles."""
+    """A transaction that blocks reads of tiles."""
     with psycopg.connect(dsn) as other:
         other.execute("LOCK TABLE tiles")
         yield
@@ -72,13 +72,13 @@ BLOCKED_CALLS = [
 ]
 
 
-@pytest.mark.parametrize(("call", "hold"), BLOCKED_CALLS)
-def test_a_deadline_that_passes_stops_the_query_in_postgresql_too(
-    database: str, short_directory: Path, block: Block, call: Any, hold: Any
+@pytest.mark.parametrize(("call", "blocker"), BLOCKED_CALLS)
+def test_an_exceeded_deadline_cancels_the_query_in_postgresql(
+    database: str, short_directory: Path, block: Block, call: Any, blocker: Any
 ) -> None:
-    # A daemon of its own: who asked before may have left it work that waits, too.
+    # A separate daemon, since the shared one may still run queries of other tests.
     with DaemonProcess(short_directory, dsn=database) as daemon:
-        with hold(database, block), ThreadPoolExecutor(1) as threads:
+        with blocker(database, block), ThreadPoolExecutor(1) as threads:
             calling = threads.submit(call, daemon.client, block, 1.0)
             eventually(lambda: waiting_for_locks(database))
             with pytest.raises(CallError) as caught:
@@ -89,7 +89,7 @@ def test_a_deadline_that_passes_stops_the_query_in_postgresql_too(
         assert insert_one(daemon.client, block, 10)
 
 
-def test_a_call_that_is_cancelled_stops_its_query_in_postgresql_too(
+def test_a_cancelled_call_cancels_its_query_in_postgresql(
     client: TileCacheClient, shared_database: str, block: Block
 ) -> None:
     with other_writer(shared_database, block):
@@ -101,7 +101,7 @@ def test_a_call_that_is_cancelled_stops_its_query_in_postgresql_too(
     assert query(client, block, 10) == []
 
 
-def test_a_client_that_vanishes_leaves_no_query_behind(
+def test_a_disconnected_client_leaves_no_query_running(
     shared_daemon: DaemonProcess, shared_database: str, block: Block
 ) -> None:
     with other_writer(shared_database, block), ThreadPoolExecutor(1) as threads:
@@ -113,7 +113,7 @@ def test_a_client_that_vanishes_leaves_no_query_behind(
         eventually(lambda: not waiting_for_locks(shared_database))
 
 
-def test_without_a_deadline_a_query_has_the_daemons_own(
+def test_without_a_deadline_the_statement_timeout_applies(
     database: str, short_directory: Path, block: Block
 ) -> None:
     with (
@@ -127,7 +127,7 @@ def test_without_a_deadline_a_query_has_the_daemons_own(
 
 
 class OpenStream:
-    """A bulk insert that is under way."""
+    """A bulk insert in progress."""
 
     def __init__(self, client: TileCacheClient, block: Block) -> None:
         self._queue: SimpleQueue[BulkInsertTilesRequest | None] = SimpleQueue()
@@ -155,7 +155,7 @@ def is_admitted(client: TileCacheClient, block: Block) -> bool:
     return True
 
 
-def test_more_calls_than_are_taken_on_at_once_are_told_to_try_again(
+def test_calls_beyond_the_concurrency_limit_are_refused_as_retryable(
     database: str, short_directory: Path, block: Block
 ) -> None:
     with DaemonProcess(short_directory, dsn=database, max_concurrent_calls=1) as daemon:
@@ -173,7 +173,9 @@ def test_more_calls_than_are_taken_on_at_once_are_told_to_try_again(
         eventually(lambda: is_admitted(daemon.client, block))
 
 
-def test_writers_leave_places_to_reads(database: str, short_directory: Path, block: Block) -> None:
+def test_a_part_of_the_concurrency_limit_is_reserved_for_reads(
+    database: str, short_directory: Path, block: Block
+) -> None:
     with DaemonProcess(short_directory, dsn=database, max_concurrent_calls=4) as daemon:
         streams = [OpenStream(daemon.client, block) for _ in range(3)]
         with pytest.raises(CallError) as caught:
@@ -186,7 +188,7 @@ def test_writers_leave_places_to_reads(database: str, short_directory: Path, blo
         assert insert(daemon.client, tile(block.key()))
 
 
-def test_calls_that_find_no_free_connection_are_told_to_try_again(
+def test_calls_without_a_free_connection_are_refused_as_retryable(
     database: str, short_directory: Path, block: Block
 ) -> None:
     settings = {"pool_min_size": 1, "pool_max_size": 1, "pool_timeout_s": 0.2}

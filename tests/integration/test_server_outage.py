@@ -1,4 +1,4 @@
-"""PostgreSQL goes away, and comes back."""
+"""Outages of PostgreSQL."""
 
 import os
 import signal
@@ -32,7 +32,7 @@ from tilecache_daemon.postgres.embedded import EmbeddedPostgres
 
 @pytest.fixture(scope="module")
 def directory() -> Iterator[Path]:
-    """A directory with a short path, which PostgreSQL's user may enter."""
+    """A directory with a short path, which PostgreSQL's user can access."""
     with tempfile.TemporaryDirectory(prefix="tilecache-") as name:
         Path(name).chmod(0o755)
         yield Path(name)
@@ -40,7 +40,7 @@ def directory() -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def postgres(directory: Path) -> Iterator[EmbeddedPostgres]:
-    """A server that a test may stop, and starts again."""
+    """A server that tests stop and start again."""
     server = EmbeddedPostgres(directory / "own", settings=UNSAFE_BUT_FAST)
     server.start()
     try:
@@ -51,7 +51,7 @@ def postgres(directory: Path) -> Iterator[EmbeddedPostgres]:
 
 @pytest.fixture(scope="module")
 def own_daemon(postgres: EmbeddedPostgres, directory: Path) -> Iterator[DaemonProcess]:
-    """A daemon on that server."""
+    """A daemon that uses this server."""
     with DaemonProcess(directory, dsn=postgres.dsn, access_flush_interval_s=0.2) as process:
         yield process
 
@@ -66,7 +66,7 @@ def refused_insert(client: TileCacheClient, block: Block) -> CallError:
     return caught.value
 
 
-def test_an_outage_is_told_and_heals_by_itself(
+def test_an_outage_is_reported_and_recovered_from(
     postgres: EmbeddedPostgres, own_daemon: DaemonProcess, block: Block
 ) -> None:
     client, pid = own_daemon.client, own_daemon.pid
@@ -94,7 +94,7 @@ def test_an_outage_is_told_and_heals_by_itself(
     assert "Traceback" not in own_daemon.log
 
 
-def test_uses_that_were_recorded_in_an_outage_are_written_after_it(
+def test_accesses_recorded_before_an_outage_are_written_after_it(
     postgres: EmbeddedPostgres, own_daemon: DaemonProcess, block: Block
 ) -> None:
     client, ref = own_daemon.client, by_key(block.key())
@@ -108,7 +108,7 @@ def test_uses_that_were_recorded_in_an_outage_are_written_after_it(
     eventually(lambda: client.store.GetTile(request, timeout=10).tile.HasField("accessed_at"))
 
 
-def test_the_cache_answers_in_outages_that_follow_each_other_closely(
+def test_the_cache_survives_repeated_outages(
     postgres: EmbeddedPostgres, own_daemon: DaemonProcess
 ) -> None:
     """A read of one tile between them does not replace its block, which is stale by then."""
@@ -134,25 +134,25 @@ def read(client: TileCacheClient, request: QueryTilesRequest) -> list[Any]:
 
 
 def look_up(client: TileCacheClient, keys: list[Any]) -> None:
-    """Finds them all."""
+    """Looks up tiles, all of which must be found."""
     request = LookupTilesRequest(tiles=map(by_key, keys))
     answer = client.store.LookupTiles(request, timeout=10)
     assert all(result.HasField("tile") for result in answer.results)
 
 
-def is_answered_from_memory(client: TileCacheClient, key: Any) -> bool:
-    hits = memory_hits(client)
+def is_cached(client: TileCacheClient, key: Any) -> bool:
+    hits = cache_hits(client)
     look_up(client, [key])
-    return memory_hits(client) > hits
+    return cache_hits(client) > hits
 
 
-def memory_hits(client: TileCacheClient) -> int:
+def cache_hits(client: TileCacheClient) -> int:
     return int(client.store.GetServerInfo(GetServerInfoRequest(), timeout=10).cache.hits)
 
 
 @contextmanager
 def frozen(server: EmbeddedPostgres) -> Iterator[None]:
-    """The server and all its processes stand still: they neither answer nor hang up."""
+    """Suspends the server and all its processes: they neither answer nor disconnect."""
     assert server.server_pid is not None
     children = Path(f"/proc/{server.server_pid}/task/{server.server_pid}/children").read_text()
     pids = [server.server_pid, *map(int, children.split())]
@@ -165,7 +165,7 @@ def frozen(server: EmbeddedPostgres) -> Iterator[None]:
             os.kill(pid, signal.SIGCONT)
 
 
-def test_a_server_that_stands_still_is_an_outage_too(
+def test_a_frozen_server_is_an_outage(
     postgres: EmbeddedPostgres, own_daemon: DaemonProcess, block: Block
 ) -> None:
     client = own_daemon.client
@@ -197,7 +197,7 @@ def is_inserted(client: TileCacheClient, block: Block) -> bool:
     return False
 
 
-def test_a_start_waits_for_a_database_that_is_not_there_yet(
+def test_a_start_waits_for_the_database(
     postgres: EmbeddedPostgres, short_directory: Path, block: Block
 ) -> None:
     dsn = postgres.dsn

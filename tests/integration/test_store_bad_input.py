@@ -1,4 +1,4 @@
-"""Bad input over the socket: each is INVALID_ARGUMENT, names its field, and changes nothing."""
+"""Invalid input is INVALID_ARGUMENT, names the invalid field, and changes nothing."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -94,7 +94,7 @@ def _nothing_is_stored(sql: psycopg.Connection[Any]) -> Iterator[None]:
 
 
 def assert_refused(call: Callable[[], Any], field: str, reason: str = "INVALID_REQUEST") -> None:
-    """The call's error has its code, reason and domain, and names this field alone."""
+    """Checks the error's code, reason and domain, and that it names only this field."""
     with pytest.raises(CallError) as caught:
         call()
     error = caught.value
@@ -118,14 +118,14 @@ def consume(answers: Any) -> list[Any]:
 
 
 @pytest.mark.parametrize(("field", "changes"), BAD_TILES, ids=str)
-def test_a_bad_tile_is_refused_by_name(
+def test_an_invalid_tile_is_refused_with_its_field(
     client: TileCacheClient, field: str, changes: dict[str, Any]
 ) -> None:
     request = InsertTileRequest(tile=bad_tile(changes))
     assert_refused(lambda: client.store.InsertTile(request, timeout=10), f"tile.{field}")
 
 
-def test_bad_tiles_of_a_batch_are_refused_by_name(client: TileCacheClient) -> None:
+def test_invalid_tiles_of_a_batch_are_refused_with_their_fields(client: TileCacheClient) -> None:
     batch = BulkInsertTilesRequest(tiles=[bad_tile(changes) for _, changes in BAD_TILES])
     (answer,) = client.store.BulkInsertTiles(iter([batch]), timeout=10)
     assert [(refused.index, refused.code, refused.reason) for refused in answer.refused] == [
@@ -137,7 +137,7 @@ def test_bad_tiles_of_a_batch_are_refused_by_name(client: TileCacheClient) -> No
     assert all(refused.message.startswith(refused.field) for refused in answer.refused)
 
 
-def test_all_that_is_wrong_with_a_tile_is_named_at_once(client: TileCacheClient) -> None:
+def test_all_invalid_fields_of_a_tile_are_violations(client: TileCacheClient) -> None:
     with pytest.raises(CallError) as caught:
         client.store.InsertTile(InsertTileRequest(), timeout=10)
     assert [violation.field for violation in caught.value.violations] == [
@@ -165,7 +165,7 @@ BAD_REGIONS: list[tuple[str, Region]] = [
 
 
 @pytest.mark.parametrize(("field", "region"), BAD_REGIONS, ids=str)
-def test_a_bad_region_is_refused_by_name(
+def test_an_invalid_region_is_refused_with_its_field(
     client: TileCacheClient, field: str, region: Region
 ) -> None:
     query = QueryTilesRequest(zoom=4, region=region)
@@ -190,7 +190,7 @@ def test_a_bad_region_is_refused_by_name(
     ],
     ids=str,
 )
-def test_a_bad_query_is_refused_by_name(
+def test_an_invalid_query_is_refused_with_its_field(
     client: TileCacheClient, field: str, changes: dict[str, Any]
 ) -> None:
     request = QueryTilesRequest(zoom=4, region=box_region(0, 0, 1, 1))
@@ -212,7 +212,7 @@ BAD_REFS: list[tuple[str, TileRef]] = [
 
 
 @pytest.mark.parametrize(("field", "ref"), BAD_REFS, ids=str)
-def test_a_bad_reference_is_refused_by_its_place(
+def test_an_invalid_reference_is_refused_with_its_index(
     client: TileCacheClient, field: str, ref: TileRef
 ) -> None:
     get = GetTileRequest(tile=ref)
@@ -223,7 +223,7 @@ def test_a_bad_reference_is_refused_by_its_place(
     assert_refused(lambda: client.store.TouchTiles(touch, timeout=10), f"tiles[2]{field}")
 
 
-def test_a_bad_key_is_refused_by_its_place(client: TileCacheClient) -> None:
+def test_an_invalid_key_is_refused_with_its_index(client: TileCacheClient) -> None:
     request = DeriveTileIdentityRequest(keys=[KEY, tile_key(2, 4, 0)])
     assert_refused(lambda: client.store.DeriveTileIdentity(request, timeout=10), "keys[1].x")
 
@@ -235,7 +235,7 @@ def test_a_bad_key_is_refused_by_its_place(client: TileCacheClient) -> None:
         ("tiles[1].content_sha256", UploadedTile(tile_uuid=FLIGHT, content_sha256="x")),
     ],
 )
-def test_a_bad_upload_is_refused_by_its_place(
+def test_an_invalid_upload_is_refused_with_its_index(
     client: TileCacheClient, field: str, upload: UploadedTile
 ) -> None:
     sound = UploadedTile(tile_uuid=FLIGHT, content_sha256=sha256("x"))
@@ -251,13 +251,13 @@ def test_a_bad_upload_is_refused_by_its_place(
         ("flight_id", ListPendingUploadsRequest(flight_id="x")),
     ],
 )
-def test_a_bad_page_is_refused_by_name(
+def test_an_invalid_page_is_refused_with_its_field(
     client: TileCacheClient, field: str, request_: ListPendingUploadsRequest
 ) -> None:
     assert_refused(lambda: client.store.ListPendingUploads(request_, timeout=10), field)
 
 
-def test_an_unknown_wish_for_conflicts_is_refused(client: TileCacheClient) -> None:
+def test_an_unknown_on_conflict_is_refused(client: TileCacheClient) -> None:
     request = InsertTileRequest(tile=tile(KEY), on_conflict=7)
     assert_refused(lambda: client.store.InsertTile(request, timeout=10), "on_conflict")
     batch = BulkInsertTilesRequest(tiles=[tile(KEY)], on_conflict=7)
@@ -280,7 +280,7 @@ def test_an_unknown_wish_for_conflicts_is_refused(client: TileCacheClient) -> No
         ),
     ],
 )
-def test_too_many_items_and_none_are_refused(
+def test_too_many_items_and_an_empty_list_are_refused(
     client: TileCacheClient, method: str, field: str, make: Callable[[int], Any]
 ) -> None:
     call = getattr(client.store, method)
@@ -303,7 +303,7 @@ def test_a_message_that_is_too_large_is_refused(client: TileCacheClient) -> None
 
 
 def raw_call(socket_path: Any, method: str, data: bytes) -> grpc.RpcError:
-    """The error that bytes of our own get."""
+    """The error of a call with these bytes as its request."""
     with grpc.insecure_channel(
         f"unix:{socket_path}", options=[("grpc.default_authority", "localhost")]
     ) as channel:
@@ -320,12 +320,12 @@ def raw_call(socket_path: Any, method: str, data: bytes) -> grpc.RpcError:
 
 @pytest.mark.parametrize("method", ["GetTile", "InsertTile", "QueryTiles", "BulkInsertTiles"])
 @pytest.mark.parametrize("data", [b"\xff", b"\x0a\xff", b"\x00" * 40, bytes(range(256))])
-def test_bytes_that_are_no_request_are_refused(
+def test_malformed_requests_are_refused(
     shared_daemon: DaemonProcess, method: str, data: bytes
 ) -> None:
     error = raw_call(shared_daemon.socket_path, method, data)
     assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
-    assert error.details() == (f"request: is not the bytes of a tilecache.v1.{method}Request")
+    assert error.details() == (f"request: must be an encoded tilecache.v1.{method}Request")
     status = rpc_status.from_call(error)
     info, bad = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
     assert [detail.Unpack(info) or detail.Unpack(bad) for detail in status.details] == [True, True]
@@ -333,20 +333,20 @@ def test_bytes_that_are_no_request_are_refused(
     assert [violation.field for violation in bad.field_violations] == ["request"]
 
 
-def test_fields_that_nobody_knows_are_passed_over(shared_daemon: DaemonProcess) -> None:
+def test_unknown_fields_are_ignored(shared_daemon: DaemonProcess) -> None:
     unknown = bytes([0xF8, 0x3F, 0x01])
     request = GetTileRequest(tile=UUID_REF).SerializeToString() + unknown
     error = raw_call(shared_daemon.socket_path, "GetTile", request)
     assert error.code() is grpc.StatusCode.NOT_FOUND
 
 
-def test_a_method_that_there_is_not_is_unimplemented(shared_daemon: DaemonProcess) -> None:
+def test_an_unknown_method_is_unimplemented(shared_daemon: DaemonProcess) -> None:
     error = raw_call(shared_daemon.socket_path, "EatTiles", b"")
     assert error.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
-def test_after_all_that_the_daemon_has_met_no_defect(
+def test_invalid_input_causes_no_internal_error(
     shared_daemon: DaemonProcess, client: TileCacheClient
 ) -> None:
     assert client.is_serving()
-    assert "call_met_a_defect" not in shared_daemon.log
+    assert "internal_error" not in shared_daemon.log

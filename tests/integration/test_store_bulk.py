@@ -1,4 +1,4 @@
-"""BulkInsertTiles, over the socket."""
+"""BulkInsertTiles."""
 
 import random
 from collections import Counter
@@ -43,7 +43,7 @@ EARLIER = YESTERDAY - timedelta(days=10)
 
 
 def contents(client: TileCacheClient, keys: list[TileKey]) -> list[str]:
-    """What is stored for each key; empty where nothing is."""
+    """The stored content of each key; empty if none is stored."""
     request = LookupTilesRequest(tiles=map(by_key, keys))
     results = client.store.LookupTiles(request, timeout=10).results
     return [result.tile.content_sha256 for result in results]
@@ -58,7 +58,7 @@ def counts(answer: BulkInsertTilesResponse) -> dict[str, int]:
     }
 
 
-def test_each_batch_is_answered_in_order_with_its_counts(
+def test_batches_are_acknowledged_in_order_with_their_counts(
     client: TileCacheClient, block: Block
 ) -> None:
     batches = [[tile(block.key(i, row)) for i in range(row + 1)] for row in range(5)]
@@ -67,7 +67,7 @@ def test_each_batch_is_answered_in_order_with_its_counts(
     assert [counts(answer) for answer in answers] == [{"inserted": row + 1} for row in range(5)]
 
 
-def test_an_answer_comes_after_its_commit_and_before_the_next_batch(
+def test_a_batch_is_acknowledged_after_its_commit_and_before_the_next_batch(
     client: TileCacheClient, block: Block, sql: psycopg.Connection[Any]
 ) -> None:
     queue: SimpleQueue[BulkInsertTilesRequest | None] = SimpleQueue()
@@ -109,7 +109,7 @@ def test_the_same_batch_again_changes_nothing(client: TileCacheClient, block: Bl
     assert counts(again) == {"already_present": 50}
 
 
-def test_a_batch_that_is_partly_there_is_completed(client: TileCacheClient, block: Block) -> None:
+def test_a_partly_stored_batch_is_completed(client: TileCacheClient, block: Block) -> None:
     keys = list(block.keys(60))
     bulk_insert(client, [tile(key) for key in keys[::3]])
     (answer,) = bulk_insert(client, [tile(key) for key in keys])
@@ -117,7 +117,7 @@ def test_a_batch_that_is_partly_there_is_completed(client: TileCacheClient, bloc
     assert contents(client, keys) == [sha256("picture")] * 60
 
 
-def test_a_conflict_is_refused_by_its_place_and_keeps_no_neighbour_out(
+def test_a_conflict_is_refused_with_its_index_and_the_others_are_stored(
     client: TileCacheClient, block: Block
 ) -> None:
     keys = list(block.keys(5))
@@ -129,11 +129,13 @@ def test_a_conflict_is_refused_by_its_place_and_keeps_no_neighbour_out(
     assert refused.code == grpc.StatusCode.ALREADY_EXISTS.value[0]
     assert refused.reason == "CONTENT_CONFLICT"
     assert refused.field == ""
-    assert "another content" in refused.message
+    assert "different content" in refused.message
     assert contents(client, keys)[3] == sha256("old")
 
 
-def test_a_sound_tile_is_stored_beside_unsound_ones(client: TileCacheClient, block: Block) -> None:
+def test_valid_tiles_of_a_batch_are_stored_and_invalid_ones_refused(
+    client: TileCacheClient, block: Block
+) -> None:
     bad = [
         (tile(block.key(1), disk_bytes=-1), "disk_bytes"),
         (tile(block.key(2), file_path="../x"), "file_path"),
@@ -155,7 +157,7 @@ def test_a_sound_tile_is_stored_beside_unsound_ones(client: TileCacheClient, blo
     ]
 
 
-def test_a_batch_of_unsound_tiles_alone_is_answered_and_the_stream_goes_on(
+def test_a_batch_of_invalid_tiles_does_not_end_the_stream(
     client: TileCacheClient, block: Block
 ) -> None:
     first, second = bulk_insert(client, [TileMetadata()] * 3, [tile(block.key())])
@@ -163,7 +165,7 @@ def test_a_batch_of_unsound_tiles_alone_is_answered_and_the_stream_goes_on(
     assert counts(second) == {"inserted": 1}
 
 
-def test_the_same_key_twice_is_two_inserts_one_after_the_other(
+def test_a_repeated_key_in_a_batch_is_inserted_in_order(
     client: TileCacheClient, block: Block
 ) -> None:
     keep, replace, fail, same = block.keys(4)
@@ -188,10 +190,10 @@ def test_the_same_key_twice_is_two_inserts_one_after_the_other(
 
 
 @pytest.mark.parametrize("between", [0, 1])
-def test_of_one_key_in_two_batches_the_first_goes_first(
+def test_a_repeated_key_in_two_batches_is_inserted_in_order(
     client: TileCacheClient, between: int
 ) -> None:
-    # A short batch would overtake a long one that stores the key last.
+    # Without an order, a short batch overtakes a long one that stores the key last.
     blocks = [Block() for _ in range(4)]
     last = [block.key(31, 31) for block in blocks]
     batches = []
@@ -205,7 +207,7 @@ def test_of_one_key_in_two_batches_the_first_goes_first(
     assert contents(client, last) == [sha256("1")] * len(blocks)
 
 
-def test_a_stream_that_fails_answers_what_was_stored_before(
+def test_a_failing_stream_acknowledges_the_batches_before(
     client: TileCacheClient, block: Block
 ) -> None:
     batches = [[tile(block.key(0, row))] for row in range(3)]
@@ -216,13 +218,11 @@ def test_a_stream_that_fails_answers_what_was_stored_before(
         timeout=30,
     )
     assert [counts(next(answers)) for _ in range(3)] == [{"inserted": 1}] * 3
-    with pytest.raises(CallError, match="is empty"):
+    with pytest.raises(CallError, match="must not be empty"):
         next(answers)
 
 
-def test_counts_and_refusals_together_are_the_whole_batch(
-    client: TileCacheClient, block: Block
-) -> None:
+def test_counts_and_refusals_add_up_to_the_batch(client: TileCacheClient, block: Block) -> None:
     chance = random.Random(2)
     batches = [
         [
@@ -245,12 +245,12 @@ def test_counts_and_refusals_together_are_the_whole_batch(
             )
 
 
-def test_the_largest_batch_is_taken(client: TileCacheClient, block: Block) -> None:
+def test_the_largest_batch_is_accepted(client: TileCacheClient, block: Block) -> None:
     (answer,) = bulk_insert(client, [tile(key) for key in block.keys(100, 100)])
     assert counts(answer) == {"inserted": 10_000}
 
 
-def test_a_batch_that_is_too_large_is_refused_whole_and_ends_the_stream(
+def test_a_batch_that_is_too_large_is_refused_and_ends_the_stream(
     client: TileCacheClient, block: Block
 ) -> None:
     before, oversized, after = block.key(0), list(block.keys(100, 100)), block.key(99, 99)
@@ -266,15 +266,15 @@ def test_a_batch_that_is_too_large_is_refused_whole_and_ends_the_stream(
         next(answers)
     assert caught.value.code is grpc.StatusCode.INVALID_ARGUMENT
     assert caught.value.reason == "LIMIT_EXCEEDED"
-    assert caught.value.violations == [("tiles", "has 10001 items, 10000 at most")]
+    assert caught.value.violations == [("tiles", "has 10001 items, must have at most 10000")]
     assert contents(client, oversized[:4096]).count("") == 4095
 
 
-def test_a_stream_without_batches_has_no_answers(client: TileCacheClient) -> None:
+def test_an_empty_stream_has_no_acknowledgements(client: TileCacheClient) -> None:
     assert bulk_insert(client) == []
 
 
-def test_what_was_answered_stays_when_the_stream_breaks_off(
+def test_acknowledged_tiles_remain_when_the_stream_is_cancelled(
     client: TileCacheClient, block: Block
 ) -> None:
     queue: SimpleQueue[BulkInsertTilesRequest] = SimpleQueue()
@@ -287,7 +287,7 @@ def test_what_was_answered_stays_when_the_stream_breaks_off(
 
 
 @pytest.mark.parametrize("on_conflict", [0, ON_CONFLICT_REPLACE_IF_NEWER])
-def test_streams_with_the_same_keys_in_opposite_orders_all_end(
+def test_concurrent_streams_with_the_same_keys_do_not_deadlock(
     daemon: DaemonProcess, database: str, block: Block, on_conflict: int
 ) -> None:
     flights = [random_flight() for _ in range(2)]
@@ -321,7 +321,7 @@ def test_streams_with_the_same_keys_in_opposite_orders_all_end(
         assert connection.execute(query).fetchone() == (0,)
 
 
-def test_a_ring_with_another_writer_is_settled_by_trying_again(
+def test_a_deadlock_with_another_writer_is_retried(
     client: TileCacheClient, block: Block, sql: psycopg.Connection[Any]
 ) -> None:
     new, old = block.keys(2)

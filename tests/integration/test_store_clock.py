@@ -34,7 +34,7 @@ def sql(database: str) -> Iterator[psycopg.Connection[Any]]:
 def late_daemon(
     database: str, sql: psycopg.Connection[Any], short_directory: Path
 ) -> Iterator[DaemonProcess]:
-    """One whose database was used more than a year from now."""
+    """A daemon whose database has an access more than a year in the future."""
     store_row(sql, Block().key(), accessed_at=SEEN)
     with DaemonProcess(short_directory, dsn=database, access_flush_interval_s=0.05) as process:
         yield process
@@ -48,7 +48,7 @@ def add_rear_sector(sql: psycopg.Connection[Any], latitude: float, longitude: fl
     )
 
 
-def test_a_clock_behind_the_database_is_not_trusted_and_everybody_is_told(
+def test_a_clock_behind_the_database_is_reported_as_not_trusted(
     late_daemon: DaemonProcess,
 ) -> None:
     clock = late_daemon.client.store.GetServerInfo(GetServerInfoRequest(), timeout=10).clock
@@ -59,7 +59,7 @@ def test_a_clock_behind_the_database_is_not_trusted_and_everybody_is_told(
     assert "NOT trusted" in status.stdout
 
 
-def test_nothing_is_called_fresh_because_of_it(
+def test_no_tile_is_labelled_fresh_by_an_untrusted_clock(
     late_daemon: DaemonProcess, sql: psycopg.Connection[Any], block: Block
 ) -> None:
     inside, outside = block.key(0), block.key(50)
@@ -68,13 +68,13 @@ def test_nothing_is_called_fresh_because_of_it(
     assert insert(late_daemon.client, tile(inside, captured_at=captured_at)).outcome == (
         INSERT_OUTCOME_DOWNGRADED
     )
-    # Outside all sectors no clock is asked.
+    # Outside all sectors the clock does not matter.
     assert insert(late_daemon.client, tile(outside, captured_at=captured_at)).outcome == (
         INSERT_OUTCOME_INSERTED
     )
 
 
-def test_a_label_is_not_made_fresh_by_it(
+def test_no_label_becomes_fresh_by_an_untrusted_clock(
     late_daemon: DaemonProcess, sql: psycopg.Connection[Any], block: Block
 ) -> None:
     inside, outside = block.key(0), block.key(50)
@@ -88,7 +88,7 @@ def test_a_label_is_not_made_fresh_by_it(
     assert sql.execute(words, [tile_uuid(inside)]).fetchone() == ("downgraded",)
 
 
-def test_what_is_too_old_for_the_earliest_possible_time_is_refused(
+def test_a_tile_too_old_at_the_earliest_possible_time_is_refused(
     late_daemon: DaemonProcess, sql: psycopg.Connection[Any], block: Block
 ) -> None:
     key = block.key()
@@ -100,7 +100,7 @@ def test_what_is_too_old_for_the_earliest_possible_time_is_refused(
     assert [refused.reason for refused in answer.refused] == ["TILE_TOO_OLD"]
 
 
-def test_the_order_of_uses_holds_without_the_time_of_day(
+def test_the_order_of_use_does_not_depend_on_the_time_of_day(
     late_daemon: DaemonProcess, sql: psycopg.Connection[Any], block: Block
 ) -> None:
     keys = list(block.keys(5))

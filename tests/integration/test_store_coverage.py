@@ -1,4 +1,4 @@
-"""DescribeCoverage, over the socket."""
+"""DescribeCoverage."""
 
 import random
 from collections import Counter
@@ -46,7 +46,7 @@ def messages(client: TileCacheClient, zoom: int, region: Region) -> list[Describ
 def describe(
     client: TileCacheClient, zoom: int, region: Region
 ) -> tuple[CoverageSummary, list[Cell]]:
-    """The summary and the missing cells, which no two rectangles may share."""
+    """The summary and the missing cells; the rectangles must be disjoint."""
     answers = messages(client, zoom, region)
     assert [answer.HasField("summary") for answer in answers] == [True] + [False] * (
         len(answers) - 1
@@ -68,7 +68,7 @@ def label_counts(summary: CoverageSummary) -> dict[str, int]:
     }
 
 
-def test_numbers_and_missing_cells_are_those_of_a_plain_count(
+def test_coverage_equals_a_simple_count(
     client: TileCacheClient, block: Block, sql: psycopg.Connection[Any]
 ) -> None:
     chance = random.Random(5)
@@ -98,7 +98,7 @@ def test_a_region_without_tiles_is_one_missing_rectangle(
     assert list(answer.missing) == [block.region.cell_range]
 
 
-def test_a_region_that_is_covered_misses_nothing(client: TileCacheClient, block: Block) -> None:
+def test_a_covered_region_has_no_missing_cells(client: TileCacheClient, block: Block) -> None:
     bulk_insert(client, [tile(key) for key in block.keys(10, 10)])
     region = cell_region(block.x, block.x + 9, block.y, block.y + 9)
     summary, missing = describe(client, block.zoom, region)
@@ -123,7 +123,7 @@ def test_tiles_outside_the_region_do_not_count(client: TileCacheClient, block: B
     ],
     ids=["box", "circle"],
 )
-def test_a_region_across_the_antimeridian_has_both_sides(
+def test_a_region_across_the_antimeridian_includes_both_sides(
     client: TileCacheClient, region: Region, rectangles: Any
 ) -> None:
     cells = sorted(
@@ -139,13 +139,13 @@ def test_a_region_across_the_antimeridian_has_both_sides(
     assert {x for x, _ in missing} >= {0, 127}
 
 
-def test_a_region_beyond_the_projections_edge_has_no_cells(client: TileCacheClient) -> None:
+def test_a_region_outside_the_projection_has_no_cells(client: TileCacheClient) -> None:
     (answer,) = messages(client, 10, box_region(86, -180, 90, 180))
     assert answer.HasField("summary")
     assert answer.summary == CoverageSummary()
 
 
-def test_a_long_list_of_missing_cells_comes_in_messages_that_any_client_takes(
+def test_messages_of_missing_cells_are_below_the_default_size_limit(
     client: TileCacheClient, block: Block, sql: psycopg.Connection[Any]
 ) -> None:
     side = 330

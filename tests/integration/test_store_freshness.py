@@ -1,4 +1,4 @@
-"""Labels at the insert and as tiles age, over the socket, with sectors and rules in the table."""
+"""Labels of new and of ageing tiles, with sectors and rules set by SQL."""
 
 import random
 from collections.abc import Iterator
@@ -50,7 +50,7 @@ def add_sector(sql: psycopg.Connection[Any], classification: str, box: BoundingB
 
 
 def box_round(*keys: TileKey) -> BoundingBox:
-    """The box whose corners are the centres of cells: no neighbour's centre is within."""
+    """The box of the centres of some cells; it contains no centre of their neighbours."""
     centres = [cell_centre(key.zoom, key.x, key.y) for key in keys]
     latitudes, longitudes = zip(*centres, strict=True)
     return BoundingBox(min(latitudes), min(longitudes), max(latitudes), max(longitudes))
@@ -66,7 +66,7 @@ def words(sql: psycopg.Connection[Any]) -> dict[str, str]:
     return dict(sql.execute("SELECT tile_uuid::text, freshness_status FROM tiles").fetchall())
 
 
-def test_a_tile_past_a_rejecting_rules_age_is_refused_and_not_stored(
+def test_a_tile_that_a_rule_rejects_is_refused_and_not_stored(
     client: TileCacheClient, block: Block, sql: psycopg.Connection[Any]
 ) -> None:
     key = block.key()
@@ -81,7 +81,7 @@ def test_a_tile_past_a_rejecting_rules_age_is_refused_and_not_stored(
     assert tile_uuid(key) not in words(sql)
 
 
-def test_a_refused_tile_keeps_no_neighbour_out_of_its_batch(
+def test_a_refused_tile_does_not_affect_the_rest_of_its_batch(
     client: TileCacheClient, block: Block, sql: psycopg.Connection[Any]
 ) -> None:
     keys = list(block.keys(3))
@@ -96,7 +96,7 @@ def test_a_refused_tile_keeps_no_neighbour_out_of_its_batch(
     assert labels(client, keys) == [FRESHNESS_LABEL_FRESH, 0, FRESHNESS_LABEL_FRESH]
 
 
-def test_a_tile_past_a_downgrading_rules_age_is_stored_as_downgraded(
+def test_a_tile_that_a_rule_downgrades_is_stored_as_downgraded(
     client: TileCacheClient, block: Block, sql: psycopg.Connection[Any]
 ) -> None:
     old, new, one = block.keys(3)
@@ -112,7 +112,7 @@ def test_a_tile_past_a_downgrading_rules_age_is_stored_as_downgraded(
     assert labels(client, [old, new]) == [FRESHNESS_LABEL_DOWNGRADED, FRESHNESS_LABEL_FRESH]
 
 
-def test_the_strictest_classification_counts(
+def test_the_strictest_classification_applies(
     client: TileCacheClient, block: Block, sql: psycopg.Connection[Any]
 ) -> None:
     both, rear = block.keys(2)
@@ -125,7 +125,7 @@ def test_the_strictest_classification_counts(
     assert [refused.index for refused in answer.refused] == [0]
 
 
-def test_a_sector_holds_the_tiles_whose_centre_it_holds(
+def test_a_sector_contains_the_tiles_whose_centre_is_in_its_box(
     client: TileCacheClient, block: Block, sql: psycopg.Connection[Any]
 ) -> None:
     key = block.key()
@@ -162,7 +162,7 @@ def test_outside_all_sectors_nothing_expires(
     assert answer.tile.freshness_label == FRESHNESS_LABEL_FRESH
 
 
-def test_a_tile_that_is_there_already_is_not_refused_for_its_age(
+def test_a_stored_tile_sent_again_is_not_refused_for_its_age(
     client: TileCacheClient, block: Block, sql: psycopg.Connection[Any]
 ) -> None:
     same, other = (tile(key, captured_at=HALF_A_YEAR_AGO - DAY) for key in block.keys(2))
@@ -174,7 +174,7 @@ def test_a_tile_that_is_there_already_is_not_refused_for_its_age(
     assert [refused.reason for refused in answer.refused] == ["TILE_TOO_OLD"]
 
 
-def test_a_replacement_is_labelled_too(
+def test_a_replacement_is_labelled(
     client: TileCacheClient, block: Block, sql: psycopg.Connection[Any]
 ) -> None:
     key = block.key()
@@ -188,20 +188,20 @@ def test_a_replacement_is_labelled_too(
 
 @pytest.fixture
 def own_sql(database: str) -> Iterator[psycopg.Connection[Any]]:
-    """A connection to the database of a test's own daemon."""
+    """A connection to the database of `daemon`."""
     with psycopg.connect(database, autocommit=True) as connection:
         yield connection
 
 
 def restart(daemon: DaemonProcess) -> None:
-    """A daemon brings labels up to date when it starts."""
+    """Restarts a daemon, which updates all labels when it starts."""
     assert daemon.stop() == 0
     done = daemon.log.count("labels_up_to_date")
     daemon.start()
     eventually(lambda: daemon.log.count("labels_up_to_date") > done)
 
 
-def test_labels_follow_a_sector_that_comes_and_goes(
+def test_labels_change_with_the_sectors(
     daemon: DaemonProcess, own_sql: psycopg.Connection[Any], block: Block
 ) -> None:
     conflict, rear, free = block.key(0), block.key(1), block.key(2)
@@ -221,7 +221,7 @@ def test_labels_follow_a_sector_that_comes_and_goes(
     assert set(words(own_sql).values()) == {"fresh"}
 
 
-def test_labels_follow_a_rule(
+def test_labels_change_with_a_rule(
     daemon: DaemonProcess, own_sql: psycopg.Connection[Any], block: Block
 ) -> None:
     key = block.key()
@@ -236,7 +236,7 @@ def test_labels_follow_a_rule(
     assert words(own_sql) == {tile_uuid(key): "rejected"}
 
 
-def test_the_old_words_are_left_alone(
+def test_labels_of_the_oldest_schema_are_kept(
     daemon: DaemonProcess, own_sql: psycopg.Connection[Any], block: Block
 ) -> None:
     warn, reject = block.keys(2)
@@ -247,7 +247,7 @@ def test_the_old_words_are_left_alone(
     assert words(own_sql) == {tile_uuid(warn): "stale_warn", tile_uuid(reject): "stale_reject"}
 
 
-def test_stored_labels_are_those_that_the_policy_gives(
+def test_re_evaluated_labels_equal_those_of_the_policy(
     daemon: DaemonProcess, own_sql: psycopg.Connection[Any]
 ) -> None:
     chance = random.Random(7)

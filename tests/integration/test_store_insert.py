@@ -1,4 +1,4 @@
-"""InsertTile, over the socket."""
+"""InsertTile."""
 
 import json
 from contextlib import suppress
@@ -56,7 +56,7 @@ def stored(client: TileCacheClient, message: TileMetadata) -> TileMetadata:
     return found
 
 
-def test_a_tile_comes_back_as_it_went_in(client: TileCacheClient, block: Block) -> None:
+def test_a_stored_tile_is_returned_unchanged(client: TileCacheClient, block: Block) -> None:
     quality = ParseDict({"blur": 0.5, "cloud": None, "bands": ["r", "g"]}, Struct())
     key = block.key(source=ONBOARD, flight_id=FLIGHT)
     sent = tile(key, tile_size_pixels=512, tile_size_meters=101.5, quality_metadata=quality)
@@ -73,7 +73,7 @@ def test_a_tile_comes_back_as_it_went_in(client: TileCacheClient, block: Block) 
     assert not found.HasField("uploaded_at")
 
 
-def test_what_is_not_given_is_derived(client: TileCacheClient, block: Block) -> None:
+def test_missing_fields_are_derived(client: TileCacheClient, block: Block) -> None:
     key = block.key()
     latitude, longitude = cell_centre(key.zoom, key.x, key.y)
     found = insert(client, tile(key)).tile
@@ -85,7 +85,7 @@ def test_what_is_not_given_is_derived(client: TileCacheClient, block: Block) -> 
     assert not found.HasField("quality_metadata")
 
 
-def test_what_is_stored_stands_in_the_columns_of_the_schema(
+def test_a_tile_is_stored_in_the_columns_of_the_schema(
     client: TileCacheClient, block: Block, sql: psycopg.Connection[Any]
 ) -> None:
     key = block.key(source=ONBOARD, flight_id=FLIGHT)
@@ -126,7 +126,7 @@ def test_quality_metadata_is_any_json_object(
     assert MessageToDict(found.quality_metadata) == json.loads(json.dumps(value))
 
 
-def test_the_deepest_quality_that_is_taken_can_be_read_in_every_answer(
+def test_the_most_nested_quality_can_be_read_in_every_answer(
     client: TileCacheClient, block: Block
 ) -> None:
     key = block.key()
@@ -144,7 +144,7 @@ def test_the_deepest_quality_that_is_taken_can_be_read_in_every_answer(
     assert result.tile.quality_metadata == struct
 
 
-def test_the_same_tile_again_succeeds_and_gives_the_stored_one(
+def test_the_same_content_again_returns_the_stored_tile(
     client: TileCacheClient, block: Block
 ) -> None:
     message = tile(block.key())
@@ -155,7 +155,7 @@ def test_the_same_tile_again_succeeds_and_gives_the_stored_one(
 
 
 @pytest.mark.parametrize("on_conflict", [0, ON_CONFLICT_FAIL])
-def test_another_content_is_refused_unless_asked_otherwise(
+def test_different_content_is_refused_by_default(
     client: TileCacheClient, block: Block, on_conflict: int
 ) -> None:
     first = insert(client, tile(block.key(), "old")).tile
@@ -169,14 +169,14 @@ def test_another_content_is_refused_unless_asked_otherwise(
     assert stored(client, first) == first
 
 
-def test_the_old_content_is_kept_when_asked(client: TileCacheClient, block: Block) -> None:
+def test_keep_existing_keeps_the_stored_content(client: TileCacheClient, block: Block) -> None:
     first = insert(client, tile(block.key(), "old", EARLIER)).tile
     answer = insert(client, tile(block.key(), "new"), ON_CONFLICT_KEEP_EXISTING)
     assert answer.outcome == INSERT_OUTCOME_KEPT_EXISTING
     assert answer.tile == first == stored(client, first)
 
 
-def test_a_newer_capture_replaces_when_asked(client: TileCacheClient, block: Block) -> None:
+def test_replace_if_newer_replaces_an_older_capture(client: TileCacheClient, block: Block) -> None:
     first = insert(client, tile(block.key(), "old", EARLIER)).tile
     quality = ParseDict({"blur": 0.1}, Struct())
     newer = tile(block.key(), "new", file_path="new.jpg", disk_bytes=7, quality_metadata=quality)
@@ -192,7 +192,7 @@ def test_a_newer_capture_replaces_when_asked(client: TileCacheClient, block: Blo
 
 
 @pytest.mark.parametrize("captured_at", [EARLIER, YESTERDAY])
-def test_a_capture_that_is_not_newer_does_not_replace(
+def test_replace_if_newer_keeps_a_capture_that_is_not_older(
     client: TileCacheClient, block: Block, captured_at: datetime
 ) -> None:
     first = insert(client, tile(block.key(), "first", YESTERDAY)).tile
@@ -201,7 +201,7 @@ def test_a_capture_that_is_not_newer_does_not_replace(
     assert answer.tile == first == stored(client, first)
 
 
-def test_a_newer_capture_of_the_same_content_replaces_when_asked(
+def test_replace_if_newer_replaces_an_older_capture_of_the_same_content(
     client: TileCacheClient, block: Block
 ) -> None:
     insert(client, tile(block.key(), captured_at=EARLIER))
@@ -210,7 +210,7 @@ def test_a_newer_capture_of_the_same_content_replaces_when_asked(
     assert answer.tile.captured_at == timestamp(YESTERDAY)
 
 
-def test_a_replaced_tile_waits_for_upload_anew(client: TileCacheClient, block: Block) -> None:
+def test_a_replaced_tile_is_pending_upload_again(client: TileCacheClient, block: Block) -> None:
     key = block.key(source=ONBOARD, flight_id=random_flight())
     insert(client, tile(key, "old", EARLIER))
     uploaded = UploadedTile(tile_uuid=tile_uuid(key), content_sha256=sha256("old"))
@@ -219,7 +219,7 @@ def test_a_replaced_tile_waits_for_upload_anew(client: TileCacheClient, block: B
     assert not answer.tile.HasField("uploaded_at")
 
 
-def test_a_cells_sources_and_flights_are_tiles_of_their_own(
+def test_each_source_and_flight_of_a_cell_is_a_separate_tile(
     client: TileCacheClient, block: Block
 ) -> None:
     keys = [
@@ -233,7 +233,7 @@ def test_a_cells_sources_and_flights_are_tiles_of_their_own(
     assert {found.location_hash for found in tiles} == {location_hash(keys[0])}
 
 
-def test_the_flight_that_is_none_is_no_flight(client: TileCacheClient, block: Block) -> None:
+def test_the_nil_flight_is_no_flight(client: TileCacheClient, block: Block) -> None:
     nil = block.key(flight_id="00000000-0000-0000-0000-000000000000")
     answer = insert(client, tile(nil))
     assert answer.tile.tile_uuid == tile_uuid(block.key())
@@ -242,7 +242,7 @@ def test_the_flight_that_is_none_is_no_flight(client: TileCacheClient, block: Bl
 
 
 @pytest.mark.parametrize(("zoom", "x", "y"), [(0, 0, 0), (22, 4194303, 4194303), (22, 0, 4194303)])
-def test_the_corners_of_the_world_are_cells_too(
+def test_cells_in_the_corners_of_the_world_can_be_stored(
     client: TileCacheClient, zoom: int, x: int, y: int
 ) -> None:
     message = tile(tile_key(zoom, x, y))
@@ -250,7 +250,7 @@ def test_the_corners_of_the_world_are_cells_too(
     assert stored(client, message).key == message.key
 
 
-def test_captures_of_long_ago_are_taken_outside_all_sectors(
+def test_old_captures_outside_all_sectors_are_accepted(
     client: TileCacheClient, block: Block
 ) -> None:
     message = tile(block.key(), captured_at=datetime(1, 1, 1, tzinfo=timezone.utc))
@@ -268,7 +268,7 @@ def test_a_capture_in_the_future_is_refused(client: TileCacheClient, block: Bloc
         stored(client, tile(block.key()))
 
 
-def test_a_key_that_is_stored_under_another_id_is_a_conflict(
+def test_a_key_stored_under_a_different_id_is_a_conflict(
     client: TileCacheClient, block: Block, sql: psycopg.Connection[Any]
 ) -> None:
     key = block.key()

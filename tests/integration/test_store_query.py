@@ -1,4 +1,4 @@
-"""QueryTiles, over the socket."""
+"""QueryTiles."""
 
 import random
 from collections.abc import Iterable, Iterator
@@ -47,7 +47,7 @@ from tilecache.v1.tile_metadata_store_pb2 import (
     TileMetadata,
 )
 
-CHUNK_BYTES = 4 * 1024 * 1024  # what a gRPC client takes unless it is told otherwise
+MAX_MESSAGE_BYTES = 4 * 1024 * 1024  # the default limit of a gRPC client
 LABELS = {
     "fresh": FRESHNESS_LABEL_FRESH,
     "downgraded": FRESHNESS_LABEL_DOWNGRADED,
@@ -75,7 +75,7 @@ def cells(tiles: Iterable[TileMetadata]) -> list[tuple[int, int]]:
 
 @pytest.fixture(scope="module")
 def world(shared_daemon: DaemonProcess) -> TileCacheClient:
-    """Zooms 0 to 5 whole: 1,365 tiles."""
+    """All cells of zooms 0 to 5: 1,365 tiles."""
     keys = [
         tile_key(zoom, x, y)
         for zoom in range(6)
@@ -112,7 +112,7 @@ def square(x_from: int, x_to: int, y_from: int, y_to: int) -> list[tuple[int, in
     ],
     ids=region_name,
 )
-def test_a_region_gives_the_tiles_of_the_cells_that_it_overlaps(
+def test_a_region_selects_the_cells_that_it_overlaps(
     world: TileCacheClient, region: Region, expected: list[tuple[int, int]]
 ) -> None:
     found = query(world, 5, region)
@@ -121,11 +121,11 @@ def test_a_region_gives_the_tiles_of_the_cells_that_it_overlaps(
 
 
 @pytest.mark.parametrize("zoom", range(6))
-def test_every_zoom_has_its_own_tiles(world: TileCacheClient, zoom: int) -> None:
+def test_a_query_returns_tiles_of_its_zoom_only(world: TileCacheClient, zoom: int) -> None:
     assert len(query(world, zoom, box_region(-90, -180, 90, 180))) == 4**zoom
 
 
-def test_a_cells_own_box_and_its_inner_circle_give_that_cell(
+def test_the_bounds_of_a_cell_and_a_circle_within_it_select_that_cell(
     client: TileCacheClient, block: Block
 ) -> None:
     keys = list(block.keys(5, 5))
@@ -138,7 +138,7 @@ def test_a_cells_own_box_and_its_inner_circle_give_that_cell(
         assert cells(query(client, block.zoom, region)) == [(middle.x, middle.y)]
 
 
-def test_a_tile_comes_whole(client: TileCacheClient, block: Block) -> None:
+def test_a_tile_has_all_its_fields(client: TileCacheClient, block: Block) -> None:
     key = block.key(source=ONBOARD, flight_id=random_flight())
     sent = tile(key, quality_metadata={"blur": 0.5})
     bulk_insert(client, [sent])
@@ -148,7 +148,7 @@ def test_a_tile_comes_whole(client: TileCacheClient, block: Block) -> None:
     assert found.tile_uuid == tile_uuid(key)
 
 
-def test_a_large_answer_comes_in_chunks_that_any_client_takes(
+def test_chunks_of_an_answer_are_below_the_default_size_limit(
     client: TileCacheClient, block: Block
 ) -> None:
     keys = list(block.keys(100, 80))
@@ -156,16 +156,16 @@ def test_a_large_answer_comes_in_chunks_that_any_client_takes(
     bulk_insert(client, [tile(key, quality_metadata=quality) for key in keys])
     answers = list(chunks(client, block.zoom, block.region))
     assert len(answers) > 3
-    assert all(0 < answer.ByteSize() < CHUNK_BYTES for answer in answers)
+    assert all(0 < answer.ByteSize() < MAX_MESSAGE_BYTES for answer in answers)
     found = [tile_uuid(found.key) for answer in answers for found in answer.tiles]
     assert sorted(found) == sorted(map(tile_uuid, keys))
 
 
-def test_a_region_without_tiles_gives_none(client: TileCacheClient, block: Block) -> None:
+def test_a_region_without_tiles_has_an_empty_answer(client: TileCacheClient, block: Block) -> None:
     assert query(client, block.zoom, block.region) == []
 
 
-def test_the_filters_let_through_what_they_name(client: TileCacheClient, block: Block) -> None:
+def test_filters_select_matching_tiles(client: TileCacheClient, block: Block) -> None:
     chance = random.Random(3)
     flights = [random_flight(), random_flight()]
     captures = [YESTERDAY - timedelta(days=days) for days in range(4)]
@@ -210,7 +210,7 @@ def labels(tiles: Iterable[TileMetadata]) -> set[int]:
     return {found.freshness_label for found in tiles}
 
 
-def test_unusable_labels_are_left_out_by_default(
+def test_unusable_labels_are_excluded_by_default(
     client: TileCacheClient, block: Block, labelled: dict[int, TileKey]
 ) -> None:
     assert labels(query(client, block.zoom, block.region)) == {
@@ -221,7 +221,7 @@ def test_unusable_labels_are_left_out_by_default(
     assert len(labelled) == 5
 
 
-def test_labels_that_are_asked_for_are_given(
+def test_requested_labels_are_returned(
     client: TileCacheClient, block: Block, labelled: dict[int, TileKey]
 ) -> None:
     for label, key in labelled.items():
@@ -232,7 +232,7 @@ def test_labels_that_are_asked_for_are_given(
     assert labels(query(client, block.zoom, block.region, labels=every)) == set(labelled)
 
 
-def test_rows_of_before_the_identity_came_are_told_without_hash_and_size(
+def test_rows_of_the_oldest_schema_have_no_hash_and_size(
     client: TileCacheClient, block: Block, labelled: dict[int, TileKey]
 ) -> None:
     (found,) = query(client, block.zoom, block.region, labels=[FRESHNESS_LABEL_FRESH])
@@ -241,7 +241,7 @@ def test_rows_of_before_the_identity_came_are_told_without_hash_and_size(
     assert not found.HasField("disk_bytes")
 
 
-def test_the_best_tile_of_a_cell_has_the_best_label_then_the_newest_capture(
+def test_the_best_tile_has_the_best_label_then_the_newest_capture(
     client: TileCacheClient, block: Block, sql: psycopg.Connection[Any]
 ) -> None:
     chance = random.Random(4)
@@ -268,9 +268,7 @@ def test_the_best_tile_of_a_cell_has_the_best_label_then_the_newest_capture(
     assert len(found) == 30
 
 
-def test_the_best_is_chosen_among_those_that_pass_the_filters(
-    client: TileCacheClient, block: Block
-) -> None:
+def test_the_best_tile_is_selected_after_filtering(client: TileCacheClient, block: Block) -> None:
     flight_id = random_flight()
     old = tile(block.key(source=ONBOARD, flight_id=flight_id), captured_at=YESTERDAY)
     new = tile(block.key(), captured_at=YESTERDAY + timedelta(hours=1))
@@ -285,42 +283,42 @@ def test_the_best_is_chosen_among_those_that_pass_the_filters(
 @pytest.mark.parametrize(
     ("limit", "expected"), [(0, 300), (1, 1), (299, 299), (300, 300), (5000, 300)]
 )
-def test_a_limit_bounds_the_answer(world: TileCacheClient, limit: int, expected: int) -> None:
+def test_a_limit_bounds_the_number_of_tiles(
+    world: TileCacheClient, limit: int, expected: int
+) -> None:
     found = query(world, 5, cell_region(0, 19, 0, 14), limit=limit)
     assert len(found) == expected
     assert len(set(cells(found))) == expected
     assert set(cells(found)) <= set(square(0, 19, 0, 14))
 
 
-def test_a_limit_counts_cells_where_the_best_are_asked(
-    client: TileCacheClient, block: Block
-) -> None:
+def test_a_limit_of_the_best_tiles_counts_cells(client: TileCacheClient, block: Block) -> None:
     keys = [block.key(i, 0, ONBOARD, random_flight()) for i in range(10) for _ in range(3)]
     bulk_insert(client, list(map(tile, keys)))
     found = query(client, block.zoom, block.region, selection=TILE_SELECTION_BEST_PER_CELL, limit=7)
     assert len(set(cells(found))) == len(found) == 7
 
 
-def test_a_region_of_the_most_cells_is_answered(client: TileCacheClient, block: Block) -> None:
+def test_the_largest_region_is_answered(client: TileCacheClient, block: Block) -> None:
     bulk_insert(client, [tile(block.key())])
     region = cell_region(block.x, block.x + 2047, block.y, block.y + 2047)
     assert (block.x, block.y) in cells(query(client, 18, region))
 
 
-def test_a_part_of_a_block_that_is_asked_for_again_brings_all_of_it_into_memory(
+def test_a_second_read_of_a_part_of_a_block_caches_the_block(
     daemon: DaemonProcess,
 ) -> None:
     x, y = 32 * 4_000, 32 * 3_000
     bulk_insert(daemon.client, [tile(tile_key(18, x, y)), tile(tile_key(18, x + 31, y + 31))])
 
-    def tiles_in_memory() -> int:
+    def cached_tiles() -> int:
         info = daemon.client.store.GetServerInfo(GetServerInfoRequest(), timeout=5)
         return int(info.cache.tiles)
 
     assert cells(query(daemon.client, 18, cell_region(x, x, y, y))) == [(x, y)]
-    assert tiles_in_memory() == 0
+    assert cached_tiles() == 0
     assert cells(query(daemon.client, 18, cell_region(x, x, y, y))) == [(x, y)]
-    eventually(lambda: tiles_in_memory() == 2)
+    eventually(lambda: cached_tiles() == 2)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""GetServerInfo, DeriveTileIdentity, GetTile, LookupTiles and TouchTiles, over the socket."""
+"""GetServerInfo, DeriveTileIdentity, GetTile, LookupTiles and TouchTiles."""
 
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
@@ -49,7 +49,7 @@ def accessed_at(client: TileCacheClient, key: TileKey) -> datetime | None:
     return moment
 
 
-def test_the_server_says_what_it_is_and_what_it_takes(client: TileCacheClient) -> None:
+def test_server_info_has_versions_limits_and_state(client: TileCacheClient) -> None:
     info = client.store.GetServerInfo(GetServerInfoRequest(), timeout=10)
     assert info.contract_version.startswith("1.")
     assert info.daemon_version == __version__
@@ -90,7 +90,7 @@ def test_a_tile_is_found_by_its_id_and_by_its_key(
 
 
 @pytest.mark.parametrize("refer", [by_id, by_key])
-def test_a_tile_that_is_not_there_is_not_found(
+def test_an_unknown_tile_is_not_found(
     client: TileCacheClient, block: Block, refer: Callable[[TileKey], TileRef]
 ) -> None:
     with pytest.raises(CallError) as caught:
@@ -100,15 +100,15 @@ def test_a_tile_that_is_not_there_is_not_found(
     assert caught.value.facts == {"tile_uuid": tile_uuid(block.key())}
 
 
-def test_a_lookup_answers_in_the_order_asked_with_misses_in_their_places(
+def test_lookup_results_are_in_the_requested_order_with_misses(
     client: TileCacheClient, block: Block
 ) -> None:
     keys = list(block.keys(40))
     bulk_insert(client, [tile(key) for key in keys[::2]])
-    asked = [refer(key) for key in reversed(keys) for refer in (by_id, by_key)]
-    asked.insert(7, TileRef(tile_uuid=str(uuid4())))
-    asked.append(asked[2])
-    results = client.store.LookupTiles(LookupTilesRequest(tiles=asked), timeout=10).results
+    refs = [refer(key) for key in reversed(keys) for refer in (by_id, by_key)]
+    refs.insert(7, TileRef(tile_uuid=str(uuid4())))
+    refs.append(refs[2])
+    results = client.store.LookupTiles(LookupTilesRequest(tiles=refs), timeout=10).results
     expected = ["" if i % 2 else tile_uuid(key) for i, key in enumerate(keys)]
     expected = [text for text in reversed(expected) for _ in range(2)]
     expected.insert(7, "")
@@ -117,7 +117,9 @@ def test_a_lookup_answers_in_the_order_asked_with_misses_in_their_places(
     assert [result.HasField("tile") for result in results] == [bool(text) for text in expected]
 
 
-def test_the_most_items_are_looked_up_at_once(client: TileCacheClient, block: Block) -> None:
+def test_a_lookup_accepts_the_maximum_number_of_items(
+    client: TileCacheClient, block: Block
+) -> None:
     keys = [block.key(i % 100, i // 100) for i in range(4_096)]
     bulk_insert(client, [tile(key) for key in keys])
     request = LookupTilesRequest(tiles=map(by_key, keys))
@@ -125,7 +127,7 @@ def test_the_most_items_are_looked_up_at_once(client: TileCacheClient, block: Bl
     assert [result.tile.tile_uuid for result in results] == list(map(tile_uuid, keys))
 
 
-def test_an_answer_that_would_be_too_large_is_refused(
+def test_a_lookup_with_too_large_an_answer_is_refused(
     client: TileCacheClient, block: Block
 ) -> None:
     key = block.key()
@@ -153,7 +155,7 @@ def touch(client: TileCacheClient, *keys: TileKey) -> list[bool]:
 
 
 @pytest.mark.parametrize("use", [get, look_up, touch])
-def test_a_use_is_written_when_asked(
+def test_a_recorded_access_is_written(
     client: TileCacheClient, block: Block, use: Callable[[TileCacheClient, TileKey], Any]
 ) -> None:
     key = block.key()
@@ -165,7 +167,7 @@ def test_a_use_is_written_when_asked(
     assert before <= written <= after
 
 
-def test_no_other_call_counts_as_a_use(client: TileCacheClient, block: Block) -> None:
+def test_other_calls_record_no_access(client: TileCacheClient, block: Block) -> None:
     quiet, loud = block.key(0), block.key(1)
     bulk_insert(client, [tile(quiet), tile(loud)])
     insert(client, tile(quiet))
@@ -185,7 +187,7 @@ def test_no_other_call_counts_as_a_use(client: TileCacheClient, block: Block) ->
     assert accessed_at(client, quiet) is None
 
 
-def test_a_touch_says_which_tiles_are_there(client: TileCacheClient, block: Block) -> None:
+def test_touch_returns_which_tiles_exist(client: TileCacheClient, block: Block) -> None:
     first, missing, second = block.keys(3)
     bulk_insert(client, [tile(first), tile(second)])
     assert touch(client, first, missing, second, first) == [True, False, True, True]
@@ -194,7 +196,7 @@ def test_a_touch_says_which_tiles_are_there(client: TileCacheClient, block: Bloc
         accessed_at(client, missing)
 
 
-def test_a_use_soon_after_a_written_one_is_not_written_again(
+def test_an_access_soon_after_a_written_one_is_not_written(
     client: TileCacheClient, block: Block
 ) -> None:
     first, second = block.keys(2)
@@ -207,7 +209,7 @@ def test_a_use_soon_after_a_written_one_is_not_written_again(
     assert accessed_at(client, first) == written
 
 
-def test_a_use_long_after_a_written_one_is_written(
+def test_an_access_long_after_a_written_one_is_written(
     client: TileCacheClient, block: Block, sql: psycopg.Connection[Any]
 ) -> None:
     key = block.key()
@@ -217,7 +219,7 @@ def test_a_use_long_after_a_written_one_is_written(
     eventually(lambda: accessed_at(client, key) != long_ago)
 
 
-def test_uses_are_written_in_the_order_in_which_they_were_made(
+def test_accesses_are_written_in_order(
     client: TileCacheClient, block: Block, sql: psycopg.Connection[Any]
 ) -> None:
     keys = list(block.keys(30))
@@ -234,20 +236,20 @@ def test_uses_are_written_in_the_order_in_which_they_were_made(
     assert [text for (text,) in rows] == used
 
 
-def test_a_tile_that_another_writer_holds_is_written_later(
+def test_the_access_of_a_locked_tile_is_written_later(
     client: TileCacheClient, block: Block, sql: psycopg.Connection[Any]
 ) -> None:
-    held, free = block.keys(2)
-    bulk_insert(client, [tile(held), tile(free)])
+    locked, free = block.keys(2)
+    bulk_insert(client, [tile(locked), tile(free)])
     with sql.transaction():
-        sql.execute("SELECT FROM tiles WHERE tile_uuid = %s FOR UPDATE", [tile_uuid(held)])
-        touch(client, held, free)
+        sql.execute("SELECT FROM tiles WHERE tile_uuid = %s FOR UPDATE", [tile_uuid(locked)])
+        touch(client, locked, free)
         eventually(lambda: accessed_at(client, free))
-        assert accessed_at(client, held) is None
-    eventually(lambda: accessed_at(client, held))
+        assert accessed_at(client, locked) is None
+    eventually(lambda: accessed_at(client, locked))
 
 
-def test_a_tile_is_told_its_location_hash(client: TileCacheClient, block: Block) -> None:
+def test_a_tile_has_its_location_hash(client: TileCacheClient, block: Block) -> None:
     insert(client, tile(block.key(), location_hash=location_hash(block.key())))
     found = client.store.GetTile(GetTileRequest(tile=by_key(block.key())), timeout=10).tile
     assert found.location_hash == location_hash(block.key())

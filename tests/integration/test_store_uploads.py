@@ -1,4 +1,4 @@
-"""ListPendingUploads and MarkUploaded, over the socket."""
+"""ListPendingUploads and MarkUploaded."""
 
 import random
 from collections.abc import Iterator
@@ -60,7 +60,7 @@ def page(
 
 
 def pending(client: TileCacheClient, flight_id: str, size: int = 0) -> Iterator[TileMetadata]:
-    """All pages, one after the other."""
+    """All pending uploads, page by page."""
     token = ""
     while True:
         answer = page(client, flight_id, size, token)
@@ -77,7 +77,7 @@ def mark(client: TileCacheClient, *uploads: tuple[str, str]) -> list[int]:
 
 
 def captures(block: Block, flight_id: str, count: int) -> list[TileMetadata]:
-    """Tiles in an order that is not that of their captures."""
+    """Tiles that are not ordered by capture."""
     minutes = list(range(count))
     random.Random(6).shuffle(minutes)
     return [
@@ -94,7 +94,7 @@ def in_order(tiles: list[TileMetadata]) -> bool:
     return moments == sorted(moments)
 
 
-def test_the_oldest_capture_comes_first(
+def test_pending_uploads_are_ordered_by_capture(
     client: TileCacheClient, block: Block, flight_id: str
 ) -> None:
     sent = captures(block, flight_id, 50)
@@ -105,7 +105,7 @@ def test_the_oldest_capture_comes_first(
 
 
 @pytest.mark.parametrize("size", [1, 7, 49, 50, 51])
-def test_pages_hold_every_tile_once(
+def test_pages_contain_every_tile_once(
     client: TileCacheClient, block: Block, flight_id: str, size: int
 ) -> None:
     bulk_insert(client, captures(block, flight_id, 50))
@@ -117,7 +117,7 @@ def test_pages_hold_every_tile_once(
     assert bool(first.next_page_token) is (size < 50)
 
 
-def test_a_page_has_a_thousand_tiles_at_most(
+def test_a_page_has_at_most_a_thousand_tiles(
     client: TileCacheClient, block: Block, flight_id: str
 ) -> None:
     keys = [block.key(i % 100, i // 100, ONBOARD, flight_id) for i in range(1_001)]
@@ -128,27 +128,27 @@ def test_a_page_has_a_thousand_tiles_at_most(
         assert len(page(client, flight_id, size, answer.next_page_token).tiles) == 1
 
 
-def test_tiles_that_come_and_go_neither_shift_nor_repeat_the_others(
+def test_pages_are_stable_while_tiles_are_added_and_uploaded(
     client: TileCacheClient, block: Block, flight_id: str
 ) -> None:
     bulk_insert(client, captures(block, flight_id, 30))
     everything = list(pending(client, flight_id))
     first = page(client, flight_id, 10)
     assert list(first.tiles) == everything[:10]
-    gone = [everything[3], everything[9], everything[15]]
-    mark(client, *((tile.tile_uuid, tile.content_sha256) for tile in gone))
+    uploaded = [everything[3], everything[9], everything[15]]
+    mark(client, *((tile.tile_uuid, tile.content_sha256) for tile in uploaded))
     old = tile(block.key(80, 0, ONBOARD, flight_id), captured_at=YESTERDAY - timedelta(days=9))
     new = tile(block.key(81, 0, ONBOARD, flight_id), captured_at=YESTERDAY + timedelta(hours=1))
     bulk_insert(client, [old, new])
     rest = page(client, flight_id, 100, first.next_page_token)
     assert [found.tile_uuid for found in rest.tiles] == [
-        *(found.tile_uuid for found in everything[10:] if found not in gone),
+        *(found.tile_uuid for found in everything[10:] if found not in uploaded),
         tile_uuid(new.key),
     ]
     assert page(client, flight_id, 1).tiles[0].tile_uuid == tile_uuid(old.key)
 
 
-def test_only_onboard_tiles_wait_and_only_until_they_are_uploaded(
+def test_onboard_tiles_are_pending_until_they_are_uploaded(
     client: TileCacheClient, block: Block, flight_id: str
 ) -> None:
     waiting, uploaded = block.key(0, 0, ONBOARD, flight_id), block.key(1, 0, ONBOARD, flight_id)
@@ -157,9 +157,7 @@ def test_only_onboard_tiles_wait_and_only_until_they_are_uploaded(
     assert [found.key for found in pending(client, flight_id)] == [waiting]
 
 
-def test_without_a_flight_those_of_all_flights_are_listed(
-    client: TileCacheClient, block: Block
-) -> None:
+def test_without_a_flight_all_flights_are_listed(client: TileCacheClient, block: Block) -> None:
     keys = [block.key(i, 0, ONBOARD, random_flight() if i else None) for i in range(3)]
     oldest = YESTERDAY - timedelta(days=5_000)
     bulk_insert(client, [tile(key, captured_at=oldest) for key in keys])
@@ -168,7 +166,7 @@ def test_without_a_flight_those_of_all_flights_are_listed(
 
 
 @pytest.mark.parametrize("token", ["x", "AAAA", "!" * 24, "A" * 24, "/" * 24, "ÿ" * 24, " "])
-def test_what_was_never_a_token_is_refused(client: TileCacheClient, token: str) -> None:
+def test_an_invalid_page_token_is_refused(client: TileCacheClient, token: str) -> None:
     request = ListPendingUploadsRequest(page_token=token)
     with pytest.raises(CallError) as caught:
         client.store.ListPendingUploads(request, timeout=10)
@@ -176,7 +174,7 @@ def test_what_was_never_a_token_is_refused(client: TileCacheClient, token: str) 
     assert [violation.field for violation in caught.value.violations] == ["page_token"]
 
 
-def test_every_mark_is_answered_in_order(
+def test_mark_outcomes_are_in_the_requested_order(
     client: TileCacheClient, block: Block, flight_id: str
 ) -> None:
     marked, again, differs, missing = (block.key(i, 0, ONBOARD, flight_id) for i in range(4))
@@ -209,7 +207,7 @@ def uploaded_at(client: TileCacheClient, key: TileKey) -> datetime | None:
     return moment
 
 
-def test_a_mark_tells_when_and_is_not_moved_by_another(
+def test_the_time_of_the_first_mark_is_kept(
     client: TileCacheClient, block: Block, flight_id: str
 ) -> None:
     key = block.key(0, 0, ONBOARD, flight_id)
@@ -224,7 +222,7 @@ def test_a_mark_tells_when_and_is_not_moved_by_another(
     assert uploaded_at(client, key) == moment
 
 
-def test_a_tile_that_was_replaced_meanwhile_is_not_marked(
+def test_a_replaced_tile_is_not_marked_by_its_old_content(
     client: TileCacheClient, block: Block, flight_id: str
 ) -> None:
     key = block.key(0, 0, ONBOARD, flight_id)
@@ -235,7 +233,7 @@ def test_a_tile_that_was_replaced_meanwhile_is_not_marked(
     assert mark(client, (tile_uuid(key), sha256("new"))) == [MARK_OUTCOME_MARKED]
 
 
-def test_the_right_content_counts_beside_a_wrong_one(
+def test_a_tile_sent_with_wrong_and_right_content_is_marked(
     client: TileCacheClient, block: Block, flight_id: str
 ) -> None:
     key = block.key(0, 0, ONBOARD, flight_id)
@@ -247,7 +245,7 @@ def test_the_right_content_counts_beside_a_wrong_one(
     assert uploaded_at(client, key)
 
 
-def test_a_row_without_a_content_hash_waits_and_cannot_be_marked(
+def test_a_row_without_a_content_hash_stays_pending(
     client: TileCacheClient, block: Block, flight_id: str, sql: psycopg.Connection[Any]
 ) -> None:
     key = block.key(0, 0, ONBOARD, flight_id)
@@ -256,7 +254,7 @@ def test_a_row_without_a_content_hash_waits_and_cannot_be_marked(
     assert mark(client, (tile_uuid(key), sha256("x"))) == [MARK_OUTCOME_CONTENT_DIFFERS]
 
 
-def test_a_page_fits_a_client_that_takes_four_mebibytes(
+def test_pages_are_below_the_default_size_limit(
     client: TileCacheClient, shared_daemon: DaemonProcess, block: Block
 ) -> None:
     flight = random_flight()

@@ -1,7 +1,7 @@
-"""What the unit tests share."""
+"""Settings of the unit tests."""
 
 from hypothesis import settings
 
-# A machine with other work to do may be slow now and then.
+# A busy machine may exceed the deadline of an example.
 settings.register_profile("patient", deadline=None)
 settings.load_profile("patient")

@@ -1,4 +1,4 @@
-"""When a capture expires, and which sector counts."""
+"""When captures expire, and which sector applies."""
 
 from datetime import datetime, timedelta, timezone
 
@@ -56,30 +56,30 @@ def rear(box: BoundingBox | None = BOX) -> Sector:
         (day(1900, 2, 28), 1200, day(2000, 2, 28)),
     ],
 )
-def test_months_are_the_calendars(captured: datetime, months: int, expected: datetime) -> None:
+def test_months_are_calendar_months(captured: datetime, months: int, expected: datetime) -> None:
     assert add_months(captured, months) == expected
 
 
-def test_beyond_the_calendar_is_the_end_of_time() -> None:
+def test_beyond_the_calendar_the_result_is_its_last_day() -> None:
     assert add_months(day(9999, 12, 1), 1).year == 9999
     assert add_months(day(2026, 1, 1), 1_000_000) > day(9999, 12, 1)
 
 
 @pytest.mark.parametrize(
-    ("holder", "months", "expired"),
+    ("applied", "months", "expired"),
     [(front(), 6, FreshnessLabel.REJECTED), (rear(), 12, FreshnessLabel.DOWNGRADED)],
 )
-def test_a_label_changes_at_the_moment_when_the_months_are_over(
-    holder: Sector, months: int, expired: FreshnessLabel
+def test_a_label_changes_when_the_maximum_age_is_reached(
+    applied: Sector, months: int, expired: FreshnessLabel
 ) -> None:
-    policy = FreshnessPolicy((holder,), RULES)
+    policy = FreshnessPolicy((applied,), RULES)
     captured_at = day(2025, 8, 31)
     expires_at = add_months(captured_at, months)
     before = policy.evaluate(49.0, 35.0, captured_at, expires_at - MICROSECOND)
     after = policy.evaluate(49.0, 35.0, captured_at, expires_at)
     assert (before.label, after.label) == (FreshnessLabel.FRESH, expired)
     assert before.expires_at == after.expires_at == expires_at
-    assert before.sector == after.sector == holder
+    assert before.sector == after.sector == applied
 
 
 def test_outside_all_sectors_nothing_expires() -> None:
@@ -89,14 +89,14 @@ def test_outside_all_sectors_nothing_expires() -> None:
 
 
 @pytest.mark.parametrize("sectors", [(front(), rear()), (rear(), front())])
-def test_the_strictest_classification_counts(sectors: tuple[Sector, ...]) -> None:
+def test_the_strictest_classification_applies(sectors: tuple[Sector, ...]) -> None:
     verdict = FreshnessPolicy(sectors, RULES).evaluate(49.0, 35.0, day(2020, 1, 1), NOW)
     assert verdict.label is FreshnessLabel.REJECTED
     assert verdict.sector == front()
     assert verdict.rule == REJECT_AT_6
 
 
-def test_the_strictest_counts_even_where_its_rule_is_not_broken() -> None:
+def test_the_strictest_applies_even_if_its_rule_allows_older_tiles() -> None:
     generous = FreshnessRule(SectorClassification.ACTIVE_CONFLICT, 60, FreshnessAction.REJECT)
     policy = FreshnessPolicy((front(), rear()), (generous, DOWNGRADE_AT_12))
     assert policy.evaluate(49.0, 35.0, day(2025, 1, 1), NOW).label is FreshnessLabel.FRESH
@@ -110,7 +110,7 @@ def test_without_a_rule_for_its_classification_nothing_expires() -> None:
     assert verdict.sector == front()
 
 
-def test_a_sector_without_a_box_holds_nothing() -> None:
+def test_a_sector_without_a_box_contains_nothing() -> None:
     verdict = FreshnessPolicy((front(None),), RULES).evaluate(49.0, 35.0, day(1950, 1, 1), NOW)
     assert verdict.sector is None
 
@@ -126,7 +126,7 @@ def test_a_sector_without_a_box_holds_nothing() -> None:
         (49.0, 40.001, False),
     ],
 )
-def test_a_sectors_edges_belong_to_it(latitude: float, longitude: float, within: bool) -> None:
+def test_a_sector_includes_its_edges(latitude: float, longitude: float, within: bool) -> None:
     policy = FreshnessPolicy((front(),), RULES)
     assert bool(policy.sectors_at(latitude, longitude)) is within
 

@@ -35,9 +35,10 @@ async def count_rounds_between(read_priority: ReadPriority, batches: int) -> lis
 @pytest.mark.parametrize("size", [1, 3, 10, 11])
 def test_batches_hold_every_item_in_order(size: int) -> None:
     async def collect() -> list[int]:
-        parts = [part async for part in ReadPriority(Clock().monotonic).in_batches(range(10), size)]
-        assert max(map(len, parts)) <= size
-        return [item for part in parts for item in part]
+        read_priority = ReadPriority(Clock().monotonic)
+        batches = [batch async for batch in read_priority.in_batches(range(10), size)]
+        assert max(map(len, batches)) <= size
+        return [item for batch in batches for item in batch]
 
     assert asyncio.run(collect()) == list(range(10))
 

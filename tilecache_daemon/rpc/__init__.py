@@ -1,1 +1,1 @@
-"""The wire: what is said over gRPC, and nothing else."""
+"""The gRPC interface: sockets, request validation, and mapping to and from messages."""

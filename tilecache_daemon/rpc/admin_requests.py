@@ -1,4 +1,4 @@
-"""From the administrator's messages to models, checked like all requests."""
+"""Validation of TileCacheAdmin's requests, and their conversion to models."""
 
 from collections.abc import Callable, Iterator
 from functools import lru_cache
@@ -30,27 +30,27 @@ _ACTIONS: Final = dict(enumerate(FreshnessAction, start=1))
 
 
 def eviction_goal(request: pb.EvictTilesRequest) -> EvictionGoal:
-    """What an eviction is to reach."""
+    """The goal of an eviction."""
     match request.WhichOneof("goal"):
         case "max_used_bytes":
             if request.max_used_bytes < 0:
-                raise invalid("max_used_bytes", f"is {request.max_used_bytes}, a negative size")
+                raise invalid("max_used_bytes", f"is {request.max_used_bytes}, must be at least 0")
             return EvictionGoal(max_used_bytes=request.max_used_bytes)
         case "free_bytes":
             if request.free_bytes <= 0:
-                raise invalid("free_bytes", f"is {request.free_bytes}, not a positive size")
+                raise invalid("free_bytes", f"is {request.free_bytes}, must be at least 1")
             return EvictionGoal(free_bytes=request.free_bytes)
-    raise invalid("goal", "is required: give max_used_bytes or free_bytes")
+    raise invalid("goal", "is required: set max_used_bytes or free_bytes")
 
 
 def purge(request: pb.DeleteTilesRequest) -> Purge:
-    """The filters of a deletion; raises InvalidRequestError where there are none, or
-    beside ids."""
+    """The filters of a deletion. Raises InvalidRequestError for filters in addition to ids, and
+    for neither filters nor ids."""
     given = [field.name for field, _ in request.ListFields() if field.name in _FILTERS]
     if request.tile_uuids and given:
-        raise invalid(given[0], "goes with no tile_uuids")
+        raise invalid(given[0], "must not be combined with tile_uuids")
     if not request.tile_uuids and not given:
-        raise invalid("tile_uuids", "is empty and there is no filter: all would be deleted")
+        raise invalid("tile_uuids", "must not be empty without a filter: it would delete all tiles")
     captured_before = None
     if request.HasField("captured_before"):
         captured_before = requests.moment("captured_before", request.captured_before)
@@ -62,19 +62,19 @@ def purge(request: pb.DeleteTilesRequest) -> Purge:
 
 
 def purge_zooms(request: pb.DeleteTilesRequest) -> list[int]:
-    """The zooms of a deletion: those given, else all."""
+    """The zooms of a deletion; all if none are given."""
     for index, zoom in enumerate(request.zooms):
         if not 0 <= zoom <= MAX_ZOOM:
-            raise invalid(f"zooms[{index}]", f"is {zoom}, not within 0..{MAX_ZOOM}")
+            raise invalid(f"zooms[{index}]", f"is {zoom}, must be within 0..{MAX_ZOOM}")
     return sorted(set(request.zooms)) or list(range(MAX_ZOOM + 1))
 
 
 def purge_areas(request: pb.DeleteTilesRequest) -> list[Area]:
-    """The cells of a deletion's region at each of its zooms."""
+    """The cells of a deletion's region, at each of its zooms."""
     zooms, region = purge_zooms(request), request.region
     if region.WhichOneof("area") == "cell_range" and len(zooms) != 1:
-        raise invalid("zooms", "must be exactly one where the region is a cell_range")
-    # The cells of a circle are checked, and those of the others made, in one place.
+        raise invalid("zooms", "must be exactly one if the region is a cell_range")
+    # Also validates the region.
     first = requests.region_cells(zooms[0], region)
     if region.WhichOneof("area") == "cell_range":
         return [Area(zooms[0], cells, _always) for cells in first]
@@ -108,7 +108,7 @@ def _always(_: int, __: int) -> bool:
 
 
 def sector(message: pb.Sector) -> tuple[str, SectorClassification, BoundingBox]:
-    """A sector that has an area."""
+    """A sector; its box must have an area."""
     name = sector_name("sector.name", message.name)
     classification = requests.choice(
         "sector.classification", _CLASSIFICATIONS, message.classification
@@ -118,47 +118,51 @@ def sector(message: pb.Sector) -> tuple[str, SectorClassification, BoundingBox]:
     field = "sector.bounding_box"
     box = requests.bounding_box(field, message.bounding_box)
     if box.south == box.north:
-        raise invalid(f"{field}.north", "is the same as south: the sector has no area")
+        raise invalid(f"{field}.north", f"is {box.north}, must differ from south")
     if box.west == box.east:
-        raise invalid(f"{field}.east", "is the same as west: the sector has no area")
+        raise invalid(f"{field}.east", f"is {box.east}, must differ from west")
     return name, classification, box
 
 
 def sector_name(field: str, name: str) -> str:
-    """A name that can be read and typed."""
+    """A sector's name: printable, without surrounding blanks, MAX_NAME_LENGTH characters at
+    most."""
     if not name.strip() or name != name.strip() or not name.isprintable():
-        raise invalid(field, f"is {name!r}, no printable text without blanks around it")
+        raise invalid(
+            field, f"is {name!r}, must be printable text without leading or trailing blanks"
+        )
     if len(name) > MAX_NAME_LENGTH:
-        raise invalid(field, f"has more than {MAX_NAME_LENGTH} characters")
+        raise invalid(field, f"has {len(name)} characters, must have at most {MAX_NAME_LENGTH}")
     return name
 
 
 def freshness_rule(message: pb.FreshnessRule) -> FreshnessRule:
-    """A rule that can be applied."""
+    """A rule with a known classification and action, and an age in range."""
     classification = requests.choice(
         "rule.classification", _CLASSIFICATIONS, message.classification
     )
     if not 1 <= message.max_age_months <= MAX_AGE_MONTHS:
         raise invalid(
-            "rule.max_age_months", f"is {message.max_age_months}, not within 1..{MAX_AGE_MONTHS}"
+            "rule.max_age_months",
+            f"is {message.max_age_months}, must be within 1..{MAX_AGE_MONTHS}",
         )
     action = requests.choice("rule.action", _ACTIONS, message.action)
     return FreshnessRule(classification, message.max_age_months, action)
 
 
 def after_id(page_token: str) -> int:
-    """The last id of the page before; 0 at the start."""
+    """The last id of the previous page; 0 for the first page."""
     if not page_token:
         return 0
     if not (page_token.isascii() and page_token.isdigit() and len(page_token) <= 18):
-        raise invalid("page_token", "is not a token of an earlier answer")
+        raise invalid("page_token", "must be a token of a previous page")
     return int(page_token)
 
 
 def eviction_ids(request: pb.ConfirmEvictionsRequest, most: int) -> list[int]:
-    """Ids that an eviction may have."""
+    """The ids of evictions; at most `most`, all positive."""
     requests.check_count("eviction_ids", len(request.eviction_ids), most)
     for index, eviction_id in enumerate(request.eviction_ids):
         if eviction_id <= 0:
-            raise invalid(f"eviction_ids[{index}]", f"is {eviction_id}, no eviction's id")
+            raise invalid(f"eviction_ids[{index}]", f"is {eviction_id}, must be at least 1")
     return list(request.eviction_ids)

@@ -1,4 +1,4 @@
-"""TileCacheAdmin: each method unpacks, calls a service and packs."""
+"""The service TileCacheAdmin: each method validates, calls a service and packs the answer."""
 
 import asyncio
 from collections import defaultdict
@@ -28,7 +28,7 @@ Kind = TypeVar("Kind", str, int)
 
 
 class AdminServicer:
-    """The cache's life on the wire."""
+    """Implements TileCacheAdmin."""
 
     def __init__(
         self,
@@ -82,12 +82,12 @@ class AdminServicer:
         self, request: pb.EvictTilesRequest
     ) -> AsyncIterator[pb.EvictTilesResponse]:
         summary = EvictionSummary(dry_run=request.dry_run)
-        async for gone in self._eviction.evict(
+        async for evicted in self._eviction.evict(
             admin_requests.eviction_goal(request),
             summary,
             include_pending_uploads=request.include_pending_uploads,
         ):
-            for chunk in _chunks(gone):
+            for chunk in _chunks(evicted):
                 yield pb.EvictTilesResponse(tiles=chunk)
         assert summary.stop is not None
         stop = pb.EvictionStop.Value(f"EVICTION_STOP_{summary.stop.name}")
@@ -123,8 +123,8 @@ class AdminServicer:
         self, request: pb.DeleteTilesRequest
     ) -> AsyncIterator[pb.DeleteTilesResponse]:
         summary = DeletionSummary(dry_run=request.dry_run)
-        async for gone in self._delete(request, summary):
-            for chunk in _chunks(gone):
+        async for deleted in self._delete(request, summary):
+            for chunk in _chunks(deleted):
                 yield pb.DeleteTilesResponse(tiles=chunk)
         yield pb.DeleteTilesResponse(
             summary=pb.DeletionSummary(
@@ -234,8 +234,8 @@ def _sum_by(
     return {name: _sum(group) for name, group in groups.items()}
 
 
-def _chunks(gone: Iterable[Eviction]) -> Iterable[list[pb.EvictedTile]]:
-    tiles = map(_evicted_tile, gone)
+def _chunks(evictions: Iterable[Eviction]) -> Iterable[list[pb.EvictedTile]]:
+    tiles = map(_evicted_tile, evictions)
     return iter(lambda: list(islice(tiles, CHUNK_TILES)), [])
 
 

@@ -1,5 +1,5 @@
-"""A stream of BulkInsertTiles: batches are read ahead, a few are stored at once, and each is
-answered in its turn."""
+"""The stream of a BulkInsertTiles call: batches are read ahead and stored concurrently, and
+acknowledged in order."""
 
 import asyncio
 from collections import Counter, deque
@@ -16,25 +16,27 @@ from tilecache_daemon.read_priority import ReadPriority
 from tilecache_daemon.rpc import requests
 from tilecache_daemon.rpc.new_tile import new_tiles
 from tilecache_daemon.rpc.status import TABLE
-from tilecache_daemon.service.insertion import Answer, InsertionService
+from tilecache_daemon.service.insert_batch import InsertResult
+from tilecache_daemon.service.insertion import InsertionService
 
-_BATCHES_AT_ONCE: Final = 3
-"""One is committed while PostgreSQL takes in the next, and another is on its way there."""
-_TILES_A_TURN: Final = 64
+_CONCURRENT_BATCHES: Final = 3
+"""While PostgreSQL commits one, it stores the next, and a third is encoded and sent."""
+_TILES_PER_STEP: Final = 64
+"""Tiles that are validated without yielding to reads."""
 
 Acknowledgement = pb.BulkInsertTilesResponse
 
 
 class _Batch(NamedTuple):
-    """The sound tiles of a batch and the refusals of the others, by position."""
+    """The valid tiles of a batch, and the errors of the others, by index."""
 
     on_conflict: OnConflict
     tiles: dict[int, NewTile]
-    refused: dict[int, Answer]
+    invalid: dict[int, InsertResult]
 
 
 class BulkInsert:
-    """One stream."""
+    """One BulkInsertTiles call."""
 
     def __init__(
         self, insertion: InsertionService, read_priority: ReadPriority, limits: Limits
@@ -42,76 +44,76 @@ class BulkInsert:
         self._insertion = insertion
         self._read_priority = read_priority
         self._limits = limits
-        self._places = asyncio.Semaphore(_BATCHES_AT_ONCE)
-        self._unanswered: list[asyncio.Task[Acknowledgement]] = []
-        self._stored: asyncio.Queue[asyncio.Task[Acknowledgement] | None] = asyncio.Queue()
-        """The same in order, and None at the stream's end."""
+        self._slots = asyncio.Semaphore(_CONCURRENT_BATCHES)
+        self._unacknowledged: list[asyncio.Task[Acknowledgement]] = []
+        self._queue: asyncio.Queue[asyncio.Task[Acknowledgement] | None] = asyncio.Queue()
+        """The unacknowledged batches in order, and None at the end of the stream."""
 
     async def run(
         self, batches: AsyncIterator[pb.BulkInsertTilesRequest]
     ) -> AsyncIterator[Acknowledgement]:
-        """An acknowledgement for each batch, in order. A batch that cannot be answered
-        ends the stream, after those before it were."""
+        """Yields an acknowledgement for each batch, in order. Raises the error of a batch that
+        fails as a whole, after the acknowledgements of the batches before it."""
         reader = asyncio.create_task(self._store_batches(batches))
-        reader.add_done_callback(lambda _: self._stored.put_nowait(None))
+        reader.add_done_callback(lambda _: self._queue.put_nowait(None))
         try:
-            while (task := await self._stored.get()) is not None:
+            while (task := await self._queue.get()) is not None:
                 acknowledgement = await task
-                self._unanswered.remove(task)
+                self._unacknowledged.remove(task)
                 yield acknowledgement
-                # Only now: a client that reads no answer gets no more work done.
-                self._places.release()
+                # Backpressure: the slot is free only after the client took the acknowledgement.
+                self._slots.release()
             await reader
         finally:
-            for unfinished in (reader, *self._unanswered):
+            for unfinished in (reader, *self._unacknowledged):
                 with suppress(Exception):
                     await tasks.end(unfinished)
 
     async def _store_batches(self, batches: AsyncIterator[pb.BulkInsertTilesRequest]) -> None:
-        index, ids_before = 0, deque[set[str]](maxlen=_BATCHES_AT_ONCE - 1)
+        index, recent_ids = 0, deque[set[str]](maxlen=_CONCURRENT_BATCHES - 1)
         async for message in batches:
             batch = await self._read(message)
             ids = {tile.tile_uuid for tile in batch.tiles.values()}
-            await self._places.acquire()
-            if self._unanswered and not all(map(ids.isdisjoint, ids_before)):
-                # Of two tiles with one id the first goes first.
-                await asyncio.wait(self._unanswered)
+            await self._slots.acquire()
+            if self._unacknowledged and not all(map(ids.isdisjoint, recent_ids)):
+                # Tiles with the same id are stored in the order of the stream.
+                await asyncio.wait(self._unacknowledged)
             task = asyncio.create_task(self._store(index, batch))
-            self._unanswered.append(task)
-            self._stored.put_nowait(task)
-            ids_before.append(ids)
+            self._unacknowledged.append(task)
+            self._queue.put_nowait(task)
+            recent_ids.append(ids)
             index += 1
 
     async def _read(self, message: pb.BulkInsertTilesRequest) -> _Batch:
         requests.check_count("tiles", len(message.tiles), self._limits.max_batch_tiles)
         batch = _Batch(requests.on_conflict(message.on_conflict), {}, {})
         index = 0
-        async for some in self._read_priority.in_batches(message.tiles, _TILES_A_TURN):
-            for tile in new_tiles(some):
+        async for tiles in self._read_priority.in_batches(message.tiles, _TILES_PER_STEP):
+            for tile in new_tiles(tiles):
                 if isinstance(tile, InvalidRequestError):
-                    batch.refused[index] = tile
+                    batch.invalid[index] = tile
                 else:
                     batch.tiles[index] = tile
                 index += 1
         return batch
 
     async def _store(self, index: int, batch: _Batch) -> Acknowledgement:
-        answers = batch.refused
+        results = batch.invalid
         if batch.tiles:
             tiles = list(batch.tiles.values())
             stored = await self._insertion.insert_batch(tiles, batch.on_conflict)
-            answers |= dict(zip(batch.tiles, stored, strict=True))
-        return _acknowledgement(index, answers)
+            results |= dict(zip(batch.tiles, stored, strict=True))
+        return _acknowledgement(index, results)
 
 
-def _acknowledgement(batch_index: int, answers: Mapping[int, Answer]) -> pb.BulkInsertTilesResponse:
-    counts = Counter(answers.values())
+def _acknowledgement(batch_index: int, results: Mapping[int, InsertResult]) -> Acknowledgement:
+    counts = Counter(results.values())
     refusals = [
-        _refusal(index, answer)
-        for index, answer in answers.items()
-        if isinstance(answer, TileCacheError)
+        _refusal(index, result)
+        for index, result in results.items()
+        if isinstance(result, TileCacheError)
     ]
-    return pb.BulkInsertTilesResponse(
+    return Acknowledgement(
         batch_index=batch_index,
         refused=sorted(refusals, key=attrgetter("index")),
         **{f"{outcome.value}_count": counts[outcome] for outcome in InsertOutcome},

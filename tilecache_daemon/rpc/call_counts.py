@@ -1,4 +1,4 @@
-"""How calls went since the start. They are counted always, so it must cost next to nothing."""
+"""Counts of calls since the start: results and latencies. Always on, so it must be cheap."""
 
 from bisect import bisect_left
 from collections.abc import Callable
@@ -19,7 +19,7 @@ LATENCY_BOUNDS_S: Final = (
 
 
 class MethodCounts:
-    """The calls of one RPC. Other threads may read it while calls go on."""
+    """The calls of one RPC. Other threads may read the counts while calls are in progress."""
 
     __slots__ = ("failed", "method", "seconds", "started", "succeeded", "within")
 
@@ -30,11 +30,12 @@ class MethodCounts:
         self.failed = {code: 0 for code in grpc.StatusCode if code is not grpc.StatusCode.OK}
         self.seconds = 0.0
         self.within = [0] * (len(LATENCY_BOUNDS_S) + 1)
-        """How many took up to each bound, and longer than the one before; the last: than all."""
+        """A histogram: how many calls took longer than the previous bound and up to this one.
+        The last bucket has no upper bound."""
 
 
 class CallCounts:
-    """A `CallObserver` that counts."""
+    """A `CallObserver` that counts calls."""
 
     def __init__(self, monotonic: Callable[[], float]) -> None:
         self._monotonic = monotonic
@@ -42,11 +43,11 @@ class CallCounts:
 
     @property
     def methods(self) -> list[MethodCounts]:
-        """Each RPC that is served."""
+        """The counts of each RPC that is served."""
         return list(self._methods.values())
 
     def watch(self, method: MethodDescriptor) -> Begin:
-        """As `CallObserver` has it. An RPC on several sockets is counted as one."""
+        """See `CallObserver`. The counts of an RPC include all sockets that serve it."""
         counts = self._methods.setdefault(method.full_name, MethodCounts(method))
         monotonic = self._monotonic
 

@@ -1,7 +1,7 @@
-"""What every call goes through: admission, decoding, and errors told in one way.
+"""The wrapper of every call: admission control, decoding, and mapping errors to statuses.
 
-grpc.aio's interceptors would do the same at a cost per call; here the handlers
-are wrapped once, when the server is built.
+Handlers are wrapped once, when the server is built. grpc.aio's interceptors would do the
+same at a cost for each call.
 """
 
 from __future__ import annotations
@@ -50,12 +50,12 @@ READS: Final = frozenset(
         "GetMetrics",
     }
 )
-"""What an aircraft cannot do without, and how to see why it has to: a quarter of all calls
-at once is kept for it."""
+"""The calls that navigation depends on, and those that diagnose the daemon. A quarter of all
+concurrent calls is reserved for them."""
 
 
 class Degraded(bytes):
-    """An answer from memory while PostgreSQL is away: it may be out of date."""
+    """An answer from the cache while PostgreSQL is unavailable: it may be out of date."""
 
 
 CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
@@ -64,10 +64,10 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 
 class Calls:
-    """Builds a service's handlers from an object with one method an RPC.
+    """Builds the handlers of a service from an object with one method per RPC.
 
-    The method for `GetTile` is `get_tile`. It takes the request, or an iterator
-    of requests, and returns a message or its bytes, or an iterator of them.
+    The method for `GetTile` is `get_tile`. It takes the request, or an iterator of requests,
+    and returns a message or its bytes, or an iterator of these.
     """
 
     def __init__(
@@ -78,18 +78,20 @@ class Calls:
         *,
         stall_timeout_s: float = 60.0,
     ) -> None:
-        """A stream whose client neither takes nor sends anything for `stall_timeout_s`
-        is ended, and its place given to others."""
+        """A stream whose client neither reads nor sends for `stall_timeout_s` is aborted, so
+        that it no longer counts as a concurrent call."""
         self._limits = limits
         self._observers = observers
         self._stall_timeout_s = stall_timeout_s
-        self._admission = _Admission(limits.max_concurrent_calls, read_priority)
-        self._admission_of_work = _AdmissionOfWork(self._admission)
+        most = limits.max_concurrent_calls
+        self._calls = _Admission("calls", most)
+        self._reads = _Admission("reads", most, self._calls, read_priority.note_read)
+        self._writes = _Admission("writes", max(most * 3 // 4, 1), self._calls)
 
     @property
     def under_way(self) -> int:
-        """How many calls are being answered."""
-        return self._admission.under_way
+        """The number of calls in progress."""
+        return self._calls.under_way
 
     def handlers(self, service: ServiceDescriptor, servicer: object) -> dict[str, Handler]:
         """A handler for each method of the service, by name."""
@@ -99,7 +101,7 @@ class Calls:
         behaviour = getattr(servicer, _snake_case(method.name))
         decode = self._decoder(method)
         begins = [observer.watch(method) for observer in self._observers]
-        admission = self._admission if method.name in READS else self._admission_of_work
+        admission = self._reads if method.name in READS else self._writes
         if method.client_streaming:
             call: Any = self._duplex(behaviour, decode, admission)
             return grpc.stream_stream_rpc_method_handler(observed(call, begins))
@@ -160,7 +162,7 @@ class Calls:
 
     async def _receive(self, context: Context) -> bytes | None:
         """The next message; None at the end of the client's stream."""
-        with self._patience("sent"):
+        with self._stall_timeout("sent"):
             data = await context.read()
         return None if data is grpc.aio.EOF else data
 
@@ -168,12 +170,12 @@ class Calls:
         async with aclosing(answers):  # type: ignore[type-var]
             async for answer in answers:
                 message = _encoded(answer, context)
-                with self._patience("took"):
+                with self._stall_timeout("read"):
                     await context.write(message)
 
     @contextmanager
-    def _patience(self, did: str) -> Iterator[None]:
-        """Raises OverloadedError if the client keeps the block waiting for too long."""
+    def _stall_timeout(self, did: str) -> Iterator[None]:
+        """Raises OverloadedError if the block waits for the client for too long."""
         task, stalled = asyncio.current_task(), False
         assert task
 
@@ -190,7 +192,7 @@ class Calls:
             if hasattr(task, "uncancel"):  # since Python 3.11
                 task.uncancel()
             raise OverloadedError(
-                f"the client {did} nothing for {self._stall_timeout_s:g} s: others wait"
+                f"the client {did} nothing for {self._stall_timeout_s:g} s"
             ) from None
         finally:
             timer.cancel()
@@ -202,60 +204,48 @@ class Calls:
         def decode(data: bytes) -> Any:
             if len(data) > most:
                 raise LimitExceededError(
-                    FieldViolation("request", f"has {len(data)} bytes, {most} at most")
+                    FieldViolation("request", f"has {len(data)} bytes, must have at most {most}")
                 )
             try:
                 return parse(data)
             except DecodeError:
                 raise InvalidRequestError(
-                    FieldViolation("request", f"is not the bytes of a {message_type.full_name}")
+                    FieldViolation("request", f"must be an encoded {message_type.full_name}")
                 ) from None
 
         return decode
 
 
 class _Admission:
-    """The places of all calls: a read has one within. Not made anew for each call, which
-    takes longer than to answer some."""
+    """Admission control for a kind of calls: raises OverloadedError beyond a limit, its own or
+    that of the kind that includes it. Shared by all calls, because creating one for each
+    would take longer than some calls do."""
 
-    def __init__(self, most: int, read_priority: ReadPriority) -> None:
-        self.most = most
+    def __init__(
+        self,
+        kind: str,
+        limit: int,
+        including: _Admission | None = None,
+        on_admitted: Callable[[], None] = lambda: None,
+    ) -> None:
         self.under_way = 0
-        self._read_priority = read_priority
+        self._kind = kind
+        self._limit = limit
+        self._including = including
+        self._on_admitted = on_admitted
 
     def __enter__(self) -> None:
-        if self.under_way >= self.most:
-            raise self.refusal()
+        if self.under_way >= self._limit:
+            raise OverloadedError(f"{self._limit} {self._kind} are in progress, the limit")
+        if self._including:
+            self._including.__enter__()
         self.under_way += 1
-        self._read_priority.note_read()
+        self._on_admitted()
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *error: object) -> None:
         self.under_way -= 1
-
-    def refusal(self) -> OverloadedError:
-        """What is raised if none is free."""
-        return OverloadedError(f"{self.most} calls are under way, as many as are taken on at once")
-
-
-class _AdmissionOfWork:
-    """The places among them that writers may have."""
-
-    def __init__(self, all_calls: _Admission) -> None:
-        self._all_calls = all_calls
-        self._most = max(all_calls.most * 3 // 4, 1)
-        self._under_way = 0
-
-    def __enter__(self) -> None:
-        if self._under_way >= self._most:
-            raise OverloadedError(f"{self._most} writers are under way; the rest is for reads")
-        if self._all_calls.under_way >= self._all_calls.most:
-            raise self._all_calls.refusal()
-        self._all_calls.under_way += 1
-        self._under_way += 1
-
-    def __exit__(self, *_: object) -> None:
-        self._all_calls.under_way -= 1
-        self._under_way -= 1
+        if self._including:
+            self._including.__exit__(*error)
 
 
 def _encoded(answer: Answer, context: Context) -> bytes:
@@ -263,19 +253,19 @@ def _encoded(answer: Answer, context: Context) -> bytes:
         return answer.SerializeToString()
     if isinstance(answer, Degraded):
         context.set_trailing_metadata(DEGRADED_METADATA)
-        # gRPC takes no subclass of bytes for bytes.
+        # gRPC accepts bytes, but no subclass.
         return bytes(answer)
     return answer
 
 
 async def abort(context: Context, error: Exception) -> NoReturn:
-    """Ends a call with what its caller is told of an error."""
+    """Aborts a call with the status of an error."""
     if isinstance(error, TileCacheError):
         await _abort_with(context, status_of(error))
     if isinstance(error, grpc.aio.InternalError):
-        # gRPC could not send: the client is gone.
+        # gRPC could not send: the client has disconnected.
         raise asyncio.CancelledError from error
-    log.error("call_met_a_defect", exc_info=error)
+    log.error("internal_error", exc_info=error)
     await _abort_with(context, internal_status())
 
 
@@ -287,7 +277,7 @@ async def _abort_with(context: Context, status: status_pb2.Status) -> NoReturn:
             (("grpc-status-details-bin", status.SerializeToString()),),
         )
     except grpc.aio.InternalError:
-        # The client went before it could be told.
+        # The client has disconnected.
         raise asyncio.CancelledError from None
 
 

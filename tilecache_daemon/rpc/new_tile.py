@@ -1,4 +1,4 @@
-"""From a TileMetadata message to a tile that may be stored."""
+"""Validation of TileMetadata messages, and their conversion to tiles that can be stored."""
 
 import json
 import math
@@ -15,27 +15,27 @@ from tilecache.mercator import cell_centre, cell_edge_meters
 from tilecache.v1.tile_metadata_store_pb2 import TileMetadata
 from tilecache_daemon.errors import InvalidRequestError
 from tilecache_daemon.models import NewTile, TileKey
-from tilecache_daemon.rpc.requests import SHA256, invalid, micros, tile_key
+from tilecache_daemon.rpc.requests import SHA256, SHA256_EXPECTED, invalid, micros, tile_key
 
 MAX_FILE_PATH_BYTES: Final = 512
 MAX_QUALITY_BYTES: Final = 2_048
 MAX_QUALITY_DEPTH: Final = 16
-"""Nested deeper, it could be sent to us, but not read in a larger answer: protobuf
-reads a hundred levels of messages, and one of JSON takes up to three."""
+"""protobuf reads up to 100 nested messages, and a level of JSON takes up to three. A deeper
+value would fit into a request, but not into every answer."""
 MAX_TILE_PIXELS: Final = 65_536
 DEFAULT_TILE_PIXELS: Final = 256
 CENTRE_TOLERANCE_CELLS: Final = 0.01
-"""How far a given position may be from the cell's centre: callers round."""
-
+"""How far a given position may be from the cell's centre, since callers may round it."""
 
 _PART: Final = r"(?!\.{1,2}(?:/|$))[^/\\\x00-\x1f\x7f]+"
 _PATH: Final = re.compile(f"{_PART}(?:/{_PART})*")
-_SURELY_SHORT: Final = MAX_FILE_PATH_BYTES // 4  # characters; UTF-8 takes four bytes at most
+_SHORT_CHARACTERS: Final = MAX_FILE_PATH_BYTES // 4
+"""Paths of up to so many characters have at most MAX_FILE_PATH_BYTES bytes in UTF-8."""
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 
 
 def new_tile(message: TileMetadata) -> NewTile:
-    """A tile to be stored, with everything derived that may be."""
+    """The tile of a message, with missing fields derived from its key."""
     (tile,) = new_tiles([message])
     if isinstance(tile, InvalidRequestError):
         raise tile
@@ -43,32 +43,32 @@ def new_tile(message: TileMetadata) -> NewTile:
 
 
 def new_tiles(messages: Sequence[TileMetadata]) -> list[NewTile | InvalidRequestError]:
-    """As `new_tile`, of some tiles, each by itself."""
+    """As `new_tile`, for several messages: a tile or an error for each."""
     return list(map(_new_tile, messages))
 
 
 def _new_tile(message: TileMetadata) -> NewTile | InvalidRequestError:
     key = _key(message)
-    wrong: list[FieldViolation] = []
+    violations: list[FieldViolation] = []
     file_path, content_sha256 = message.file_path, message.content_sha256
-    _check_file(file_path, content_sha256, wrong)
-    disk_bytes = _disk_bytes(message, wrong)
-    captured_us = _captured_us(message, wrong)
-    pixels = _pixels(message, wrong)
-    quality = _quality(message, wrong) if message.HasField("quality_metadata") else None
+    _check_file(file_path, content_sha256, violations)
+    disk_bytes = _disk_bytes(message, violations)
+    captured_us = _captured_us(message, violations)
+    pixels = _pixels(message, violations)
+    quality = _quality(message, violations) if message.HasField("quality_metadata") else None
     if isinstance(key, InvalidRequestError):
-        return InvalidRequestError(*key.within("key").violations, *wrong)
+        return InvalidRequestError(*key.within("key").violations, *violations)
     tile_uuid, location_hash = tile_ids_text(*key)
-    _check_derived(message, tile_uuid, location_hash, wrong)
-    place = _place(message, key, wrong)
-    if captured_us is None or wrong:
-        return InvalidRequestError(*wrong)
+    _check_derived(message, tile_uuid, location_hash, violations)
+    centre_and_edge = _centre_and_edge(message, key, violations)
+    if captured_us is None or violations:
+        return InvalidRequestError(*violations)
     return NewTile._make(
         (
             tile_uuid,
             location_hash,
             *key,
-            *place,
+            *centre_and_edge,
             pixels,
             file_path,
             content_sha256,
@@ -86,93 +86,101 @@ def _key(message: TileMetadata) -> TileKey | InvalidRequestError:
         return error
 
 
-def _captured_us(message: TileMetadata, wrong: list[FieldViolation]) -> int | None:
+def _captured_us(message: TileMetadata, violations: list[FieldViolation]) -> int | None:
     if not message.HasField("captured_at"):
-        wrong.append(FieldViolation("captured_at", "is required"))
+        violations.append(FieldViolation("captured_at", "is required"))
         return None
     try:
         return micros("captured_at", message.captured_at)
     except InvalidRequestError as error:
-        wrong += error.violations
+        violations += error.violations
         return None
 
 
-def _check_file(file_path: str, content_sha256: str, wrong: list[FieldViolation]) -> None:
-    if not _PATH.fullmatch(file_path) or len(file_path) > _SURELY_SHORT:
+def _check_file(file_path: str, content_sha256: str, violations: list[FieldViolation]) -> None:
+    if not _PATH.fullmatch(file_path) or len(file_path) > _SHORT_CHARACTERS:
         problem = _path_problem(file_path)
         if problem:
-            wrong.append(FieldViolation("file_path", problem))
+            violations.append(FieldViolation("file_path", problem))
     if not SHA256.fullmatch(content_sha256):
-        wrong.append(FieldViolation("content_sha256", "is not 64 lower-case hexadecimal digits"))
+        violations.append(FieldViolation("content_sha256", SHA256_EXPECTED))
 
 
-def _disk_bytes(message: TileMetadata, wrong: list[FieldViolation]) -> int:
+def _disk_bytes(message: TileMetadata, violations: list[FieldViolation]) -> int:
     disk_bytes = message.disk_bytes
     if disk_bytes < 0:
-        wrong.append(FieldViolation("disk_bytes", f"is {disk_bytes}, a negative size"))
+        violations.append(FieldViolation("disk_bytes", f"is {disk_bytes}, must be at least 0"))
     elif disk_bytes == 0 and not message.HasField("disk_bytes"):
-        wrong.append(FieldViolation("disk_bytes", "is required"))
+        violations.append(FieldViolation("disk_bytes", "is required"))
     return disk_bytes
 
 
-def _quality(message: TileMetadata, wrong: list[FieldViolation]) -> str | None:
+def _quality(message: TileMetadata, violations: list[FieldViolation]) -> str | None:
     try:
         return quality_json(message.quality_metadata)
     except InvalidRequestError as error:
-        wrong += error.violations
+        violations += error.violations
         return None
 
 
 def _check_derived(
-    message: TileMetadata, tile_uuid: str, location_hash: str, wrong: list[FieldViolation]
+    message: TileMetadata, tile_uuid: str, location_hash: str, violations: list[FieldViolation]
 ) -> None:
     if message.tile_uuid not in ("", tile_uuid):
-        wrong.append(_not_derived("tile_uuid", message.tile_uuid, tile_uuid))
+        violations.append(_not_derived("tile_uuid", message.tile_uuid, tile_uuid))
     if message.location_hash not in ("", location_hash):
-        wrong.append(_not_derived("location_hash", message.location_hash, location_hash))
+        violations.append(_not_derived("location_hash", message.location_hash, location_hash))
 
 
 def _not_derived(field: str, given: str, derived: str) -> FieldViolation:
-    return FieldViolation(field, f"is {given!r}, but the key gives {derived}")
+    return FieldViolation(
+        field, f"is {given!r}, must be {derived!r}, which is derived from the key"
+    )
 
 
-def _place(
-    message: TileMetadata, key: TileKey, wrong: list[FieldViolation]
+def _centre_and_edge(
+    message: TileMetadata, key: TileKey, violations: list[FieldViolation]
 ) -> tuple[float, float, float]:
-    """Latitude, longitude and edge in metres."""
+    """Latitude and longitude of the centre, and the edge in metres."""
     latitude, longitude = cell_centre(key.zoom, key.x, key.y)
     width = 360.0 / (1 << key.zoom)
     if message.latitude != latitude and message.HasField("latitude"):
         # Web Mercator is conformal: a cell is as high as it is wide.
         height = width * math.cos(math.radians(latitude))
-        latitude = _near("latitude", message.latitude, latitude, height, wrong)
+        latitude = _checked_degrees("latitude", message.latitude, latitude, height, violations)
     if message.longitude != longitude and message.HasField("longitude"):
-        longitude = _near("longitude", message.longitude, longitude, width, wrong)
+        longitude = _checked_degrees("longitude", message.longitude, longitude, width, violations)
     edge = message.tile_size_meters
     if not 0 < edge < math.inf:
         if message.HasField("tile_size_meters"):
-            wrong.append(FieldViolation("tile_size_meters", f"is {edge}, not a positive length"))
+            violations.append(
+                FieldViolation("tile_size_meters", f"is {edge}, must be positive and finite")
+            )
         edge = cell_edge_meters(key.zoom, latitude)
     return latitude, longitude, edge
 
 
-def _pixels(message: TileMetadata, wrong: list[FieldViolation]) -> int:
+def _pixels(message: TileMetadata, violations: list[FieldViolation]) -> int:
     pixels = message.tile_size_pixels
     if 1 <= pixels <= MAX_TILE_PIXELS:
         return pixels
     if message.HasField("tile_size_pixels"):
-        wrong.append(
-            FieldViolation("tile_size_pixels", f"is {pixels}, not within 1..{MAX_TILE_PIXELS}")
+        violations.append(
+            FieldViolation("tile_size_pixels", f"is {pixels}, must be within 1..{MAX_TILE_PIXELS}")
         )
     return DEFAULT_TILE_PIXELS
 
 
-def _near(
-    field: str, given: float, centre: float, extent: float, wrong: list[FieldViolation]
+def _checked_degrees(
+    field: str, given: float, centre: float, extent: float, violations: list[FieldViolation]
 ) -> float:
-    # Written so that a NaN fails.
+    """The given coordinate, which must be close to that of the centre of a cell of this
+    extent."""
+    # Not `>`, which is false for a NaN.
     if not abs(given - centre) <= extent * CENTRE_TOLERANCE_CELLS:
-        wrong.append(FieldViolation(field, f"is {given}, but the cell's centre is at {centre}"))
+        violations.append(
+            FieldViolation(field, f"is {given}, must be that of the cell's centre, {centre}")
+        )
         return centre
     return given
 
@@ -184,13 +192,13 @@ def quality_json(struct: Struct) -> str:
         value = MessageToDict(struct)
         text = json.dumps(value, allow_nan=False, ensure_ascii=False)
     except (ValueError, RecursionError, TypeError) as error:
-        raise invalid(field, f"is no JSON object: {error}") from None
+        raise invalid(field, f"must be a JSON object: {error}") from None
     if r"\u0000" in text.replace("\\\\", ""):
-        raise invalid(field, "holds the character U+0000, which the database cannot keep")
-    if len(text.encode()) > MAX_QUALITY_BYTES:
-        raise invalid(field, f"has more than {MAX_QUALITY_BYTES} bytes as JSON")
-    if _depth(value) > MAX_QUALITY_DEPTH:
-        raise invalid(field, f"is nested more than {MAX_QUALITY_DEPTH} deep")
+        raise invalid(field, "must not contain the character U+0000, which jsonb cannot store")
+    if (size := len(text.encode())) > MAX_QUALITY_BYTES:
+        raise invalid(field, f"has {size} bytes as JSON, must have at most {MAX_QUALITY_BYTES}")
+    if (depth := _depth(value)) > MAX_QUALITY_DEPTH:
+        raise invalid(field, f"has {depth} nested levels, must have at most {MAX_QUALITY_DEPTH}")
     return text
 
 
@@ -203,12 +211,12 @@ def _depth(value: object) -> int:
 def _path_problem(path: str) -> str:
     if not path:
         return "is required"
-    if len(path.encode()) > MAX_FILE_PATH_BYTES:
-        return f"has more than {MAX_FILE_PATH_BYTES} bytes"
+    if (size := len(path.encode())) > MAX_FILE_PATH_BYTES:
+        return f"has {size} bytes, must have at most {MAX_FILE_PATH_BYTES}"
     if _CONTROL.search(path):
-        return "holds a control character"
+        return "must not contain control characters"
     if path.startswith("/") or "\\" in path:
-        return "is not a relative path with forward slashes"
+        return "must be a relative path with forward slashes"
     if any(part in ("", ".", "..") for part in path.split("/")):
-        return "has an empty, '.' or '..' part and may leave its directory"
+        return "must not have empty, '.' or '..' parts, which may leave the directory"
     return ""

@@ -1,4 +1,4 @@
-"""Who watches calls from outside: counts, traces, and the log at its debug level."""
+"""Observers of calls, for counts, traces and debug logging."""
 
 from asyncio import CancelledError
 from collections.abc import Awaitable, Callable, Sequence
@@ -12,28 +12,29 @@ if TYPE_CHECKING:
     Context = grpc.aio.ServicerContext[Any, Any]
 
 End = Callable[[grpc.StatusCode], None]
-"""Is told how a call ended."""
+"""Called when a call ends, with its status code."""
 Begin = Callable[["Context"], End]
-"""Is told that a call has begun."""
+"""Called when a call begins."""
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 
 class CallObserver(Protocol):
-    """Is asked once for each RPC when the server is built."""
+    """Observes calls."""
 
     def watch(self, method: MethodDescriptor) -> Begin:
-        """What to call when a call of this RPC begins."""
+        """Returns the callback for calls of this RPC. Called once per RPC and socket, when the
+        server is built."""
 
 
 class CallLog:
-    """A line a call, at the debug level."""
+    """Logs each call at debug level."""
 
     def __init__(self, monotonic: Callable[[], float]) -> None:
         self._monotonic = monotonic
 
     def watch(self, method: MethodDescriptor) -> Begin:
-        """As `CallObserver` has it."""
+        """See `CallObserver`."""
 
         def begin(_: "Context") -> End:
             began_at = self._monotonic()
@@ -50,7 +51,7 @@ class CallLog:
 def observed(
     call: Callable[..., Awaitable[Any]], begins: Sequence[Begin]
 ) -> Callable[..., Awaitable[Any]]:
-    """A handler that tells of each call's beginning and end, if there is anybody to tell."""
+    """A handler that notifies observers of the beginning and the end of each call."""
     for begin in begins:
         call = _observed_by(begin, call)
     return call
@@ -77,5 +78,5 @@ def _code(error: BaseException, context: "Context") -> grpc.StatusCode:
         remaining_s = context.time_remaining()
         late = remaining_s is not None and remaining_s <= 0
         return grpc.StatusCode.DEADLINE_EXCEEDED if late else grpc.StatusCode.CANCELLED
-    # Left there by context.abort(); 0 if that was not called.
+    # Set by context.abort(); 0 if it was not called.
     return cast("grpc.StatusCode | None", context.code()) or grpc.StatusCode.UNKNOWN

@@ -1,6 +1,6 @@
-"""From messages to models: the one place where a request is checked.
+"""Validation of requests, and their conversion to models.
 
-Each function raises InvalidRequestError with every bad field that it finds.
+Each function raises InvalidRequestError with the invalid fields that it finds.
 """
 
 import math
@@ -56,6 +56,7 @@ _HEX: Final = "[0-9a-f]"
 UUID_TEXT: Final = re.compile("-".join(f"{_HEX}{{{digits}}}" for digits in (8, 4, 4, 4, 12)))
 MAX_PAGE_SIZE: Final = 1_000
 SHA256: Final = re.compile(r"[0-9a-f]{64}")
+SHA256_EXPECTED: Final = "must be 64 lower-case hexadecimal digits"
 _FIRST_MICROS: Final = micros_of(datetime(1, 1, 1, tzinfo=timezone.utc))
 _LAST_MICROS: Final = micros_of(datetime(9999, 12, 31, 23, 59, 59, 999_999, timezone.utc))
 _LABELS: Final[dict[int, str]] = {
@@ -69,21 +70,23 @@ Choice = TypeVar("Choice")
 
 
 def invalid(field: str, description: str) -> InvalidRequestError:
-    """One bad field."""
+    """The error for one invalid field."""
     return InvalidRequestError(FieldViolation(field, description))
 
 
 def check_count(field: str, count: int, most: int) -> None:
-    """Raises LimitExceededError for more items than a published limit, and
-    InvalidRequestError for none at all."""
+    """Raises LimitExceededError for more than `most` items, and InvalidRequestError for
+    none."""
     if count > most:
-        raise LimitExceededError(FieldViolation(field, f"has {count} items, {most} at most"))
+        raise LimitExceededError(
+            FieldViolation(field, f"has {count} items, must have at most {most}")
+        )
     if count == 0:
-        raise invalid(field, "is empty")
+        raise invalid(field, "must not be empty")
 
 
 def tile_key(message: TileKeyMessage) -> TileKey:
-    """A key whose cell exists, with its source and flight in canonical text."""
+    """A valid key, with its source and flight in canonical text."""
     zoom, x, y = message.zoom, message.x, message.y
     source = SOURCE_TEXTS.get(message.source)
     if (
@@ -98,25 +101,25 @@ def tile_key(message: TileKeyMessage) -> TileKey:
 
 
 def _checked_key(message: TileKeyMessage, source: str | None) -> TileKey:
-    """As `tile_key`, with everything said that is wrong."""
-    wrong = []
+    """As `tile_key`, for keys that are invalid or have a flight."""
+    violations = []
     zoom, x, y = message.zoom, message.x, message.y
     if not 0 <= zoom <= MAX_ZOOM:
-        wrong.append(FieldViolation("zoom", f"is {zoom}, not within 0..{MAX_ZOOM}"))
+        violations.append(FieldViolation("zoom", f"is {zoom}, must be within 0..{MAX_ZOOM}"))
     else:
         last = (1 << zoom) - 1
         for name, value in (("x", x), ("y", y)):
             if not 0 <= value <= last:
-                wrong.append(
-                    FieldViolation(name, f"is {value}, not within 0..{last} of zoom {zoom}")
+                violations.append(
+                    FieldViolation(name, f"is {value}, must be within 0..{last} at zoom {zoom}")
                 )
     if source is None:
-        wrong.append(FieldViolation("source", f"is {message.source}, no source that is known"))
+        violations.append(FieldViolation("source", f"is {message.source}, must be a known source"))
     flight_id = message.flight_id if message.HasField("flight_id") else None
     if flight_id is not None and not UUID_TEXT.fullmatch(flight_id):
-        wrong.append(FieldViolation("flight_id", _not_uuid(flight_id)))
-    if wrong or source is None:
-        raise InvalidRequestError(*wrong)
+        violations.append(FieldViolation("flight_id", _not_uuid(flight_id)))
+    if violations or source is None:
+        raise InvalidRequestError(*violations)
     return TileKey(zoom, x, y, source, flight_text(flight_id))
 
 
@@ -135,12 +138,12 @@ def uuid_text(field: str, text: str) -> str:
 def sha256_text(field: str, text: str) -> str:
     """A SHA-256 in canonical text."""
     if not SHA256.fullmatch(text):
-        raise invalid(field, "is not 64 lower-case hexadecimal digits")
+        raise invalid(field, SHA256_EXPECTED)
     return text
 
 
 def tile_ref(field: str, ref: TileRef) -> str:
-    """The id that a reference names."""
+    """The id of the tile that a reference names."""
     if UUID_TEXT.fullmatch(ref.tile_uuid):
         return ref.tile_uuid
     match ref.WhichOneof("ref"):
@@ -151,7 +154,7 @@ def tile_ref(field: str, ref: TileRef) -> str:
                 return key_uuid(tile_key(ref.key))
             except InvalidRequestError as error:
                 raise error.within(f"{field}.key") from None
-    raise invalid(field, "names no tile: give tile_uuid or key")
+    raise invalid(field, "is required: set tile_uuid or key")
 
 
 def tile_refs(refs: Sequence[TileRef], most: int) -> list[str]:
@@ -164,35 +167,35 @@ def tile_refs(refs: Sequence[TileRef], most: int) -> list[str]:
 
 
 def micros(field: str, message: Timestamp) -> int:
-    """A moment in microseconds since 2000."""
+    """A time in microseconds since 2000."""
     nanos = message.nanos
     if not 0 <= nanos < 1_000_000_000:
-        raise invalid(field, "has nanos outside 0..999999999")
+        raise invalid(field, f"has {nanos} nanos, must be within 0..999999999")
     after_2000 = (message.seconds - UNIX_SECONDS_AT_2000) * 1_000_000 + nanos // 1_000
     if not _FIRST_MICROS <= after_2000 <= _LAST_MICROS:
-        raise invalid(field, "lies outside the years 1 to 9999")
+        raise invalid(field, "must be within the years 1 to 9999")
     return after_2000
 
 
 def moment(field: str, message: Timestamp) -> datetime:
-    """A moment to the microsecond."""
+    """A time, truncated to microseconds."""
     return moment_of(micros(field, message))
 
 
 def on_conflict(number: int) -> OnConflict:
-    """What to do on a conflict."""
+    """How to resolve conflicts."""
     return choice("on_conflict", _ON_CONFLICT, number)
 
 
 def zoom(number: int) -> int:
-    """A zoom that exists."""
+    """A valid zoom."""
     if not 0 <= number <= MAX_ZOOM:
-        raise invalid("zoom", f"is {number}, not within 0..{MAX_ZOOM}")
+        raise invalid("zoom", f"is {number}, must be within 0..{MAX_ZOOM}")
     return number
 
 
 def region_cells(zoom: int, region: Region) -> Iterable[CellRectangle]:
-    """The cells of a region, made one after the other."""
+    """The cells of a region, generated lazily."""
     match region.WhichOneof("area"):
         case "bounding_box":
             return cells_in_box(zoom, bounding_box("region.bounding_box", region.bounding_box))
@@ -204,28 +207,31 @@ def region_cells(zoom: int, region: Region) -> Iterable[CellRectangle]:
             if not 0 < circle.radius_meters <= most:
                 raise invalid(
                     "region.circle.radius_meters",
-                    f"is {circle.radius_meters}, not within 0..{most:.0f}",
+                    f"is {circle.radius_meters}, must be more than 0 and at most {most:.0f}",
                 )
             return cells_in_circle(zoom, circle.latitude, circle.longitude, circle.radius_meters)
         case "cell_range":
             return [_cell_range(zoom, region)]
-    raise invalid("region", "is required: give bounding_box, circle or cell_range")
+    raise invalid("region", "is required: set bounding_box, circle or cell_range")
 
 
 def bounding_box(field: str, message: BoundingBoxMessage) -> BoundingBox:
-    """A box within the Earth's degrees, not inverted from south to north."""
+    """A box whose degrees are in range, and whose south is not north of its north."""
     box = BoundingBox(message.south, message.west, message.north, message.east)
     for name, value in box._asdict().items():
         _check_degrees(f"{field}.{name}", value, 90.0 if name in ("south", "north") else 180.0)
     if box.south > box.north:
-        raise invalid(f"{field}.south", f"is {box.south}, north of north ({box.north})")
+        raise invalid(
+            f"{field}.south",
+            f"south ({box.south}) must be less than or equal to north ({box.north})",
+        )
     return box
 
 
 def tile_filter(request: QueryTilesRequest) -> TileFilter:
-    """Which tiles of the region are wanted."""
+    """The filter of a query."""
     if request.limit < 0:
-        raise invalid("limit", f"is {request.limit}, a negative number")
+        raise invalid("limit", f"is {request.limit}, must be at least 0")
     labels = frozenset(each("labels", _LABELS, request.labels))
     captured_after = None
     if request.HasField("captured_after"):
@@ -241,16 +247,16 @@ def tile_filter(request: QueryTilesRequest) -> TileFilter:
 
 
 def page_size(number: int) -> int:
-    """How many items a page may have; 0 asks for the most, and so does more."""
+    """The size of a page: the given number, or MAX_PAGE_SIZE for 0 and for more than that."""
     if number < 0:
-        raise invalid("page_size", f"is {number}, a negative number")
+        raise invalid("page_size", f"is {number}, must be at least 0")
     return min(number or MAX_PAGE_SIZE, MAX_PAGE_SIZE)
 
 
 def optional_flight(
     request: QueryTilesRequest | ListPendingUploadsRequest | DeleteTilesRequest,
 ) -> str | None:
-    """The flight of a filter, if it has one."""
+    """The flight of a filter; None for any."""
     if not request.HasField("flight_id"):
         return None
     return uuid_text("flight_id", request.flight_id)
@@ -263,33 +269,36 @@ def _cell_range(zoom: int, region: Region) -> CellRectangle:
     for name, value in cells._asdict().items():
         if not 0 <= value <= last:
             raise invalid(
-                f"region.cell_range.{name}", f"is {value}, not within 0..{last} of zoom {zoom}"
+                f"region.cell_range.{name}", f"is {value}, must be within 0..{last} at zoom {zoom}"
             )
     for axis in ("x", "y"):
         start, end = getattr(cells, f"{axis}_from"), getattr(cells, f"{axis}_to")
         if start > end:
-            raise invalid(f"region.cell_range.{axis}_from", f"is {start}, after the end ({end})")
+            raise invalid(
+                f"region.cell_range.{axis}_from",
+                f"{axis}_from ({start}) must be less than or equal to {axis}_to ({end})",
+            )
     return cells
 
 
 def _check_degrees(field: str, value: float, most: float) -> None:
-    # Written so that a NaN fails.
+    # Not `<` and `>`, which are false for a NaN.
     if not -most <= value <= most:
-        raise invalid(field, f"is {value}, not within -{most:g}..{most:g} degrees")
+        raise invalid(field, f"is {value}, must be within -{most:g}..{most:g} degrees")
 
 
 def choice(field: str, choices: Mapping[int, Choice], number: int) -> Choice:
-    """What a number stands for; raises InvalidRequestError for an unknown one."""
+    """The value of an enum's number; raises InvalidRequestError for an unknown number."""
     if number not in choices:
-        raise invalid(field, f"is {number}, no value that is known")
+        raise invalid(field, f"is {number}, must be one of {', '.join(map(str, choices))}")
     return choices[number]
 
 
 def each(field: str, choices: Mapping[int, Choice], numbers: Iterable[int]) -> Iterator[Choice]:
-    """What each number stands for."""
+    """The values of an enum's numbers, as `choice`."""
     for index, number in enumerate(numbers):
         yield choice(f"{field}[{index}]", choices, number)
 
 
 def _not_uuid(text: str) -> str:
-    return f"is {text[:50]!r}, not a UUID in canonical lower-case text"
+    return f"is {text[:50]!r}, must be a UUID in canonical lower-case text"

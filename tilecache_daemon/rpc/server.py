@@ -24,44 +24,47 @@ from tilecache_daemon.rpc.calls import Calls
 STORE: Final = tile_metadata_store_pb2.DESCRIPTOR.services_by_name["TileMetadataStore"]
 ADMIN: Final = tile_cache_admin_pb2.DESCRIPTOR.services_by_name["TileCacheAdmin"]
 LIVENESS: Final = ""
-"""The health of the server as a whole: it is alive, whatever the database does."""
+"""The health service's name for the server as a whole: SERVING while the process runs,
+whatever the state of the database."""
 
 _HARD_MESSAGE_FACTOR: Final = 4
-"""gRPC's own refusal of a large message has no details; ours comes first, up to this."""
+"""gRPC's limit on messages, in multiples of `max_message_bytes`. It is higher, because gRPC's
+own error for a message that is too large has no details."""
 _STREAMS_PER_CONNECTION: Final = 512
-"""As above of calls at once; and no client may leave more answers than this unread."""
+"""gRPC's limit on concurrent calls of a connection, which also bounds unread answers. It is
+higher than `max_concurrent_calls` for the same reason."""
 
 log = logging.getLogger(__name__)
 
 
 class ListenError(Exception):
-    """An address that cannot be served; the message says why."""
+    """The server cannot listen on an address; the message gives the reason."""
 
 
 class SocketError(ListenError):
-    """A socket that cannot be taken; the message says why."""
+    """The server cannot use the path of a socket; the message gives the reason."""
 
 
 class Listener(Protocol):
-    """Where a server is called."""
+    """An address that a server listens on."""
 
     @property
     def options(self) -> Sequence[tuple[str, object]]:
-        """gRPC's, for connections that come in here."""
+        """gRPC options for the connections of this address."""
 
     @property
     def interceptors(self) -> Sequence[grpc.aio.ServerInterceptor]:
-        """What every call that comes in here goes through."""
+        """Interceptors for the calls of this address."""
 
     def bind(self, server: grpc.aio.Server) -> None:
         """Makes the server listen; raises ListenError."""
 
 
 class UnixSocket:
-    """A path that is ours alone, held by a lock beside it.
+    """A Unix socket whose path one daemon uses exclusively, by a lock on a file beside it.
 
-    A socket that a dead daemon left is taken over. A living one's, or anything
-    that is no socket, is left as it is.
+    A stale socket, on which no process listens, is replaced. A socket in use, and a file that
+    is not a socket, are left unchanged.
     """
 
     options = interceptors = ()
@@ -73,7 +76,7 @@ class UnixSocket:
         self._lock: int | None = None
 
     def claim(self) -> None:
-        """Takes the path; raises SocketError if it is not to be had."""
+        """Locks the path and removes a stale socket; raises SocketError if the path is in use."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
             lock = os.open(f"{self.path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -84,20 +87,21 @@ class UnixSocket:
             self._clear()
         except BlockingIOError:
             os.close(lock)
-            raise SocketError(f"{self.path}: another daemon serves here") from None
+            raise SocketError(f"{self.path}: in use by another daemon") from None
         except SocketError:
             os.close(lock)
             raise
         self._lock = lock
 
     def bind(self, server: grpc.aio.Server) -> None:
-        """Makes the server listen. The socket must be claimed."""
+        """Makes the server listen on the path, which must be claimed."""
         with self.listening():
             server.add_insecure_port(f"unix:{self.path}")
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Within, the socket is made; nobody may connect before mode and group are set."""
+        """The block may create the socket. No other user can connect before its mode and group
+        are set."""
         umask = os.umask(0o177)
         try:
             yield
@@ -106,7 +110,7 @@ class UnixSocket:
         self.protect()
 
     def protect(self) -> None:
-        """Sets mode and group; raises SocketError if the group cannot be given."""
+        """Sets the socket's mode and group; raises SocketError if that fails."""
         try:
             if self._group is not None:
                 shutil.chown(self.path, group=self._group)
@@ -115,7 +119,7 @@ class UnixSocket:
             raise SocketError(f"{self.path}: group {self._group!r}: {error}") from error
 
     def release(self) -> None:
-        """Removes the socket and gives the path back. Idempotent."""
+        """Removes the socket and unlocks the path. Idempotent."""
         if self._lock is None:
             return
         if self.path.is_socket():
@@ -129,7 +133,7 @@ class UnixSocket:
         except FileNotFoundError:
             return
         if not stat.S_ISSOCK(mode):
-            raise SocketError(f"{self.path}: something that is no socket lies there")
+            raise SocketError(f"{self.path}: exists and is not a socket")
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
             try:
                 probe.connect(str(self.path))
@@ -138,11 +142,11 @@ class UnixSocket:
             except OSError as error:
                 raise SocketError(f"{self.path}: {error.strerror}") from error
             else:
-                raise SocketError(f"{self.path}: another program serves here")
+                raise SocketError(f"{self.path}: in use by another program")
 
 
 class Server:
-    """grpc.aio on one address."""
+    """A grpc.aio server on one address."""
 
     def __init__(
         self,
@@ -170,7 +174,7 @@ class Server:
         )
 
     async def start(self) -> None:
-        """Listens, not yet ready. A socket must be claimed."""
+        """Starts serving; health is NOT_SERVING until `set_ready`. A socket must be claimed."""
         for service, servicer in self._services.items():
             handlers = self._calls.handlers(service, servicer)
             self._server.add_generic_rpc_handlers(
@@ -187,7 +191,7 @@ class Server:
         await self._server.start()
 
     async def set_ready(self, *, ready: bool) -> None:
-        """Tells health whether the services can do their work."""
+        """Sets the readiness of all services, as reported by the health service."""
         status = health_pb2.HealthCheckResponse
         for service in self._services:
             await self._health.set(
@@ -195,6 +199,7 @@ class Server:
             )
 
     async def stop(self, drain_timeout_s: float) -> None:
-        """Takes no new calls; lets those under way go on for a while."""
+        """Graceful shutdown: refuses new calls, and drains those in progress for up to
+        `drain_timeout_s`."""
         await self._health.enter_graceful_shutdown()
         await self._server.stop(drain_timeout_s)

@@ -1,4 +1,4 @@
-"""How an error is told: one table from the store's errors to gRPC's codes."""
+"""The mapping of errors to gRPC statuses: one table of codes and retry delays."""
 
 from collections.abc import Iterator
 from datetime import timedelta
@@ -15,8 +15,8 @@ DOMAIN: Final = "tilecache"
 INTERNAL_REASON: Final = "INTERNAL"
 
 
-class Telling(NamedTuple):
-    """A gRPC code, and after how long trying again makes sense (never, if None)."""
+class ErrorStatus(NamedTuple):
+    """A gRPC code, and the delay after which to retry (None: do not retry)."""
 
     code: int
     retry_after: timedelta | None = None
@@ -25,27 +25,27 @@ class Telling(NamedTuple):
 _SOON: Final = timedelta(milliseconds=200)
 _LATER: Final = timedelta(seconds=1)
 
-TABLE: Final[dict[type[TileCacheError], Telling]] = {
-    errors.InvalidRequestError: Telling(code_pb2.INVALID_ARGUMENT),
-    errors.LimitExceededError: Telling(code_pb2.INVALID_ARGUMENT),
-    errors.TileNotFoundError: Telling(code_pb2.NOT_FOUND),
-    errors.SectorNotFoundError: Telling(code_pb2.NOT_FOUND),
-    errors.ContentConflictError: Telling(code_pb2.ALREADY_EXISTS),
-    errors.TileTooOldError: Telling(code_pb2.FAILED_PRECONDITION),
-    errors.FilePendingRemovalError: Telling(code_pb2.FAILED_PRECONDITION),
-    errors.WriteConflictError: Telling(code_pb2.ABORTED, _SOON),
-    errors.SchemaMismatchError: Telling(code_pb2.FAILED_PRECONDITION),
-    errors.StorageCeilingError: Telling(code_pb2.RESOURCE_EXHAUSTED, _LATER),
-    errors.OverloadedError: Telling(code_pb2.RESOURCE_EXHAUSTED, _SOON),
-    errors.DatabaseFullError: Telling(code_pb2.RESOURCE_EXHAUSTED, _LATER),
-    errors.PeerNotAllowedError: Telling(code_pb2.PERMISSION_DENIED),
-    errors.DatabaseUnavailableError: Telling(code_pb2.UNAVAILABLE, _LATER),
-    errors.QueryCanceledError: Telling(code_pb2.DEADLINE_EXCEEDED),
+TABLE: Final[dict[type[TileCacheError], ErrorStatus]] = {
+    errors.InvalidRequestError: ErrorStatus(code_pb2.INVALID_ARGUMENT),
+    errors.LimitExceededError: ErrorStatus(code_pb2.INVALID_ARGUMENT),
+    errors.TileNotFoundError: ErrorStatus(code_pb2.NOT_FOUND),
+    errors.SectorNotFoundError: ErrorStatus(code_pb2.NOT_FOUND),
+    errors.ContentConflictError: ErrorStatus(code_pb2.ALREADY_EXISTS),
+    errors.TileTooOldError: ErrorStatus(code_pb2.FAILED_PRECONDITION),
+    errors.FilePendingRemovalError: ErrorStatus(code_pb2.FAILED_PRECONDITION),
+    errors.WriteConflictError: ErrorStatus(code_pb2.ABORTED, _SOON),
+    errors.SchemaMismatchError: ErrorStatus(code_pb2.FAILED_PRECONDITION),
+    errors.StorageCeilingError: ErrorStatus(code_pb2.RESOURCE_EXHAUSTED, _LATER),
+    errors.OverloadedError: ErrorStatus(code_pb2.RESOURCE_EXHAUSTED, _SOON),
+    errors.DatabaseFullError: ErrorStatus(code_pb2.RESOURCE_EXHAUSTED, _LATER),
+    errors.PeerNotAllowedError: ErrorStatus(code_pb2.PERMISSION_DENIED),
+    errors.DatabaseUnavailableError: ErrorStatus(code_pb2.UNAVAILABLE, _LATER),
+    errors.QueryCanceledError: ErrorStatus(code_pb2.DEADLINE_EXCEEDED),
 }
 
 
 def status_of(error: TileCacheError) -> status_pb2.Status:
-    """The status that a caller is told, with its details."""
+    """The gRPC status of an error, with its details."""
     return status_pb2.Status(
         code=TABLE[type(error)].code,
         message=str(error),
@@ -54,11 +54,11 @@ def status_of(error: TileCacheError) -> status_pb2.Status:
 
 
 def internal_status() -> status_pb2.Status:
-    """What a caller is told of a defect: nothing that could help an attacker."""
+    """The status of an internal error. It reveals nothing that could help an attacker."""
     info = error_details_pb2.ErrorInfo(reason=INTERNAL_REASON, domain=DOMAIN)
     return status_pb2.Status(
         code=code_pb2.INTERNAL,
-        message="the daemon met a defect; its log says more",
+        message="internal error; see the daemon's log",
         details=[_pack(info)],
     )
 

@@ -1,4 +1,4 @@
-"""TCP for peers on the ground: mutual TLS, and a list of who may call."""
+"""TCP for peers on the ground: mutual TLS and an allow list of peers."""
 
 import inspect
 import ssl
@@ -39,37 +39,37 @@ _KINDS: Final = {
     (True, False): "stream_unary",
     (True, True): "stream_stream",
 }
-"""The name of an RPC's kind, by whether requests and answers are streams."""
+"""gRPC's names of the kinds of RPC, by whether requests and answers are streams."""
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 
 class TlsListener:
-    """A TCP address that only clients with a certificate of the right authority reach,
-    and that answers only those whose name is on the list."""
+    """A TCP address with mutual TLS, for peers whose certificate the configured authority has
+    signed and whose name is on the allow list."""
 
     options = (
-        # A radio link that is gone says nothing; its streams must not stay for ever.
+        # Detects a lost radio link, whose streams would otherwise stay open.
         ("grpc.keepalive_time_ms", 30_000),
         ("grpc.keepalive_timeout_ms", 20_000),
     )
 
     def __init__(self, config: Config) -> None:
-        """`config` must have a `tcp_address`, and so has what belongs to it."""
+        """`config` must have a `tcp_address`; the TLS settings are then set, too."""
         self._config = config
         self.interceptors = (_AllowList(config.tls_allowed_names),)
 
     def bind(self, server: grpc.aio.Server) -> None:
-        """Takes the address; raises ListenError, naming the setting that will not do."""
+        """Makes the server listen; raises ListenError with the name of the invalid setting."""
         address = self._config.tcp_address or ""
         try:
             server.add_secure_port(address, _load_credentials(self._config))
         except RuntimeError as error:
-            raise ListenError(f"tcp_address: {address} is not to be had") from error
+            raise ListenError(f"tcp_address: cannot listen on {address}") from error
 
 
 class _AllowList(grpc.aio.ServerInterceptor):
-    """Refuses every call of a peer that is not on the list, whatever it calls."""
+    """Refuses all calls of peers that are not on the allow list."""
 
     def __init__(self, names: Collection[str]) -> None:
         self._names = frozenset(names)
@@ -87,22 +87,22 @@ class _AllowList(grpc.aio.ServerInterceptor):
         names = list(peer_names(context.auth_context()))
         if not self._names.isdisjoint(names):
             return
-        said = ", ".join(names) or "a peer without a name"
-        if said not in self._refused:
-            self._refused.add(said)
-            log.warning("peer_refused", name=said, peer=context.peer())
-        await abort(context, PeerNotAllowedError(f"{said} is not on the list of who may call"))
+        peer = ", ".join(names) or "a peer without a name"
+        if peer not in self._refused:
+            self._refused.add(peer)
+            log.warning("peer_refused", name=peer, peer=context.peer())
+        await abort(context, PeerNotAllowedError(f"{peer} is not on the allow list"))
 
 
 def peer_names(authentication: Mapping[str, Iterable[bytes]]) -> Iterator[str]:
-    """The DNS names and URIs of a client's certificate; its common name if it has none."""
+    """The DNS names and URIs of a client's certificate, or its common name if it has none."""
     alternatives = [*authentication.get(_DNS, ()), *authentication.get(_URI, ())]
     for name in alternatives or authentication.get(_COMMON_NAME, ()):
         yield name.decode(errors="replace")
 
 
 def _guarded(handler: "Handler", check: Check) -> "Handler":
-    """The same handler behind a check."""
+    """The handler, preceded by a check of each call."""
     kind = _KINDS[handler.request_streaming, handler.response_streaming]
     behaviour: Callable[..., Any] = getattr(handler, kind)
     guard = _guarded_stream if inspect.isasyncgenfunction(behaviour) else _guarded_call
@@ -132,17 +132,17 @@ def _guarded_stream(behaviour: Callable[..., Any], check: Check) -> Callable[...
 
 
 def _load_credentials(config: Config) -> grpc.ServerCredentials:
-    """Raises ListenError, naming the setting whose file will not do."""
+    """Reads the TLS files; raises ListenError with the name of the invalid setting."""
     assert config.tls_certificate
     assert config.tls_key
     assert config.tls_client_ca
     with _naming("tls_key", config.tls_key):
         if is_open_to_all(config.tls_key):
-            raise PermissionError(0, "everybody may read it; chmod o= it")
+            raise PermissionError(0, "must not be readable by other users: run chmod o= on it")
         key = config.tls_key.read_bytes()
     with _naming("tls_certificate", config.tls_certificate):
         certificate = config.tls_certificate.read_bytes()
-        # gRPC would not say what is wrong. No passphrase: nobody is there to be asked.
+        # gRPC's error gives no reason. The empty passphrase prevents a prompt.
         ssl.create_default_context().load_cert_chain(
             config.tls_certificate, config.tls_key, lambda: ""
         )

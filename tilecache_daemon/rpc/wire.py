@@ -1,4 +1,4 @@
-"""From models to messages."""
+"""Conversion of models to messages."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LABEL_NUMBERS: Final = {
 
 
 def tile_messages(tiles: Iterable[Tile]) -> Iterator[tile_metadata_store_pb2.TileMetadata]:
-    """Tiles as messages; `packing.py` has many at once as their bytes."""
+    """Tiles as messages. `packing.py` encodes many tiles at once."""
     for tile in tiles:
         yield tile_metadata_store_pb2.TileMetadata(
             tile_uuid=tile.tile_uuid,
@@ -57,14 +57,15 @@ def tile_messages(tiles: Iterable[Tile]) -> Iterator[tile_metadata_store_pb2.Til
 
 
 def quality_struct(text: str | bytes) -> Struct:
-    """JSON as a message. Rows from before 0002 may hold any."""
+    """JSON as a message. Values that are not objects, which rows of revision 0001 may have, are
+    wrapped in one."""
     message, quality = Struct(), json.loads(text)
     message.update(quality if isinstance(quality, dict) else {"value": quality})
     return message
 
 
 def label_number(label: FreshnessLabel | None) -> tile_metadata_store_pb2.FreshnessLabel.ValueType:
-    """A label as its number; that of no label for None."""
+    """The number of a label; FRESHNESS_LABEL_UNSPECIFIED for None."""
     if label is None:
         return tile_metadata_store_pb2.FRESHNESS_LABEL_UNSPECIFIED
     return LABEL_NUMBERS[label.value]
@@ -75,7 +76,7 @@ def timestamp(moment: datetime) -> Timestamp: ...
 @overload
 def timestamp(moment: None) -> None: ...
 def timestamp(moment: datetime | None) -> Timestamp | None:
-    """A moment as a message."""
+    """A time as a message."""
     return None if moment is None else _timestamp(micros_of(moment))
 
 

@@ -1,1 +1,1 @@
-"""The use cases. They know neither gRPC nor psycopg."""
+"""The use cases. Independent of gRPC and psycopg."""

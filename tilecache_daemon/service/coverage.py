@@ -1,4 +1,4 @@
-"""Which cells of a region are covered, how fresh, and which are missing."""
+"""Coverage of a region: cells by label, and the missing cells."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -14,7 +14,7 @@ _RANKS = {label.value: rank for rank, label in enumerate(FreshnessLabel)}
 
 @dataclass(slots=True)
 class Coverage:
-    """The numbers of a region; a cell counts under the label of its best tile."""
+    """The coverage of a region. A cell has the label of its best tile."""
 
     cell_count: int
     labels: Counter[str] = field(default_factory=Counter)
@@ -26,7 +26,7 @@ class Coverage:
 
 
 class CoverageService:
-    """Describes coverage."""
+    """Computes coverage."""
 
     def __init__(self, store: Store, limits: Limits) -> None:
         self._store = store
@@ -53,7 +53,7 @@ class CoverageService:
 def _missing(
     piece: Sequence[CellRectangle], covered: Sequence[tuple[int, int]]
 ) -> list[CellRectangle]:
-    """The cells of a piece that are not covered, as one-row rectangles."""
+    """The uncovered cells of a piece, as rectangles of one row each."""
     rows: dict[int, list[int]] = {}
     for y, x in covered:
         rows.setdefault(y, []).append(x)
@@ -73,7 +73,7 @@ def _missing(
 
 
 def _merge_rows(runs: Iterable[CellRectangle]) -> list[CellRectangle]:
-    """Joins what is alike in neighbouring rows."""
+    """Merges rectangles of the same columns in adjacent rows."""
     merged: list[CellRectangle] = []
     open_runs: dict[tuple[int, int], int] = {}
     for run in runs:

@@ -1,7 +1,7 @@
-"""Making room: the least recently used tiles go first.
+"""Eviction of the least recently used tiles.
 
-A tile's row goes and its file is listed for removal in one statement; so a
-crash at any point leaves each file either with a row or on the list.
+One statement deletes a tile's row and lists its file for removal. After a crash at any
+point, every file either has a row or is listed.
 """
 
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -18,7 +18,7 @@ from tilecache_daemon.store.evictions import Candidate
 from tilecache_daemon.store.store import Queries, Store
 
 BATCH_TILES: Final = 2_000
-"""Tiles that one transaction looks at: some ten milliseconds of work."""
+"""Candidates per transaction: some ten milliseconds of work."""
 
 _START: Final = (-(2**63), 0)
 
@@ -33,7 +33,7 @@ class EvictionStop(Enum):
 
 @dataclass(frozen=True, slots=True)
 class EvictionGoal:
-    """Exactly one of both: a ceiling to go below, or bytes to free."""
+    """Either a ceiling for the used bytes, or a number of bytes to free."""
 
     max_used_bytes: int | None = None
     free_bytes: int | None = None
@@ -41,19 +41,20 @@ class EvictionGoal:
 
 @dataclass(slots=True)
 class EvictionSummary:
-    """How an eviction went."""
+    """The result of an eviction, updated after each transaction."""
 
     dry_run: bool
     evicted_count: int = 0
     freed_bytes: int = 0
     used_bytes: int = 0
     pending_upload_count: int = 0
-    held_count: int = 0
+    locked_count: int = 0
+    """Candidates that were skipped because they were used or locked meanwhile."""
     stop: EvictionStop | None = None
 
 
 class EvictionService:
-    """Evicts, and keeps the list of files to be removed."""
+    """Evicts tiles, and maintains the list of files to be removed."""
 
     def __init__(self, store: Store, accesses: AccessLog, clock: Clock) -> None:
         self._store = store
@@ -62,8 +63,8 @@ class EvictionService:
         self._listeners: list[Callable[[list[timedelta]], None]] = []
 
     def on_evicted(self, listener: Callable[[list[timedelta]], None]) -> None:
-        """`listener` is told of evicted tiles how long ago they were last used, or
-        stored if they never were."""
+        """Calls `listener` with the ages of evicted tiles: the time since they were last
+        used, or stored if they never were."""
         self._listeners.append(listener)
 
     async def evict(
@@ -74,14 +75,14 @@ class EvictionService:
         include_pending_uploads: bool = False,
         reason: EvictionReason = EvictionReason.EVICTED,
     ) -> AsyncIterator[list[Eviction]]:
-        """What went, a transaction at a time; fills `summary` as it goes.
+        """Yields the evicted tiles of each transaction, and updates `summary`.
 
-        A dry run chooses as a run would and changes nothing. Whoever stops
-        half-way leaves what went by then on the list.
+        A dry run selects the same tiles and changes nothing. If the caller stops early, the
+        tiles evicted so far remain listed.
         """
-        # What was used just now must not count as unused.
+        # Accesses that are not written yet must count, too.
         await self._accesses.flush()
-        place = _START
+        position = _START
         while summary.stop is None:
             async with self._store.transaction() as queries:
                 if not summary.dry_run:
@@ -90,20 +91,22 @@ class EvictionService:
                 if need <= 0:
                     summary.stop = EvictionStop.GOAL_MET
                     return
-                candidates = await queries.evictions.list_evictable(place, BATCH_TILES)
+                candidates = await queries.evictions.list_evictable(position, BATCH_TILES)
                 if not candidates:
-                    left = summary.pending_upload_count + summary.held_count
-                    summary.stop = EvictionStop.PENDING_UPLOADS if left else EvictionStop.EMPTY
+                    skipped = summary.pending_upload_count + summary.locked_count
+                    summary.stop = EvictionStop.PENDING_UPLOADS if skipped else EvictionStop.EMPTY
                     return
-                chosen, place = _choose(candidates, need, summary, include_pending_uploads)
-                gone = await remove(queries, chosen, reason, self._clock, dry_run=summary.dry_run)
+                chosen, position = _choose(candidates, need, summary, include_pending_uploads)
+                evicted = await remove(
+                    queries, chosen, reason, self._clock, dry_run=summary.dry_run
+                )
             if not summary.dry_run:
-                self._tell(gone, chosen)
-            summary.evicted_count += len(gone)
-            summary.held_count += len(chosen) - len(gone)
-            summary.freed_bytes += sum(eviction.disk_bytes or 0 for eviction in gone)
-            summary.used_bytes -= sum(eviction.disk_bytes or 0 for eviction in gone)
-            yield gone
+                self._notify(evicted, chosen)
+            summary.evicted_count += len(evicted)
+            summary.locked_count += len(chosen) - len(evicted)
+            summary.freed_bytes += sum(eviction.disk_bytes or 0 for eviction in evicted)
+            summary.used_bytes -= sum(eviction.disk_bytes or 0 for eviction in evicted)
+            yield evicted
 
     async def list_evictions(self, after_id: int, limit: int) -> list[Eviction]:
         """Files to be removed, oldest eviction first."""
@@ -111,23 +114,23 @@ class EvictionService:
             return await queries.evictions.list_evictions(after_id, limit)
 
     async def confirm(self, ids: Sequence[int]) -> list[bool]:
-        """Takes evictions off the list; whether each was on it, in order."""
+        """Removes evictions from the list; returns whether each was listed, in order."""
         async with self._store.connection() as queries:
             confirmed = await queries.evictions.confirm_evictions(ids)
         return [eviction_id in confirmed for eviction_id in ids]
 
-    def _tell(self, gone: Sequence[Eviction], chosen: Sequence[Candidate]) -> None:
+    def _notify(self, evicted: Sequence[Eviction], chosen: Sequence[Candidate]) -> None:
         created_at = {tile.tile_uuid: tile.created_at for tile, _, _ in chosen}
         for listener in self._listeners:
             listener(
                 [
                     eviction.evicted_at - (eviction.accessed_at or created_at[eviction.tile_uuid])
-                    for eviction in gone
+                    for eviction in evicted
                 ]
             )
 
     async def _measure(self, queries: Queries, goal: EvictionGoal, summary: EvictionSummary) -> int:
-        """How many bytes have yet to go."""
+        """How many bytes are still to be freed; updates the used bytes of `summary`."""
         used_bytes = await queries.usage.read_used_bytes()
         if summary.dry_run:
             used_bytes -= summary.freed_bytes
@@ -145,7 +148,8 @@ async def remove(
     *,
     dry_run: bool,
 ) -> list[Eviction]:
-    """Takes tiles out and lists their files; in a dry run only says so."""
+    """Deletes the rows of tiles and lists their files for removal. A dry run returns the same
+    evictions, without ids, and changes nothing."""
     if not dry_run:
         return await queries.evictions.evict_tiles(chosen, reason, clock.now())
     now = clock.now()
@@ -160,8 +164,8 @@ async def remove(
     ]
 
 
-def waits_for_upload(tile: Tile) -> bool:
-    """Whether what the tile holds is nowhere else."""
+def is_pending_upload(tile: Tile) -> bool:
+    """Whether the tile was made onboard and is not uploaded yet, so that no copy exists."""
     return tile.source == ONBOARD_INGEST and tile.uploaded_us is None
 
 
@@ -171,12 +175,12 @@ def _choose(
     summary: EvictionSummary,
     include_pending_uploads: bool,
 ) -> tuple[list[Candidate], tuple[int, int]]:
-    """The first candidates that may go until `need` bytes are freed, and the place
-    of the last that was looked at. What frees nothing stays."""
+    """The first evictable candidates that together free `need` bytes, and the position of the
+    last candidate considered. Tiles whose size is 0 or unknown are not evicted."""
     chosen = []
     for candidate in candidates:
         tile = candidate.tile
-        if waits_for_upload(tile) and not include_pending_uploads:
+        if is_pending_upload(tile) and not include_pending_uploads:
             summary.pending_upload_count += 1
         elif tile.disk_bytes:
             chosen.append(candidate)

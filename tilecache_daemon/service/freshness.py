@@ -1,4 +1,4 @@
-"""Labels for new tiles, and new labels for old ones."""
+"""Labelling new tiles, and re-evaluating the labels of stored ones."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -22,7 +22,7 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 @dataclass(slots=True)
 class Reevaluation:
-    """How far a re-evaluation came."""
+    """The progress of a re-evaluation, in tiles."""
 
     evaluated: int = 0
     relabelled: int = 0
@@ -35,16 +35,16 @@ class FreshnessService:
         self._store = store
         self._clock = clock
         self.due = True
-        """Whether labels may be out of date."""
-        self.doubted = False
-        """Whether labels were given while the clock was not trusted."""
+        """Whether stored labels may be out of date."""
+        self.used_untrusted_clock = False
+        """Whether labels were set while the clock was not trusted."""
 
     def label(self, tile: NewTile, policy: FreshnessPolicy) -> FreshnessLabel:
-        """The label of a tile that is inserted now; raises TileTooOldError where
-        its rule rejects it.
+        """The label of a tile that is inserted now; raises TileTooOldError if its rule
+        rejects it.
 
-        A clock that is not trusted may only be early: what it calls too old is,
-        and what it calls fresh may not be.
+        A clock that is not trusted may be behind but not ahead. Tiles that are too old by it
+        are too old; others may be, and are labelled `downgraded`.
         """
         if not policy.sectors:
             return FreshnessLabel.FRESH
@@ -53,8 +53,8 @@ class FreshnessService:
         )
         if verdict.label is FreshnessLabel.REJECTED and verdict.rule and verdict.sector:
             raise TileTooOldError(
-                f"captured {tile.captured_at:%Y-%m-%d}, and sector {verdict.sector.name!r} "
-                f"({verdict.rule.classification.value}) rejects what is older than "
+                f"captured on {tile.captured_at:%Y-%m-%d}; sector {verdict.sector.name!r} "
+                f"({verdict.rule.classification.value}) rejects tiles older than "
                 f"{verdict.rule.max_age_months} months",
                 sector=verdict.sector.name,
                 classification=verdict.rule.classification.value,
@@ -62,15 +62,15 @@ class FreshnessService:
                 captured_at=tile.captured_at.isoformat(),
             )
         if verdict.rule and not self._clock.trusted:
-            self.doubted = True
+            self.used_untrusted_clock = True
             return FreshnessLabel.DOWNGRADED
         return verdict.label
 
     async def reevaluate(self) -> AsyncIterator[Reevaluation]:
-        """Brings all labels up to date, a batch a transaction, saying how far it is.
-        One that is not carried to its end stays `due`."""
+        """Brings all labels up to date, one transaction per batch; yields the progress after
+        each. If it does not complete, it remains `due`."""
         progress, last_id = Reevaluation(), 0
-        self.due, self.doubted, complete = False, not self._clock.trusted, False
+        self.due, self.used_untrusted_clock, complete = False, not self._clock.trusted, False
         try:
             while not complete:
                 batch = await self._relabel(last_id)
@@ -89,7 +89,7 @@ class FreshnessService:
         evaluated_at = self._clock.monotonic()
         while True:
             age_s = self._clock.monotonic() - evaluated_at
-            settled = self.doubted and self._clock.trusted
+            settled = self.used_untrusted_clock and self._clock.trusted
             if self.due or settled or age_s >= interval_s:
                 evaluated_at = self._clock.monotonic()
                 try:

@@ -1,4 +1,4 @@
-"""What the daemon says of itself."""
+"""Information about the daemon, for `GetServerInfo`."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -18,7 +18,7 @@ CONTRACT_VERSION: Final = "1.4.0"
 
 @dataclass(frozen=True, slots=True)
 class ServerInfo:
-    """Versions, limits and state."""
+    """Versions, limits and the current state."""
 
     contract_version: str
     daemon_version: str
@@ -35,7 +35,7 @@ class ServerInfo:
 
 
 class InformationService:
-    """Gathers it."""
+    """Collects the server's information."""
 
     def __init__(
         self,
@@ -56,7 +56,7 @@ class InformationService:
         self._tiles_directory = str(tiles_directory or "")
 
     def describe(self) -> ServerInfo:
-        """The state now. Asks no database."""
+        """The current information. Does not use the database."""
         return ServerInfo(
             CONTRACT_VERSION,
             __version__,

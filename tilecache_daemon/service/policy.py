@@ -1,4 +1,4 @@
-"""The sectors and rules, and what they say of one tile."""
+"""Sectors and rules: changing them, and explaining the label of a tile."""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -23,7 +23,7 @@ from tilecache_daemon.store.store import Store
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """Why a tile has its label, and when that changes."""
+    """Why a tile has its label, and when the label changes."""
 
     tile: Tile
     verdict: Verdict
@@ -36,38 +36,39 @@ class Explanation:
 
     @property
     def sentence(self) -> str:
-        """All of it for people."""
-        return " ".join(filter(None, (self._place(), self._age(), self._future(), self._doubt())))
+        """The explanation as text for operators."""
+        parts = (self._sector_text(), self._age_text(), self._change_text(), self._clock_text())
+        return " ".join(filter(None, parts))
 
-    def _place(self) -> str:
+    def _sector_text(self) -> str:
         sector, rule = self.verdict.sector, self.verdict.rule
         if sector is None:
-            return "The tile lies outside all sectors, where nothing expires."
-        place = f"The tile lies in sector {sector.name!r} ({sector.classification.value})"
+            return "The tile is outside all sectors, where nothing expires."
+        text = f"The tile is in sector {sector.name!r} ({sector.classification.value})"
         if rule is None:
-            return f"{place}, for which there is no rule."
-        return f"{place}, which {rule.action.value}s tiles at {rule.max_age_months} months."
+            return f"{text}, which has no rule."
+        return f"{text}, whose rule {rule.action.value}s tiles after {rule.max_age_months} months."
 
-    def _age(self) -> str:
+    def _age_text(self) -> str:
         label = self.tile.freshness_label
         return (
             f"It was captured on {self.tile.captured_at:%Y-%m-%d}, "
             f"{self.age_months} whole months ago, and is labelled {label}."
         )
 
-    def _future(self) -> str:
+    def _change_text(self) -> str:
         if self.next_change_at and self.next_label:
             return f"It becomes {self.next_label.value} on {self.next_change_at:%Y-%m-%d}."
         if self.verdict.label.value != self.tile.freshness_label:
-            return f"By the rules as they are now it would be {self.verdict.label.value}."
+            return f"Under the current rules it would be {self.verdict.label.value}."
         return "The label does not change with time."
 
-    def _doubt(self) -> str:
+    def _clock_text(self) -> str:
         return "" if self.clock_trusted else "The clock is not trusted: the tile may be older."
 
 
 class PolicyService:
-    """Changes the policy and has all labels follow."""
+    """Changes the policy and re-evaluates all labels; explains the label of a tile."""
 
     def __init__(self, store: Store, freshness: FreshnessService, clock: Clock) -> None:
         self._store = store
@@ -82,33 +83,33 @@ class PolicyService:
     async def set_sector(
         self, name: str, classification: SectorClassification, box: BoundingBox
     ) -> tuple[Sector, int]:
-        """The sector as stored, and how many labels changed."""
+        """Adds or changes a sector; returns it, and how many labels changed."""
         async with self._store.transaction() as queries:
-            await queries.freshness.change_policy()
+            await queries.freshness.lock_policy_for_update()
             sector = await queries.freshness.set_sector(
                 name, classification, box, self._clock.now()
             )
         return sector, await self._relabel()
 
     async def delete_sector(self, name: str) -> int:
-        """How many labels changed; raises SectorNotFoundError if there is none."""
+        """Returns how many labels changed; raises SectorNotFoundError for an unknown name."""
         async with self._store.transaction() as queries:
-            await queries.freshness.change_policy()
+            await queries.freshness.lock_policy_for_update()
             if not await queries.freshness.delete_sector(name):
                 raise SectorNotFoundError(f"there is no sector {name!r}", name=name)
         return await self._relabel()
 
     async def set_rule(self, rule: FreshnessRule) -> int:
-        """How many labels changed; raises InvalidRequestError for a rule under which
-        a stricter classification would keep tiles for longer than a milder one."""
+        """Returns how many labels changed. Raises InvalidRequestError if a stricter
+        classification would allow older tiles than a less strict one."""
         async with self._store.transaction() as queries:
-            policy = await queries.freshness.change_policy()
+            policy = await queries.freshness.lock_policy_for_update()
             _check_order(policy, rule)
             await queries.freshness.set_rule(rule)
         return await self._relabel()
 
     async def explain(self, tile_uuid: str) -> Explanation:
-        """Raises TileNotFoundError if there is no such tile."""
+        """Raises TileNotFoundError for an unknown id."""
         async with self._store.connection() as queries:
             tile = (await queries.tiles.find_tiles([tile_uuid])).get(tile_uuid)
             policy = await queries.freshness.read_policy()
@@ -137,7 +138,7 @@ class PolicyService:
 
 
 def count_months(start: datetime, end: datetime) -> int:
-    """Whole calendar months between two moments; 0 if the end comes first."""
+    """Whole calendar months between two times; 0 if the end is before the start."""
     months = (end.year - start.year) * 12 + end.month - start.month
     if months > 0 and add_months(start, months) > end:
         months -= 1
@@ -152,12 +153,13 @@ def _check_order(policy: FreshnessPolicy, changed: FreshnessRule) -> None:
         for classification in SectorClassification
         if classification in rules
     ]
-    for (stricter, strict), (milder, mild) in pairwise(ages):
-        if stricter > milder:
+    for (strict_age, strict), (lenient_age, lenient) in pairwise(ages):
+        if strict_age > lenient_age:
             raise InvalidRequestError(
                 FieldViolation(
                     "rule.max_age_months",
-                    f"would let {strict.value} keep tiles for {stricter} months, "
-                    f"longer than the milder {mild.value} ({milder})",
+                    f"is {changed.max_age_months}, but the max age of {strict.value} "
+                    f"({strict_age} months) must be less than or equal to that of "
+                    f"{lenient.value} ({lenient_age} months)",
                 )
             )

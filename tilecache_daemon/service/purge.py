@@ -1,4 +1,4 @@
-"""Deleting tiles that nobody wants any more, whatever their use."""
+"""Deletion of tiles by id, by region or by filter, however recently they were used."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
@@ -9,8 +9,8 @@ from typing import Final, NamedTuple
 from tilecache.mercator import CellRectangle
 from tilecache_daemon.clock import Clock
 from tilecache_daemon.models import Eviction, EvictionReason, Purge
-from tilecache_daemon.service.conflicts import retried
-from tilecache_daemon.service.eviction import BATCH_TILES, remove, waits_for_upload
+from tilecache_daemon.service.eviction import BATCH_TILES, is_pending_upload, remove
+from tilecache_daemon.service.retries import retry_on_conflict
 from tilecache_daemon.store.evictions import Candidate, EvictionQueries
 from tilecache_daemon.store.store import Store
 
@@ -19,16 +19,16 @@ _FIRST_CAPTURE: Final = (datetime(1, 1, 1, tzinfo=timezone.utc), 0)
 
 
 class Area(NamedTuple):
-    """Cells of a zoom: those of a rectangle that pass a test."""
+    """Cells of a zoom: those of a rectangle for which `contains(x, y)` holds."""
 
     zoom: int
     cells: CellRectangle
-    holds: Callable[[int, int], bool]
+    contains: Callable[[int, int], bool]
 
 
 @dataclass(slots=True)
 class DeletionSummary:
-    """How a deletion went."""
+    """The result of a deletion, updated after each transaction."""
 
     dry_run: bool
     deleted_count: int = 0
@@ -38,7 +38,7 @@ class DeletionSummary:
 
 
 class PurgeService:
-    """Deletes in batches, each a transaction. The files are listed for removal."""
+    """Deletes tiles, one transaction per batch, and lists their files for removal."""
 
     def __init__(self, store: Store, clock: Clock) -> None:
         self._store = store
@@ -47,17 +47,17 @@ class PurgeService:
     async def delete_by_id(
         self, tile_uuids: Sequence[str], summary: DeletionSummary, *, include_pending: bool
     ) -> AsyncIterator[list[Eviction]]:
-        """What went; `summary` names the ids that name no tile."""
+        """Yields the deleted tiles of each transaction. Unknown ids go to `summary.not_found`."""
         for start in range(0, len(tile_uuids), BATCH_TILES):
             wanted = tile_uuids[start : start + BATCH_TILES]
-            found, gone = await self._delete(
+            found, deleted = await self._delete(
                 partial(EvictionQueries.list_deletable_by_id, tile_uuids=wanted),
                 summary,
                 include_pending=include_pending,
             )
             known = {candidate.tile.tile_uuid for candidate in found}
             summary.not_found += [tile_uuid for tile_uuid in wanted if tile_uuid not in known]
-            yield gone
+            yield deleted
 
     async def delete_in(
         self,
@@ -67,27 +67,28 @@ class PurgeService:
         *,
         include_pending: bool,
     ) -> AsyncIterator[list[Eviction]]:
-        """What went of some areas. The cost follows what lies there, not their size."""
+        """As `delete_by_id`, within some areas. The cost depends on the number of tiles, not
+        on the size of the areas."""
         for area in areas:
-            place = _FIRST_CELL
+            position = _FIRST_CELL
             while True:
-                found, gone = await self._delete(
+                found, deleted = await self._delete(
                     partial(
                         EvictionQueries.list_deletable,
                         zoom=area.zoom,
                         cells=area.cells,
                         purge=purge,
-                        after=place,
+                        after=position,
                         limit=BATCH_TILES,
                     ),
                     summary,
-                    area.holds,
+                    area.contains,
                     include_pending=include_pending,
                 )
                 if not found:
                     break
-                place = (found[-1].tile.x, found[-1].tile.y, found[-1].id)
-                yield gone
+                position = (found[-1].tile.x, found[-1].tile.y, found[-1].id)
+                yield deleted
 
     async def delete_anywhere(
         self,
@@ -97,15 +98,15 @@ class PurgeService:
         *,
         include_pending: bool,
     ) -> AsyncIterator[list[Eviction]]:
-        """What went of all places, oldest capture first."""
-        place = _FIRST_CAPTURE
+        """As `delete_by_id`, without a region, oldest capture first."""
+        position = _FIRST_CAPTURE
         while True:
-            found, gone = await self._delete(
+            found, deleted = await self._delete(
                 partial(
                     EvictionQueries.list_deletable_by_capture,
                     zooms=zooms,
                     purge=purge,
-                    after=place,
+                    after=position,
                     limit=BATCH_TILES,
                 ),
                 summary,
@@ -113,34 +114,36 @@ class PurgeService:
             )
             if not found:
                 return
-            place = (found[-1].tile.captured_at, found[-1].id)
-            yield gone
+            position = (found[-1].tile.captured_at, found[-1].id)
+            yield deleted
 
     async def _delete(
         self,
         list_deletable: Callable[..., Awaitable[list[Candidate]]],
         summary: DeletionSummary,
-        holds: Callable[[int, int], bool] = lambda _x, _y: True,
+        contains: Callable[[int, int], bool] = lambda _x, _y: True,
         *,
         include_pending: bool,
     ) -> tuple[list[Candidate], list[Eviction]]:
-        """The tiles that were found, and those that went. What is to be deleted does not stay
-        because it is used at the moment: it is waited for."""
+        """The tiles that were listed, and those that were deleted. Locked rows are waited for,
+        not skipped: a tile is deleted even if it is being used."""
 
-        async def step() -> tuple[list[Candidate], int, list[Eviction]]:
+        async def delete_batch() -> tuple[list[Candidate], int, list[Eviction]]:
             async with self._store.transaction() as queries:
-                found = await list_deletable(queries.evictions, hold=not summary.dry_run)
-                within = [entry for entry in found if holds(entry.tile.x, entry.tile.y)]
+                found = await list_deletable(queries.evictions, lock=not summary.dry_run)
+                within = [entry for entry in found if contains(entry.tile.x, entry.tile.y)]
                 chosen = [
-                    entry for entry in within if include_pending or not waits_for_upload(entry.tile)
+                    entry
+                    for entry in within
+                    if include_pending or not is_pending_upload(entry.tile)
                 ]
-                gone = await remove(
+                deleted = await remove(
                     queries, chosen, EvictionReason.DELETED, self._clock, dry_run=summary.dry_run
                 )
-            return found, len(within) - len(chosen), gone
+            return found, len(within) - len(chosen), deleted
 
-        found, pending_upload_count, gone = await retried(step)
+        found, pending_upload_count, deleted = await retry_on_conflict(delete_batch)
         summary.pending_upload_count += pending_upload_count
-        summary.deleted_count += len(gone)
-        summary.freed_bytes += sum(eviction.disk_bytes or 0 for eviction in gone)
-        return found, gone
+        summary.deleted_count += len(deleted)
+        summary.freed_bytes += sum(eviction.disk_bytes or 0 for eviction in deleted)
+        return found, deleted

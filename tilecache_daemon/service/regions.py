@@ -1,4 +1,4 @@
-"""From an area on the ground to the cells of a zoom."""
+"""Bounding and splitting the cells of a region."""
 
 from collections.abc import Iterable, Iterator
 from typing import Final
@@ -8,12 +8,12 @@ from tilecache.mercator import CellRectangle
 from tilecache_daemon.errors import LimitExceededError
 
 PIECE_CELLS: Final = 16_384
-"""Cells that one query covers: it keeps a connection for some milliseconds, and
-its rows fit into a few messages."""
+"""Cells per query, so that a query holds its connection for some milliseconds only and its
+rows fit into a few messages."""
 
 
 def bound_cells(cells: Iterable[CellRectangle], max_cells: int) -> list[CellRectangle]:
-    """The rectangles as a list; raises LimitExceededError as soon as they are too many."""
+    """The rectangles as a list; raises LimitExceededError for more than `max_cells` cells."""
     bounded, count = [], 0
     for rectangle in cells:
         count += rectangle.cell_count
@@ -26,16 +26,16 @@ def bound_cells(cells: Iterable[CellRectangle], max_cells: int) -> list[CellRect
 
 
 def split_cells(cells: Iterable[CellRectangle]) -> Iterator[list[CellRectangle]]:
-    """The same cells in pieces of at most PIECE_CELLS, each one query's worth."""
+    """The same cells in pieces of at most PIECE_CELLS."""
     piece: list[CellRectangle] = []
-    room = PIECE_CELLS
+    cells_left = PIECE_CELLS
     for rectangle in cells:
         for part in _split_rectangle(rectangle):
-            if part.cell_count > room:
+            if part.cell_count > cells_left:
                 yield piece
-                piece, room = [], PIECE_CELLS
+                piece, cells_left = [], PIECE_CELLS
             piece.append(part)
-            room -= part.cell_count
+            cells_left -= part.cell_count
     if piece:
         yield piece
 

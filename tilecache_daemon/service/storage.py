@@ -1,4 +1,4 @@
-"""How much is stored, and the ceiling that it stays under."""
+"""Storage usage, and the ceiling that it must not exceed."""
 
 import asyncio
 from collections.abc import Callable, Collection
@@ -21,13 +21,14 @@ from tilecache_daemon.store.usage import UsageRow
 
 FOLD_INTERVAL_S: Final = 10.0
 FOLD_ROWS: Final = 1_000
-"""Differences that may wait to be summed up: reading them takes about a millisecond."""
+"""Usage is kept as differences. Beyond this number they are summed up; reading so many takes
+about a millisecond."""
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 
 class Usage(NamedTuple):
-    """What is stored, by every combination that occurs, beside the ceiling."""
+    """Usage by combination of zoom, source, label and pending upload, and the ceiling."""
 
     rows: list[UsageRow]
     pending_removal: tuple[int, int]
@@ -35,35 +36,37 @@ class Usage(NamedTuple):
     evict_on_insert: bool
 
 
-class Room:
-    """What still fits below the ceiling, while a transaction holds it."""
+class Budget:
+    """The bytes left under the ceiling (0: no ceiling), for a transaction that has locked it."""
 
     def __init__(self, max_used_bytes: int, used_bytes: int) -> None:
         self._max_used_bytes = max_used_bytes
         self._used_bytes = used_bytes
 
     def fits(self, size: int) -> bool:
-        """Whether so many bytes more stay under the ceiling. What shrinks always fits."""
+        """Whether `size` more bytes fit under the ceiling. Negative sizes always fit."""
         return (
             size <= 0 or not self._max_used_bytes or self._used_bytes + size <= self._max_used_bytes
         )
 
-    def take(self, size: int) -> None:
-        """Counts bytes that were stored, or given back if negative."""
+    def reserve(self, size: int) -> None:
+        """Counts `size` bytes as used; a negative size releases bytes."""
         self._used_bytes += size
 
     def refusal(self, size: int) -> TileCacheError | None:
-        """Why so many bytes more are refused, if they are."""
+        """The error for `size` more bytes, if they do not fit."""
         if self.fits(size):
             return None
         ceiling = self._max_used_bytes
         if size > ceiling:
             return InvalidRequestError(
-                FieldViolation("disk_bytes", f"is {size}, more than the ceiling of {ceiling}")
+                FieldViolation(
+                    "disk_bytes", f"is {size}, must not exceed the storage ceiling ({ceiling})"
+                )
             )
         return StorageCeilingError(
-            f"{self._used_bytes} bytes are used and {size} are asked, "
-            f"but the ceiling is {ceiling}: evict first",
+            f"{size} bytes do not fit: {self._used_bytes} of {ceiling} bytes are used; "
+            "evict tiles first",
             used_bytes=self._used_bytes,
             asked_bytes=size,
             max_used_bytes=ceiling,
@@ -71,7 +74,7 @@ class Room:
 
 
 class Ceiling:
-    """The configured `max_used_bytes` (0: none) and what an insert does about it."""
+    """The configured `max_used_bytes` (0: no ceiling), and the evictions that enforce it."""
 
     def __init__(
         self, store: Store, eviction: EvictionService, max_used_bytes: int, *, evict_on_insert: bool
@@ -80,24 +83,25 @@ class Ceiling:
         self._eviction = eviction
         self.max_used_bytes = max_used_bytes
         self.evict_on_insert = evict_on_insert
-        self._turn = asyncio.Lock()
+        self._insert_lock = asyncio.Lock()
 
-    def turn(self) -> AbstractAsyncContextManager[None]:
-        """Held by an insert while it may have to evict: room that it made is not another's."""
-        return self._turn if self.evict_on_insert else nullcontext()
+    def serialized_inserts(self) -> AbstractAsyncContextManager[None]:
+        """One insert at a time where inserts evict: none uses the space that another one's
+        eviction has freed."""
+        return self._insert_lock if self.evict_on_insert else nullcontext()
 
-    async def measure(self, queries: Queries) -> Room:
-        """What fits, which no other writer changes until the transaction ends."""
+    async def lock_budget(self, queries: Queries) -> Budget:
+        """The bytes left; no other writer changes them until the transaction ends."""
         if not self.max_used_bytes:
-            return Room(0, 0)
+            return Budget(0, 0)
         await queries.usage.lock_ceiling()
-        return Room(self.max_used_bytes, await queries.usage.read_used_bytes())
+        return Budget(self.max_used_bytes, await queries.usage.read_used_bytes())
 
     async def make_room(
         self, refusals: Collection[StorageCeilingError], kept_bytes: int = 0
     ) -> bool:
-        """Evicts until what was refused fits, if that is switched on, but not below
-        `kept_bytes`; whether it is worth trying again."""
+        """Evicts tiles until the refused ones fit, but not below `kept_bytes`. Returns whether
+        to retry the insert; False if `evict_on_insert` is off."""
         if not self.evict_on_insert:
             return False
         asked_bytes = sum(int(refusal.facts["asked_bytes"]) for refusal in refusals)
@@ -109,7 +113,7 @@ class Ceiling:
 
 
 class StorageService:
-    """Tells the usage, and keeps it quick to tell."""
+    """Reads the usage, and keeps reading it fast."""
 
     def __init__(self, store: Store, ceiling: Ceiling) -> None:
         self._store = store
@@ -117,11 +121,11 @@ class StorageService:
         self._listeners: list[Callable[[Usage], None]] = []
 
     def on_usage(self, listener: Callable[[Usage], None]) -> None:
-        """`listener` is told the usage every FOLD_INTERVAL_S, while `run` does."""
+        """Calls `listener` with the usage every FOLD_INTERVAL_S while `run` runs."""
         self._listeners.append(listener)
 
     async def read_usage(self) -> Usage:
-        """The usage now."""
+        """The current usage."""
         async with self._store.connection() as queries:
             return Usage(
                 await queries.usage.read_usage(),
@@ -131,18 +135,18 @@ class StorageService:
             )
 
     async def run(self) -> None:
-        """Sums up differences for ever, until cancelled."""
+        """Sums up differences until cancelled."""
         while True:
             try:
                 async with self._store.transaction() as queries:
                     if await queries.usage.count_usage_rows() > FOLD_ROWS:
                         await queries.usage.fold_usage()
-                await self._tell()
+                await self._notify()
             except TileCacheError as error:
                 log.debug("usage_not_folded", cause=str(error))
             await asyncio.sleep(FOLD_INTERVAL_S)
 
-    async def _tell(self) -> None:
+    async def _notify(self) -> None:
         if self._listeners:
             usage = await self.read_usage()
             for listener in self._listeners:

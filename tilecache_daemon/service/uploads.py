@@ -1,4 +1,4 @@
-"""What still has to be uploaded."""
+"""Pending uploads: listing them, and marking tiles as uploaded."""
 
 import base64
 import binascii
@@ -16,16 +16,17 @@ from tilecache_daemon.store.store import Store
 from tilecache_daemon.store.uploads import PendingUpload, UploadState
 
 PAGE_BYTES: Final = 3 * 1024 * 1024
-"""Less than the 4 MiB that a gRPC client takes unless it is told otherwise."""
+"""Less than 4 MiB, the default limit of a gRPC client."""
 TILE_BYTES: Final = 400
-STRUCT_FACTOR: Final = 6  # the most that JSON grows as a Struct: a list of digits
+STRUCT_FACTOR: Final = 6
+"""How much JSON grows as a Struct in the worst case, a list of digits."""
 
 _START = (datetime(1, 1, 1, tzinfo=timezone.utc), 0)
 _TOKEN = struct.Struct(">qq")
 
 
 class UploadService:
-    """Lists and marks uploads."""
+    """Lists pending uploads and marks tiles as uploaded."""
 
     def __init__(self, store: Store, clock: Clock) -> None:
         self._store = store
@@ -34,10 +35,10 @@ class UploadService:
     async def list_pending(
         self, page_size: int, page_token: str, flight_id: str | None
     ) -> tuple[list[Tile], str]:
-        """A page, oldest capture first, and the token of the next (empty if there is none).
+        """A page, oldest capture first, and the token of the next page (empty at the end).
 
-        A page begins after the last tile of the one before, so tiles that come
-        and go neither shift nor repeat the others.
+        A page starts after the last tile of the previous one, so tiles that are added or
+        removed meanwhile neither shift nor repeat others.
         """
         after = decode_page_token(page_token) if page_token else _START
         async with self._store.connection() as queries:
@@ -47,36 +48,38 @@ class UploadService:
         return tiles, encode_page_token(page[len(tiles) - 1]) if more else ""
 
     async def mark(self, contents: Sequence[tuple[str, str]]) -> list[MarkOutcome]:
-        """Marks (tile_uuid, content_sha256) as uploaded; an answer for each, in order."""
+        """Marks tiles as uploaded, given (tile_uuid, content_sha256); an outcome for each, in
+        order."""
         async with self._store.transaction() as queries:
             states = await queries.uploads.mark_uploaded(contents, self._clock.now())
         return [_outcome(states.get(tile_uuid), sha256) for tile_uuid, sha256 in contents]
 
 
 def _first_that_fit(tiles: Sequence[Tile]) -> list[Tile]:
-    """As many as an answer may hold, and one at least."""
-    room = PAGE_BYTES
+    """As many tiles as fit into PAGE_BYTES, at least one."""
+    bytes_left = PAGE_BYTES
     for index, tile in enumerate(tiles):
-        room -= TILE_BYTES + len(tile.file_path) + STRUCT_FACTOR * len(tile.quality_metadata or "")
-        if room < 0 and index:
+        quality_bytes = STRUCT_FACTOR * len(tile.quality_metadata or "")
+        bytes_left -= TILE_BYTES + len(tile.file_path) + quality_bytes
+        if bytes_left < 0 and index:
             return list(tiles[:index])
     return list(tiles)
 
 
 def encode_page_token(last: PendingUpload) -> str:
-    """Where a page ended, as opaque text."""
+    """The end of a page as an opaque token."""
     token = _TOKEN.pack(last.tile.captured_us, last.id)
     return base64.urlsafe_b64encode(token).decode()
 
 
 def decode_page_token(token: str) -> tuple[datetime, int]:
-    """Raises InvalidRequestError for what was never a token."""
+    """The end of the previous page; raises InvalidRequestError for an invalid token."""
     try:
         micros, row_id = _TOKEN.unpack(base64.b64decode(token, altchars=b"-_", validate=True))
         return moment_of(micros), row_id
     except (binascii.Error, struct.error, OverflowError, ValueError):
         raise InvalidRequestError(
-            FieldViolation("page_token", "is not a token of an earlier answer")
+            FieldViolation("page_token", "must be a token of a previous page")
         ) from None
 
 

@@ -1,1 +1,1 @@
-"""Access to PostgreSQL: one method a query."""
+"""Access to PostgreSQL: one method per query."""

@@ -1,7 +1,7 @@
-"""New tiles in the binary format of COPY, as PostgreSQL's manual describes it.
+"""Encoding of new tiles in PostgreSQL's binary COPY format.
 
-psycopg writes a row value by value; here all that has a fixed size is packed at once,
-and what many rows have in common is kept.
+psycopg encodes a row value by value. Here the columns of fixed size are packed by one call,
+and the columns that many rows share are cached.
 """
 
 import struct
@@ -19,24 +19,24 @@ _COLUMNS: Final = 18
 _NULL: Final = b"\xff\xff\xff\xff"
 _JSONB_VERSION: Final = b"\x01"
 _SIZE: Final = struct.Struct(">i").pack
-# Two ids, four integers, three doubles, a hash, and three 64-bit integers, each after its size,
-# and the size of the path.
+# The number of columns; two UUIDs, four integers, three doubles, a hash and three 64-bit
+# integers, each after its size; and the size of the path.
 _FIXED: Final = struct.Struct(
     ">h" + 2 * "i16s" + 4 * "ii" + 3 * "id" + "i64s" + 3 * "iq" + "i"
 ).pack
 
 LabelledTile = tuple[NewTile, FreshnessLabel]
-"""A tile to be stored and the label that it gets."""
+"""A tile to be stored, and its label."""
 
 
 def pack_rows(tiles: Sequence[LabelledTile], created_at: datetime) -> bytes:
-    """Rows of the columns that the statement `copy_tiles` names, in its order."""
+    """Rows with the columns of the statement `copy_tiles`, in its order."""
     created_us = micros_of(created_at)
     pieces: list[bytes] = []
     uuids = _uuids(tile.tile_uuid for tile, _ in tiles)
     hashes = _uuids(tile.location_hash for tile, _ in tiles)
     for (tile, label), tile_uuid, location_hash in zip(tiles, uuids, hashes, strict=True):
-        # Taken apart at once: names cost less than fields.
+        # Local variables are faster than attributes.
         zoom, x, y, source, flight_id, latitude, longitude, edge, pixels = tile[2:11]
         file_path, sha256, disk_bytes, captured_us, quality = tile[11:]
         path = file_path.encode()
@@ -52,19 +52,19 @@ def pack_rows(tiles: Sequence[LabelledTile], created_at: datetime) -> bytes:
             ),
             path,
             _NULL if quality is None else _sized(_JSONB_VERSION + quality.encode()),
-            _pack_kind(source, flight_id, label),
+            _pack_shared(source, flight_id, label),
         )
     return b"".join(pieces)
 
 
 def _uuids(texts: Iterable[str]) -> Iterator[bytes]:
-    """Their sixteen bytes each."""
+    """The sixteen bytes of each UUID."""
     joined = bytes.fromhex("".join(texts).replace("-", ""))
     return (joined[start : start + 16] for start in range(0, len(joined), 16))
 
 
 @lru_cache(maxsize=256)
-def _pack_kind(source: str, flight_id: str | None, label: FreshnessLabel) -> bytes:
+def _pack_shared(source: str, flight_id: str | None, label: FreshnessLabel) -> bytes:
     flight = _NULL if flight_id is None else _sized(bytes.fromhex(flight_id.replace("-", "")))
     return _sized(source.encode()) + flight + _sized(label.value.encode())
 

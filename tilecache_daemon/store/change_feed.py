@@ -21,7 +21,7 @@ import psycopg
 import structlog
 
 from tilecache.mercator import BlockKey
-from tilecache_daemon.store.connections import ask, connect
+from tilecache_daemon.store.connections import connect, execute_promptly
 
 CHANNEL: Final = "tilecache_changes"
 RETRY_S: Final = 0.5
@@ -100,12 +100,12 @@ class ChangeFeed:
 
     async def _listen(self) -> None:
         async with await connect(self._dsn, "tilecache-changes") as connection:
-            await ask(connection, f"LISTEN {CHANNEL}")
+            await execute_promptly(connection, f"LISTEN {CHANNEL}")
             self._set_subscribed(subscribed=True)
             while self.subscribed:
                 async for notification in connection.notifies(timeout=PROBE_INTERVAL_S):
                     self._receive(notification.payload)
-                await ask(connection)
+                await execute_promptly(connection)
 
     def _receive(self, payload: str) -> None:
         writer, _, change = payload.partition(" ")

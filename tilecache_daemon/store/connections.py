@@ -1,8 +1,8 @@
-"""Connections beside the pool, and the end of those that have fallen silent.
+"""Connections outside the pool, and timeouts for connections that no longer respond.
 
-A frozen server, or a network that drops everything, ends no connection: whoever
-waits on one would wait for ever, and cannot even be cancelled quickly, since
-psycopg then asks the same server to cancel. So the connection is cut under it.
+A frozen server, or a network that drops all packets, does not close a connection. A query on
+it would wait forever, and cancelling it takes long, since psycopg sends the cancellation to
+the same server. Therefore the connection's socket is shut down.
 """
 
 import asyncio
@@ -20,17 +20,18 @@ from tilecache_daemon.sockets import shut_down
 Connection = AsyncConnection[TupleRow]
 
 ANSWER_TIMEOUT_S: Final = 2.0
-"""How long a living server may take to be connected with, or to answer."""
+"""How long a healthy server may take to accept a connection, or to answer."""
 
 
 def connect_timeout_s(dsn: str) -> float:
-    """How long connecting may take where some of the address's hosts are silent."""
+    """How long connecting may take if some of the hosts in `dsn` do not respond."""
     hosts = conninfo_to_dict(dsn).get("host") or ""
     return ANSWER_TIMEOUT_S * (str(hosts).count(",") + 1)
 
 
 async def connect(dsn: str, application_name: str) -> Connection:
-    """A connection of its own. Raises psycopg.OperationalError if no host answers in time."""
+    """Opens a connection outside the pool; raises psycopg.OperationalError if no host answers
+    in time."""
     return await AsyncConnection.connect(
         dsn,
         autocommit=True,
@@ -39,16 +40,16 @@ async def connect(dsn: str, application_name: str) -> Connection:
     )
 
 
-async def ask(connection: Connection, statement: str = "SELECT 1") -> None:
-    """Returns when the server has done what takes it no time; raises
-    psycopg.OperationalError if it does not answer soon."""
+async def execute_promptly(connection: Connection, statement: str = "SELECT 1") -> None:
+    """Executes a statement that takes no time; raises psycopg.OperationalError if the server
+    does not answer within ANSWER_TIMEOUT_S."""
     with cut_after(connection, ANSWER_TIMEOUT_S):
         await connection.execute(statement.encode())
 
 
 @contextlib.contextmanager
 def cut_after(connection: Connection, timeout_s: float) -> Iterator[None]:
-    """Cuts the connection if the block takes longer; what waits on it then fails."""
+    """Cuts the connection if the block takes longer; queries on it then fail."""
     timer = asyncio.get_running_loop().call_later(timeout_s, cut, connection)
     try:
         yield
@@ -57,6 +58,6 @@ def cut_after(connection: Connection, timeout_s: float) -> Iterator[None]:
 
 
 def cut(connection: Connection) -> None:
-    """Ends a connection under whoever waits on it. Idempotent."""
+    """Shuts down a connection's socket, so that queries on it fail. Idempotent."""
     with contextlib.suppress(psycopg.Error, OSError):
         shut_down(connection.fileno())

@@ -1,4 +1,4 @@
-"""The connection pool's life, and the one place where psycopg's errors become ours."""
+"""The connection pool's lifecycle, and the translation of psycopg's errors to TileCacheErrors."""
 
 import asyncio
 import contextlib
@@ -26,21 +26,21 @@ from tilecache_daemon.errors import (
 from tilecache_daemon.store.connections import (
     ANSWER_TIMEOUT_S,
     Connection,
-    ask,
     connect,
     connect_timeout_s,
     cut,
     cut_after,
+    execute_promptly,
 )
 
 PROBE_INTERVAL_S: Final = 1.0
-_SILENT_S: Final = 1.5
-"""Who has waited in vain for a connection has waited for a silent server if the probe had no
-answer for so long, and not for other calls."""
+_UNRESPONSIVE_S: Final = 1.5
+"""If the server has not answered the probe for this long, a timeout while waiting for a pooled
+connection means that the server does not respond, not that the pool is busy."""
 WAITING_PER_CONNECTION: Final = 16
-"""How many calls may wait for each connection of the pool."""
+"""How many calls may wait, per connection of the pool."""
 KEPT_FOR_READS: Final = 3
-"""Connections of the pool that writes leave alone."""
+"""Connections of the pool that are reserved for reads."""
 _CLOSE_TIMEOUT_S: Final = 0.5
 """How long the pool's own tasks may take to end before the pool is closed without them. Calls
 that wait for a connection wait so much longer where such a task waits for a silent server."""
@@ -49,21 +49,21 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 
 class PoolStatus(NamedTuple):
-    """How busy the connections are."""
+    """How many connections are in use, and how many calls wait for one."""
 
     size: int
     in_use: int
     max_size: int
     waiting: int
-    """Calls that wait for a connection."""
 
 
 class Database:
-    """A pool that is thrown away when PostgreSQL goes and made anew when it is back.
+    """A connection pool that is closed when PostgreSQL becomes unavailable and reopened when
+    it is available again.
 
-    The monitor's probe on a connection of its own looks every second, and at once when
-    a call has met a broken connection. While PostgreSQL is away, calls fail
-    immediately instead of waiting for a connection that cannot come.
+    A probe on a separate connection checks the server every second, and at once after a call
+    has failed on a broken connection. While PostgreSQL is unavailable, calls fail immediately
+    instead of waiting for a connection.
     """
 
     def __init__(
@@ -76,28 +76,28 @@ class Database:
         statement_timeout_s: float,
         warm_up: Callable[[Connection], Awaitable[None]] | None = None,
     ) -> None:
-        """`warm_up` is done on each connection before it is used."""
+        """`warm_up` runs on each new connection before its first use."""
         self._dsn = dsn
         self._warm_up = warm_up
         self._sizes = (min_size, max_size)
         self._timeout_s = timeout_s
         self._statement_timeout_s = statement_timeout_s
-        self._writes = _Turns(max(max_size - KEPT_FOR_READS, 1), timeout_s)
+        self._writes = _WriteAdmission(max(max_size - KEPT_FOR_READS, 1), timeout_s)
         self._pool: AsyncConnectionPool[Connection] | None = None
         self._in_use: set[Connection] = set()
-        self._look_now = asyncio.Event()
+        self._probe_now = asyncio.Event()
         self._answered_at = 0.0
-        """When the server answered the probe last, as the event loop counts."""
+        """When the server last answered the probe, by the event loop's clock."""
         self._listeners: list[Callable[[], None]] = []
 
     @property
     def available(self) -> bool:
-        """Whether PostgreSQL answered when it was last asked."""
+        """Whether PostgreSQL answered the last probe."""
         return self._pool is not None
 
     @property
     def pool_status(self) -> PoolStatus:
-        """How busy the connections are; none are there while PostgreSQL is away."""
+        """The pool's status; it has no connections while PostgreSQL is unavailable."""
         stats = self._pool.get_stats() if self._pool else {}
         size = stats.get("pool_size", 0)
         in_use = size - stats.get("pool_available", 0)
@@ -120,20 +120,20 @@ class Database:
         try:
             while True:
                 with contextlib.suppress(asyncio.TimeoutError):
-                    await asyncio.wait_for(self._look_now.wait(), PROBE_INTERVAL_S)
-                was_called = self._look_now.is_set()
-                self._look_now.clear()
+                    await asyncio.wait_for(self._probe_now.wait(), PROBE_INTERVAL_S)
+                call_failed = self._probe_now.is_set()
+                self._probe_now.clear()
                 try:
                     probe = probe or await connect(self._dsn, "tilecache-probe")
-                    await ask(probe)
+                    await execute_promptly(probe)
                     self._answered_at = _now()
-                    await self._found(was_called)
+                    await self._probe_succeeded(check_pool=call_failed)
                 except (psycopg.Error, PoolTimeout, OSError) as error:
                     if probe:
                         cut(probe)
                         await probe.close()
                         probe = None
-                    await self._missed(error)
+                    await self._probe_failed(error)
         finally:
             if probe:
                 await probe.close()
@@ -144,10 +144,10 @@ class Database:
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
-        """A connection whose statements commit one by one.
+        """A connection in autocommit mode.
 
-        Raises a TileCacheError for whatever psycopg raises within. One that is held
-        for longer than two statements may take is cut: its server has fallen silent.
+        Raises a TileCacheError for errors of psycopg in the block. A connection that is used
+        for longer than twice the statement timeout is cut: its server no longer responds.
         """
         pool = self._pool
         if pool is None:
@@ -162,22 +162,23 @@ class Database:
                     finally:
                         self._in_use.discard(connection)
         except DatabaseUnavailableError:
-            self._look_now.set()
+            self._probe_now.set()
             raise
         except OverloadedError as error:
-            if _now() - self._answered_at > _SILENT_S:
+            if _now() - self._answered_at > _UNRESPONSIVE_S:
                 raise DatabaseUnavailableError("PostgreSQL does not answer") from error
             raise
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Connection]:
-        """As `connection`, but all or nothing: committed when the block ends well.
+        """A connection in a transaction, which commits if the block succeeds and otherwise
+        rolls back. Raises as `connection`.
 
-        Transactions are for writes. They wait for each other before they wait for a
-        connection, so that some are always left to reads.
+        Transactions are for writes. Their number is limited below the size of the pool, so that
+        some connections are always left to reads.
         """
         async with (
-            self._writes.turn(),
+            self._writes.admitted(),
             self.connection() as connection,
             connection.transaction(),
         ):
@@ -211,19 +212,17 @@ class Database:
         self._answered_at = _now()
 
     def _options(self) -> str:
-        """The address's own, and ours, which count more."""
+        """The options of the address, followed by our own, which take precedence."""
         own = conninfo_to_dict(self._dsn).get("options") or os.environ.get("PGOPTIONS", "")
         return (
             f"{own} -c statement_timeout={round(self._statement_timeout_s * 1000)}"
-            # Elsewhere the first and the last day of Python's calendar cannot be read.
+            # In other time zones, times on the first and last day of Python's calendar overflow.
             " -c timezone=UTC -c idle_in_transaction_session_timeout=60000"
         )
 
     async def _prepare(self, connection: Connection) -> None:
-        """Acknowledged means committed, also where the server's setting is not to wait.
-
-        A time in a binary result is read as PostgreSQL sends it: microseconds since 2000.
-        """
+        """Makes commits durable even if the server's `synchronous_commit` is off, and loads
+        times of binary results as microseconds since 2000."""
         connection.adapters.register_loader("timestamptz", Int8BinaryLoader)
         await connection.execute(
             "SELECT set_config(name, 'on', false) FROM pg_settings"
@@ -241,15 +240,15 @@ class Database:
             cut(connection)
         await pool.close(_CLOSE_TIMEOUT_S)
 
-    async def _found(self, connections_may_be_broken: bool) -> None:
+    async def _probe_succeeded(self, *, check_pool: bool) -> None:
         if self._pool is None:
             await self._open_pool()
             log.info("database_back")
             self._notify()
-        elif connections_may_be_broken:
+        elif check_pool:
             await self._pool.check()
 
-    async def _missed(self, error: Exception) -> None:
+    async def _probe_failed(self, error: Exception) -> None:
         if self._pool is not None:
             log.warning("database_lost", cause=str(error) or type(error).__name__)
             await self._drop_pool()
@@ -259,35 +258,36 @@ class Database:
             listener()
 
 
-class _Turns:
-    """So many at once. Others wait, a bounded number of them for a bounded time."""
+class _WriteAdmission:
+    """Admission control for writes: `limit` at once; of the others, a bounded number waits for
+    a bounded time."""
 
-    def __init__(self, count: int, timeout_s: float) -> None:
-        self._free = asyncio.Semaphore(count)
-        self._room = count * WAITING_PER_CONNECTION
+    def __init__(self, limit: int, timeout_s: float) -> None:
+        self._free = asyncio.Semaphore(limit)
+        self._max_waiting = limit * WAITING_PER_CONNECTION
         self._timeout_s = timeout_s
         self.waiting = 0
 
     @asynccontextmanager
-    async def turn(self) -> AsyncIterator[None]:
-        """Raises OverloadedError if no turn comes."""
-        await self._wait()
+    async def admitted(self) -> AsyncIterator[None]:
+        """Waits for admission; raises OverloadedError if too many wait, or for too long."""
+        await self._acquire()
         try:
             yield
         finally:
             self._free.release()
 
-    async def _wait(self) -> None:
+    async def _acquire(self) -> None:
         if not self._free.locked():
             await self._free.acquire()
             return
-        if self.waiting >= self._room:
-            raise OverloadedError("as many writes wait as may")
+        if self.waiting >= self._max_waiting:
+            raise OverloadedError(f"{self.waiting} writes are waiting, which is the limit")
         self.waiting += 1
         try:
             await asyncio.wait_for(self._free.acquire(), self._timeout_s)
         except asyncio.TimeoutError:
-            raise OverloadedError("other writes take too long") from None
+            raise OverloadedError("timed out waiting for other writes") from None
         finally:
             self.waiting -= 1
 
@@ -298,7 +298,7 @@ def _now() -> float:
 
 @contextlib.contextmanager
 def translated_errors() -> Iterator[None]:
-    """Raises what psycopg raises as a TileCacheError, with the cause kept."""
+    """Translates psycopg's errors to TileCacheErrors, with the original as the cause."""
     try:
         yield
     except (psycopg.Error, PoolTimeout) as error:
@@ -306,21 +306,23 @@ def translated_errors() -> Iterator[None]:
 
 
 def translate(error: Exception) -> TileCacheError:
-    """The TileCacheError that a psycopg error stands for; what is no operating
-    condition is raised as it is."""
+    """The TileCacheError for a psycopg error. Errors that are no operating condition, such as
+    a wrong statement, are raised unchanged."""
     match error:
         case TooManyRequests() | PoolTimeout():
             return OverloadedError("all database connections are busy")
         case errors.QueryCanceled():
-            return QueryCanceledError("the query ran longer than it may")
+            return QueryCanceledError("the query exceeded the statement timeout")
         case errors.DiskFull() | errors.OutOfMemory() | errors.ConfigurationLimitExceeded():
-            return DatabaseFullError(f"PostgreSQL has no room left: {_first_line(error)}")
+            return DatabaseFullError(f"PostgreSQL is out of resources: {_first_line(error)}")
         case errors.UndefinedTable() | errors.UndefinedColumn() | errors.UndefinedFunction():
-            return SchemaMismatchError(f"the schema is not this version's: {_first_line(error)}")
+            return SchemaMismatchError(
+                f"the schema does not match this version: {_first_line(error)}"
+            )
         case errors.SerializationFailure() | errors.DeadlockDetected():
-            return WriteConflictError("another writer was in the way")
+            return WriteConflictError("the transaction conflicted with another one; retry it")
         case errors.ReadOnlySqlTransaction():
-            return DatabaseUnavailableError("PostgreSQL takes no writes: it is a standby")
+            return DatabaseUnavailableError("PostgreSQL accepts no writes: it is a standby")
         case (
             psycopg.OperationalError()
             | psycopg.InterfaceError()

@@ -1,4 +1,4 @@
-"""Taking tiles out, and the list of files that are then to be removed."""
+"""Deleting tiles, and the list of their files that are to be removed."""
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime
@@ -8,11 +8,11 @@ from tilecache.mercator import CellRectangle
 from tilecache_daemon.models import Eviction, EvictionReason, Purge, Tile
 from tilecache_daemon.store.statements import Statements
 
-_EVICTION_LOCK: Final = 0x7469_6C65_0002  # any number that nothing else locks
+_EVICTION_LOCK: Final = 0x7469_6C65_0002  # the key of an advisory lock, unique to this use
 
 
 class Candidate(NamedTuple):
-    """A tile that may go, and its place in the order of use."""
+    """A tile that may be deleted, and its position in the order of use."""
 
     tile: Tile
     id: int
@@ -20,14 +20,14 @@ class Candidate(NamedTuple):
 
 
 class EvictionQueries(Statements):
-    """Rows on their way out."""
+    """Evictions and deletions. Positions start a page; a row's own position is excluded."""
 
     async def lock_eviction(self) -> None:
-        """Keeps other evictions from choosing until the transaction ends."""
+        """Blocks other evictions until the transaction ends."""
         await self._execute("lock_eviction", {"key": _EVICTION_LOCK})
 
     async def list_evictable(self, after: tuple[int, int], limit: int) -> list[Candidate]:
-        """The least recently used from a place in the order of use, (access_order, id), on."""
+        """The least recently used tiles after the position (access_order, id)."""
         return await self._candidates(
             "list_evictable", {"after_order": after[0], "after_id": after[1], "limit": limit}
         )
@@ -40,13 +40,13 @@ class EvictionQueries(Statements):
         after: tuple[int, int, int],
         limit: int,
         *,
-        hold: bool,
+        lock: bool,
     ) -> list[Candidate]:
-        """Tiles of a zoom in a rectangle that match, from a place, (x, y, id), on. With `hold`
-        they are waited for, and nobody else changes them until the transaction ends."""
-        place = dict(zip(("after_x", "after_y", "after_id"), after, strict=True))
-        parameters = {"zoom": zoom, "limit": limit} | cells._asdict() | purge._asdict() | place
-        return await self._candidates("list_deletable", parameters, hold=hold)
+        """Matching tiles of a zoom in a rectangle, after the position (x, y, id). With `lock`,
+        waits for other writers and locks the rows until the transaction ends."""
+        position = dict(zip(("after_x", "after_y", "after_id"), after, strict=True))
+        parameters = {"zoom": zoom, "limit": limit} | cells._asdict() | purge._asdict() | position
+        return await self._candidates("list_deletable", parameters, lock=lock)
 
     async def list_deletable_by_capture(
         self,
@@ -55,26 +55,27 @@ class EvictionQueries(Statements):
         after: tuple[datetime, int],
         limit: int,
         *,
-        hold: bool,
+        lock: bool,
     ) -> list[Candidate]:
-        """Tiles of some zooms that match, oldest capture first, from a place on. `hold` as
-        above."""
-        place = {"zooms": list(zooms), "after_captured_at": after[0], "after_id": after[1]}
+        """Matching tiles of some zooms, oldest capture first, after the position (captured_at,
+        id). `lock` as in `list_deletable`."""
+        position = {"zooms": list(zooms), "after_captured_at": after[0], "after_id": after[1]}
         return await self._candidates(
-            "list_deletable_by_capture", {"limit": limit} | purge._asdict() | place, hold=hold
+            "list_deletable_by_capture", {"limit": limit} | purge._asdict() | position, lock=lock
         )
 
     async def list_deletable_by_id(
-        self, tile_uuids: Sequence[str], *, hold: bool
+        self, tile_uuids: Sequence[str], *, lock: bool
     ) -> list[Candidate]:
-        """The tiles that are there. `hold` as above."""
+        """The tiles with these ids; unknown ids are left out. `lock` as in `list_deletable`."""
         parameters = {"tile_uuids": list(tile_uuids)}
-        return await self._candidates("list_deletable_by_id", parameters, hold=hold)
+        return await self._candidates("list_deletable_by_id", parameters, lock=lock)
 
     async def evict_tiles(
         self, chosen: Sequence[Candidate], reason: EvictionReason, now: datetime
     ) -> list[Eviction]:
-        """Takes tiles out and lists their files. Those used since, or held, stay."""
+        """Deletes tiles and lists their files for removal. Skips tiles that were used since
+        they were chosen, and those that another writer has locked."""
         parameters = {
             "ids": [candidate.id for candidate in chosen],
             "orders": [candidate.access_order for candidate in chosen],
@@ -84,32 +85,32 @@ class EvictionQueries(Statements):
         return [Eviction(*row) for row in await self._rows("evict_tiles", parameters)]
 
     async def list_replaced_file(self, tile_uuid: str, file_path: str, now: datetime) -> None:
-        """Lists a tile's file, unless it is `file_path`, which is about to take its place."""
+        """Lists a tile's file for removal, unless the path stays the same."""
         parameters = {"tile_uuid": tile_uuid, "file_path": file_path, "now": now}
         await self._execute("list_replaced_file", parameters)
 
     async def list_evictions(self, after_id: int, limit: int) -> list[Eviction]:
-        """Evictions whose files are not confirmed as removed, oldest first."""
+        """Evictions whose removal is not confirmed, oldest first."""
         parameters = {"after_id": after_id, "limit": limit}
         return [Eviction(*row) for row in await self._rows("list_evictions", parameters)]
 
     async def confirm_evictions(self, ids: Sequence[int]) -> set[int]:
-        """Takes evictions off the list; gives those that were on it."""
+        """Removes evictions from the list; returns the ids that were listed."""
         return {row[0] for row in await self._rows("confirm_evictions", {"ids": list(ids)})}
 
     async def find_listed_files(self, file_paths: Iterable[str]) -> set[str]:
-        """Which of these files are to be removed. No path has a line break in it."""
+        """Which of these files are listed for removal. Paths must not contain line breaks."""
         if not await self._value("is_any_file_listed"):
             return set()
         rows = await self._rows("find_listed_files", {"file_paths": "\n".join(file_paths)})
         return {row[0] for row in rows}
 
-    async def take_back_tiles(self, tile_uuids: Iterable[str]) -> None:
-        """Takes out rows that this transaction has put in."""
-        await self._execute("take_back_tiles", {"tile_uuids": list(tile_uuids)})
+    async def undo_inserts(self, tile_uuids: Iterable[str]) -> None:
+        """Deletes rows that this transaction has inserted."""
+        await self._execute("undo_inserts", {"tile_uuids": list(tile_uuids)})
 
     async def _candidates(
-        self, name: str, parameters: dict[str, Any], *, hold: bool = False
+        self, name: str, parameters: dict[str, Any], *, lock: bool = False
     ) -> list[Candidate]:
-        rows = await self._binary_rows(name, parameters, hold=hold)
+        rows = await self._binary_rows(name, parameters, lock=lock)
         return [Candidate(Tile(*row[:-2]), *row[-2:]) for row in rows]

@@ -1,4 +1,4 @@
-"""Sectors, rules and labels."""
+"""Reading and changing sectors and rules, and re-evaluating labels."""
 
 from datetime import datetime
 from typing import Any, Final, NamedTuple
@@ -13,11 +13,11 @@ from tilecache_daemon.freshness_policy import (
 )
 from tilecache_daemon.store.statements import Statements
 
-_POLICY_LOCK: Final = 0x7469_6C65_0001  # any number that nothing else locks
+_POLICY_LOCK: Final = 0x7469_6C65_0001  # the key of an advisory lock, unique to this use
 
 
 class RelabelProgress(NamedTuple):
-    """How far a batch of re-evaluation came. `last_id` is None at the end."""
+    """The result of one batch of a re-evaluation. `last_id` is None after the last batch."""
 
     last_id: int | None
     evaluated: int
@@ -25,11 +25,17 @@ class RelabelProgress(NamedTuple):
 
 
 class FreshnessQueries(Statements):
-    """The policy, and what it says of the tiles."""
+    """The sectors and rules in force, and the labels of stored tiles."""
 
-    async def hold_policy(self) -> FreshnessPolicy:
-        """The sectors and rules, which stay as they are until the transaction ends."""
-        await self._execute("hold_policy", {"key": _POLICY_LOCK})
+    async def lock_policy_for_share(self) -> FreshnessPolicy:
+        """Reads the policy, and blocks changes to it until the transaction ends."""
+        await self._execute("lock_policy_for_share", {"key": _POLICY_LOCK})
+        return await self.read_policy()
+
+    async def lock_policy_for_update(self) -> FreshnessPolicy:
+        """Reads the policy, and blocks inserts and other changes to it until the transaction
+        ends."""
+        await self._execute("lock_policy_for_update", {"key": _POLICY_LOCK})
         return await self.read_policy()
 
     async def read_policy(self) -> FreshnessPolicy:
@@ -44,7 +50,7 @@ class FreshnessQueries(Statements):
     async def relabel_tiles(
         self, after_id: int, limit: int, now: datetime, *, clock_trusted: bool
     ) -> RelabelProgress:
-        """Brings the labels of the next tiles, by row id, up to date."""
+        """Updates the labels of the next `limit` tiles, in the order of row ids."""
         parameters = {
             "after_id": after_id,
             "limit": limit,
@@ -53,20 +59,15 @@ class FreshnessQueries(Statements):
         }
         return RelabelProgress(*(await self._rows("relabel_tiles", parameters))[0])
 
-    async def change_policy(self) -> FreshnessPolicy:
-        """The sectors and rules, which only this transaction may change until it ends."""
-        await self._execute("change_policy", {"key": _POLICY_LOCK})
-        return await self.read_policy()
-
     async def set_sector(
         self, name: str, classification: SectorClassification, box: BoundingBox, now: datetime
     ) -> Sector:
-        """Makes a sector, or changes the one of that name."""
+        """Adds a sector, or changes the one with this name."""
         parameters = {"name": name, "classification": classification.value, "now": now}
         return _sector((await self._rows("set_sector", parameters | box._asdict()))[0])
 
     async def delete_sector(self, name: str) -> bool:
-        """Whether there was one."""
+        """Returns whether the sector existed."""
         return bool(await self._rows("delete_sector", {"name": name}))
 
     async def set_rule(self, rule: FreshnessRule) -> None:

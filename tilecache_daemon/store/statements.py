@@ -1,4 +1,4 @@
-"""Runs the statements of the query catalogue on one connection."""
+"""Execution of the query catalogue's statements on one connection."""
 
 from collections.abc import Mapping
 from typing import Any, Final
@@ -16,7 +16,7 @@ SQL: Final = {
 
 
 class Statements:
-    """What every group of queries builds on."""
+    """The base class of all groups of queries."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -35,10 +35,10 @@ class Statements:
         return list(map(Tile._make, await self._binary_rows(name, parameters)))
 
     async def _binary_rows(
-        self, name: str, parameters: Mapping[str, Any], *, hold: bool = False
+        self, name: str, parameters: Mapping[str, Any], *, lock: bool = False
     ) -> list[Any]:
-        """Rows whose times are microseconds since 2000. With `hold` nobody else changes the
-        tiles `t` among them until the transaction ends."""
-        statement = SQL[name] + b" FOR UPDATE OF t" if hold else SQL[name]
+        """Rows whose times are microseconds since 2000. With `lock`, the rows of `t` are locked
+        until the transaction ends."""
+        statement = SQL[name] + b" FOR UPDATE OF t" if lock else SQL[name]
         cursor = await self._connection.execute(statement, parameters, binary=True)
         return await cursor.fetchall()

@@ -1,4 +1,4 @@
-"""Access to the database: queries by topic on a connection or in a transaction."""
+"""The store: units of work on the database, with one method per query."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -19,11 +19,12 @@ from tilecache_daemon.store.tiles import TileQueries
 from tilecache_daemon.store.uploads import UploadQueries
 from tilecache_daemon.store.usage import UsageQueries
 
-_PLANNED_ANEW: Final = 6
+_CUSTOM_PLANS: Final = 6
+"""Executions of a prepared statement until PostgreSQL caches its plan."""
 
 
 class Store:
-    """Opens `Queries` on the database's connections."""
+    """Provides `Queries` on connections of the database. Raises TileCacheErrors."""
 
     def __init__(self, database: Database, changes: ChangeFeed) -> None:
         self._database = database
@@ -31,21 +32,22 @@ class Store:
 
     @property
     def available(self) -> bool:
-        """Whether PostgreSQL answered when it was last asked."""
+        """Whether PostgreSQL answered the last probe."""
         return self._database.available
 
     @asynccontextmanager
     async def connection(self) -> "AsyncIterator[Queries]":
-        """Queries that change no tile. Raises TileCacheErrors."""
+        """Queries that change no tile, in autocommit mode."""
         async with self._database.connection() as connection:
             yield Queries(connection)
 
     @asynccontextmanager
     async def transaction(self, *, own_accesses: bool = False) -> "AsyncIterator[Queries]":
-        """Queries that commit together, or not at all. Raises TileCacheErrors.
+        """Queries in one transaction.
 
-        When it has ended, the change feed's subscribers have its changes; with
-        `own_accesses` marked as access times that this daemon wrote.
+        Returns after the change feed has delivered the transaction's changes to the cache, so
+        that later reads see them. `own_accesses` marks them as accesses that this daemon
+        recorded.
         """
         marker = self._changes.new_marker()
         try:
@@ -61,27 +63,27 @@ class Store:
 
 
 async def warm_up(connection: Connection) -> None:
-    """Has PostgreSQL plan the statements of reads: on a new connection the first execution takes
-    a few milliseconds more, and a statement is planned anew until its sixth. It does not wait
-    for locks on the table, and leaves a missing table to those who need it."""
+    """Prepares the read queries on a new connection and has PostgreSQL cache their plans. The
+    first execution takes a few milliseconds more, and each one is planned until the sixth.
+    Does not wait for locks. A missing table is reported by the first query that needs it."""
     queries = Queries(connection)
     with suppress(errors.LockNotAvailable, errors.QueryCanceled, psycopg.ProgrammingError):
         async with connection.transaction():
             await queries.database.limit_lock_wait()
-            for _ in range(_PLANNED_ANEW):
+            for _ in range(_CUSTOM_PLANS):
                 await queries.tiles.read_blocks(0, [CellRectangle(0, 0, 0, 0)])
                 await queries.tiles.read_tiles([])
 
 
 class DatabaseQueries(Statements):
-    """What the database says of itself."""
+    """Settings and notifications of a transaction, and the latest recorded time."""
 
     async def set_writer(self, writer: str) -> None:
         """Puts the writer's id into the change notifications of this transaction."""
         await self._execute("set_writer", {"writer": writer})
 
     async def limit_lock_wait(self) -> None:
-        """The rest of the transaction waits for no lock longer than a moment."""
+        """Limits the wait for each lock to 20 ms for the rest of the transaction."""
         await self._execute("limit_lock_wait")
 
     async def send_marker(self, marker: str) -> None:
@@ -89,13 +91,13 @@ class DatabaseQueries(Statements):
         await self._execute("send_marker", {"payload": marker})
 
     async def read_latest_time_seen(self) -> datetime | None:
-        """The latest moment that the database has recorded as past."""
+        """The latest time that the database has recorded, which must be past."""
         latest: datetime | None = await self._value("latest_time_seen")
         return latest
 
 
 class Queries:
-    """The statements of the catalogue on one connection, by topic."""
+    """The query catalogue on one connection, grouped by topic."""
 
     def __init__(self, connection: Connection) -> None:
         self.tiles = TileQueries(connection)

@@ -12,11 +12,11 @@ from tilecache_daemon.store.binary_copy import HEADER, TRAILER, LabelledTile, pa
 from tilecache_daemon.store.statements import SQL, Statements
 from tilecache_daemon.store.tile_columns import TileColumns
 
-_SETTLING_LOCK: Final = 0x7469_6C65_7365  # "tilese": any number that nothing else locks
+_CONFLICT_LOCK: Final = 0x7469_6C65_7365  # the key of an advisory lock, unique to this use
 
 
 class Access(NamedTuple):
-    """A use of a tile, and its place in the order of use."""
+    """An access of a tile, and its position in the order of use."""
 
     id: int
     tile_uuid: str
@@ -25,43 +25,44 @@ class Access(NamedTuple):
 
 
 class TileQueries(Statements):
-    """The table of tiles."""
+    """Queries on the table of tiles."""
 
     async def find_tiles(self, tile_uuids: Sequence[str]) -> dict[str, Tile]:
-        """The tiles that are there, by id."""
+        """The stored tiles with these ids, by id."""
         tiles = await self._tiles("find_tiles", {"tile_uuids": list(tile_uuids)})
         return {tile.tile_uuid: tile for tile in tiles}
 
-    async def lock_settling(self) -> None:
-        """Keeps other writers from settling conflicts until the transaction ends."""
-        await self._execute("lock_settling", {"key": _SETTLING_LOCK})
+    async def lock_conflict_resolution(self) -> None:
+        """Keeps other writers from resolving conflicts until the transaction ends."""
+        await self._execute("lock_conflict_resolution", {"key": _CONFLICT_LOCK})
 
     async def lock_tiles(self, tile_uuids: Sequence[str]) -> dict[str, Tile]:
-        """As `find_tiles`; the tiles stay as they are until the transaction ends."""
+        """As `find_tiles`; the rows are locked until the transaction ends."""
         tiles = await self._tiles("lock_tiles", {"tile_uuids": list(tile_uuids)})
         return {tile.tile_uuid: tile for tile in tiles}
 
     async def read_blocks(self, zoom: int, cells: Sequence[CellRectangle]) -> TileColumns:
-        """The tiles in rectangles of which each lies in another block of 32 x 32 cells, in
-        no promised order."""
+        """The tiles in some rectangles, each within a different block of 32 x 32 cells. The
+        order is unspecified."""
         rows = await self._binary_rows("read_blocks", _region(zoom, cells))
         return TileColumns.read(rows)
 
     async def read_tiles(self, tile_uuids: Sequence[str]) -> TileColumns:
-        """The tiles that are there, in no promised order."""
+        """The stored tiles with these ids. The order is unspecified."""
         rows = await self._binary_rows("read_tiles", {"tile_uuids": list(tile_uuids)})
         return TileColumns.read(rows)
 
     async def read_cell_labels(
         self, zoom: int, cells: Sequence[CellRectangle]
     ) -> list[tuple[int, int, str]]:
-        """(y, x, label) for each label that occurs in each covered cell."""
+        """The distinct labels of each covered cell, as (y, x, label)."""
         return await self._rows("read_cell_labels", _region(zoom, cells))
 
     async def copy_tiles(
         self, parts: AsyncIterable[Sequence[LabelledTile]], created_at: datetime
     ) -> bool:
-        """Stores new tiles in bulk. False, and nothing stored, if one is there already."""
+        """Stores new tiles in bulk. Returns False, having stored none, if one of the keys is
+        stored already."""
         try:
             async with self._connection.transaction():
                 cursor = self._connection.cursor()
@@ -75,7 +76,7 @@ class TileQueries(Statements):
         return True
 
     async def insert_tiles(self, tiles: Sequence[LabelledTile], created_at: datetime) -> set[str]:
-        """Stores those tiles that are not there yet; gives their ids."""
+        """Stores the tiles whose keys are not stored yet; returns their ids."""
         columns: dict[str, Any] = {
             name: list(column)
             for name, column in zip(
@@ -90,15 +91,15 @@ class TileQueries(Statements):
         return {row[0] for row in await self._rows("insert_tiles", columns)}
 
     async def replace_tile(self, tile: NewTile, label: FreshnessLabel) -> None:
-        """Gives a stored tile another content, which waits for upload anew."""
+        """Replaces the content of a stored tile, and marks it as not uploaded."""
         given = {"captured_at": tile.captured_at, "freshness_label": label.value}
         await self._execute("replace_tile", tile._asdict() | given)
 
     async def number_accesses(
         self, accesses: Mapping[str, datetime], recent: timedelta
     ) -> list[Access]:
-        """Gives accesses, the earliest first, their places in the order of use. One within
-        `recent` of a written one is left."""
+        """Assigns positions in the order of use to accesses, earliest first. Skips an access
+        within `recent` after the one that is written."""
         parameters = {
             "tile_uuids": list(accesses),
             "accessed_at": list(accesses.values()),
@@ -107,8 +108,8 @@ class TileQueries(Statements):
         return [Access(*row) for row in await self._rows("number_accesses", parameters)]
 
     async def write_accesses(self, accesses: Sequence[Access]) -> set[int]:
-        """Gives the ids of the rows that it has written to: those that no other writer
-        holds at the moment, and that were not used later."""
+        """Writes accesses; returns the ids of the updated rows. Skips rows that another writer
+        has locked, and rows with a later access."""
         parameters = {
             "ids": [access.id for access in accesses],
             "accessed_at": [access.accessed_at for access in accesses],
@@ -118,6 +119,6 @@ class TileQueries(Statements):
 
 
 def _region(zoom: int, cells: Sequence[CellRectangle]) -> dict[str, Any]:
-    # As text: psycopg takes a while to make an array of a list.
+    # As text, because psycopg's conversion of lists to arrays is slow.
     columns = zip(CellRectangle._fields, zip(*cells, strict=True), strict=True)
     return {"zoom": zoom} | {name: f"{{{','.join(map(str, column))}}}" for name, column in columns}

@@ -1,4 +1,4 @@
-"""Tiles that wait for upload."""
+"""Pending uploads."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -9,7 +9,7 @@ from tilecache_daemon.store.statements import Statements
 
 
 class UploadState(NamedTuple):
-    """What a tile was before it was marked as uploaded."""
+    """The state of a tile before it was marked as uploaded."""
 
     source: str
     content_sha256: str | None
@@ -17,19 +17,20 @@ class UploadState(NamedTuple):
 
 
 class PendingUpload(NamedTuple):
-    """A tile that waits for upload, and its place among its captures."""
+    """A tile that is not uploaded yet, and its row id."""
 
     tile: Tile
     id: int
 
 
 class UploadQueries(Statements):
-    """The tiles made onboard."""
+    """Queries on tiles made onboard."""
 
     async def list_pending_uploads(
         self, after: tuple[datetime, int], flight_id: str | None, limit: int
     ) -> list[PendingUpload]:
-        """Onboard tiles that wait for upload, oldest capture first, from a place on."""
+        """Onboard tiles that are not uploaded yet, oldest capture first, after the position
+        (captured_at, id)."""
         rows = await self._binary_rows(
             "list_pending_uploads",
             {
@@ -44,8 +45,8 @@ class UploadQueries(Statements):
     async def mark_uploaded(
         self, contents: Sequence[tuple[str, str]], now: datetime
     ) -> dict[str, UploadState]:
-        """Marks (tile_uuid, content_sha256) as uploaded where that is the tile's
-        content; gives what each tile was before."""
+        """Marks tiles as uploaded, given (tile_uuid, content_sha256), if they have this
+        content; returns the previous state of each stored tile, by id."""
         parameters = {
             "tile_uuids": [tile_uuid for tile_uuid, _ in contents],
             "content_sha256": [sha256 for _, sha256 in contents],

@@ -1,15 +1,16 @@
-"""How much is stored, without counting it."""
+"""Storage usage, from counters that triggers maintain."""
 
 from typing import Final, NamedTuple
 
 from tilecache_daemon.store.statements import Statements
 
-_CEILING_LOCK: Final = 0x7469_6C65_0003  # any numbers that nothing else locks
+# The keys of advisory locks, unique to these uses.
+_CEILING_LOCK: Final = 0x7469_6C65_0003
 _FOLD_LOCK: Final = 0x7469_6C65_0004
 
 
 class UsageRow(NamedTuple):
-    """The usage of one combination."""
+    """The usage of one combination of zoom, source, label and pending upload."""
 
     zoom: int
     source: str
@@ -21,29 +22,29 @@ class UsageRow(NamedTuple):
 
 
 class UsageQueries(Statements):
-    """The usage that triggers keep."""
+    """Queries on the usage, which triggers record as differences."""
 
     async def lock_ceiling(self) -> None:
-        """Keeps other writers from deciding what fits until the transaction ends."""
+        """Keeps other writers from checking the ceiling until the transaction ends."""
         await self._execute("lock_ceiling", {"key": _CEILING_LOCK})
 
     async def read_usage(self) -> list[UsageRow]:
-        """All combinations that occur."""
+        """The usage of every combination that has tiles."""
         return [UsageRow(*row) for row in await self._rows("read_usage")]
 
     async def read_used_bytes(self) -> int:
-        """The size of all tiles."""
+        """The total size of all tiles, in bytes."""
         return int(await self._value("read_used_bytes"))
 
     async def read_pending_removal(self) -> tuple[int, int]:
-        """Evictions that are not confirmed, and their size in bytes."""
+        """The number of evictions that are not confirmed, and the size of their files."""
         count, used_bytes = (await self._rows("read_pending_removal"))[0]
         return count, used_bytes
 
     async def count_usage_rows(self) -> int:
-        """How many differences wait to be summed up."""
+        """How many differences are not summed up yet."""
         return int(await self._value("count_usage_rows"))
 
     async def fold_usage(self) -> None:
-        """Sums up the differences, unless another does so now."""
+        """Sums up the differences, unless another transaction is doing so."""
         await self._execute("fold_usage", {"key": _FOLD_LOCK})

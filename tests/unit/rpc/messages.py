@@ -1,4 +1,4 @@
-"""Messages with anything in their fields that protobuf lets through."""
+"""Hypothesis strategies for messages with any values that protobuf allows."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -85,7 +85,7 @@ regions = (
 
 
 def read_or_refuse(read: Callable[..., Any], *arguments: Any) -> Any:
-    """What is read; None, with at least one field named, if it is refused."""
+    """The result of a conversion; None if it raises an InvalidRequestError with violations."""
     value: Any = None
     violations: Sequence[FieldViolation] = ()
     try:
@@ -98,7 +98,7 @@ def read_or_refuse(read: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def fields_at_fault(read: Callable[..., Any], *arguments: Any) -> list[str]:
-    """The fields that it names when it refuses."""
+    """The fields of the violations that a conversion raises."""
     with pytest.raises(InvalidRequestError) as caught:
         read(*arguments)
     return [violation.field for violation in caught.value.violations]

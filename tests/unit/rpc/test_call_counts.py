@@ -1,4 +1,4 @@
-"""What is counted of calls, by a clock that the test moves."""
+"""Counts of calls, with a clock that the test sets."""
 
 import grpc
 import pytest
@@ -16,7 +16,7 @@ class Stopwatch:
         return self.now_s
 
 
-def test_an_rpc_on_two_sockets_is_counted_as_one() -> None:
+def test_the_counts_of_an_rpc_include_all_sockets() -> None:
     counts = CallCounts(Stopwatch())
     for begin in (counts.watch(METHOD), counts.watch(METHOD)):
         begin(None)(grpc.StatusCode.OK)
@@ -25,7 +25,7 @@ def test_an_rpc_on_two_sockets_is_counted_as_one() -> None:
     assert (rpc.started, rpc.succeeded, sum(rpc.within)) == (2, 2, 2)
 
 
-def test_a_call_that_goes_on_has_only_begun() -> None:
+def test_a_call_in_progress_is_counted_as_started_only() -> None:
     counts = CallCounts(Stopwatch())
     counts.watch(METHOD)(None)
 
@@ -53,7 +53,7 @@ def test_a_failed_call_is_counted_by_its_code() -> None:
         (LATENCY_BOUNDS_S[-1] + 1, len(LATENCY_BOUNDS_S)),
     ],
 )
-def test_a_call_is_within_the_least_bound_that_it_does_not_pass(
+def test_a_latency_is_counted_in_the_bucket_of_its_upper_bound(
     elapsed_s: float, index: int
 ) -> None:
     stopwatch = Stopwatch()
@@ -63,5 +63,5 @@ def test_a_call_is_within_the_least_bound_that_it_does_not_pass(
     end(grpc.StatusCode.OK)
 
     (rpc,) = counts.methods
-    assert [place for place, count in enumerate(rpc.within) if count] == [index]
+    assert [bucket for bucket, count in enumerate(rpc.within) if count] == [index]
     assert rpc.seconds == elapsed_s

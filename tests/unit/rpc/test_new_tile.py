@@ -1,4 +1,4 @@
-"""Reading tiles to be stored: what is derived, what is refused, and by which name."""
+"""Conversion of messages to new tiles: derived fields and violations."""
 
 import json
 import math
@@ -38,19 +38,19 @@ def fields_at_fault(message: TileMetadata) -> list[str]:
     return [violation.field for violation in caught.value.violations]
 
 
-def read_alone(message: TileMetadata) -> NewTile | InvalidRequestError:
+def convert_alone(message: TileMetadata) -> NewTile | InvalidRequestError:
     try:
         return new_tile(message)
     except InvalidRequestError as error:
         return error
 
 
-def told(answer: NewTile | InvalidRequestError) -> object:
-    return answer.violations if isinstance(answer, InvalidRequestError) else answer
+def comparable(result: NewTile | InvalidRequestError) -> object:
+    return result.violations if isinstance(result, InvalidRequestError) else result
 
 
 @given(messages.metadata)
-def test_any_tile_is_read_or_refused(message: TileMetadata) -> None:
+def test_any_message_is_converted_or_refused(message: TileMetadata) -> None:
     read = messages.read_or_refuse(new_tile, message)
     if read is not None:
         assert read.tile_uuid == tile_uuid(message.key)
@@ -59,22 +59,23 @@ def test_any_tile_is_read_or_refused(message: TileMetadata) -> None:
 
 
 @given(st.lists(messages.metadata | st.builds(tile, cell_keys), max_size=6))
-def test_tiles_that_are_read_together_are_read_as_each_by_itself(some: list[TileMetadata]) -> None:
-    assert list(map(told, new_tiles(some))) == [told(read_alone(message)) for message in some]
+def test_several_messages_are_converted_as_each_alone(some: list[TileMetadata]) -> None:
+    alone = [comparable(convert_alone(message)) for message in some]
+    assert list(map(comparable, new_tiles(some))) == alone
 
 
 @given(st.binary(max_size=200))
-def test_any_bytes_that_are_a_tile_are_read_or_refused(data: bytes) -> None:
+def test_a_message_that_lacks_required_fields_is_refused(data: bytes) -> None:
     try:
         message = TileMetadata.FromString(data)
     except DecodeError:
         return
     with pytest.raises(InvalidRequestError):
-        # So few bytes lack something that is required.
+        # 200 bytes cannot hold all required fields.
         new_tile(message)
 
 
-def test_what_may_be_derived_is_derived() -> None:
+def test_missing_fields_are_derived() -> None:
     read = new_tile(tile(KEY))
     assert read.tile_uuid == "17f7ac7e-6c25-5050-a7cd-b6578cd5f323"
     assert read.location_hash == "8d180ffb-bd42-5cb4-a4d6-628829b798b6"
@@ -84,7 +85,7 @@ def test_what_may_be_derived_is_derived() -> None:
     assert read.quality_metadata is None
 
 
-def test_what_is_given_and_right_is_taken() -> None:
+def test_given_valid_fields_are_kept() -> None:
     key = tile_key(18, 154321, 95812, ONBOARD, FLIGHT)
     read = new_tile(
         tile(
@@ -107,7 +108,7 @@ def test_what_is_given_and_right_is_taken() -> None:
     }
 
 
-def test_a_capture_is_kept_to_the_microsecond() -> None:
+def test_capture_times_are_truncated_to_microseconds() -> None:
     message = tile(KEY, captured_at=datetime(2026, 1, 1, tzinfo=timezone.utc))
     message.captured_at.nanos = 123_456_789
     assert new_tile(message).captured_at == datetime(2026, 1, 1, 0, 0, 0, 123_456, timezone.utc)
@@ -145,7 +146,7 @@ def test_a_centre_may_be_rounded() -> None:
         ("captured_at", Timestamp(nanos=-1)),
     ],
 )
-def test_one_bad_field_is_named_alone(field: str, value: object) -> None:
+def test_an_invalid_field_is_the_only_violation(field: str, value: object) -> None:
     message = tile(KEY)
     message.ClearField(field)
     if value is not None:
@@ -166,11 +167,11 @@ def test_a_path_that_may_leave_its_directory_is_refused(path: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["a", "18/1/2.jpg", "a b/ü.png", "...", ".a/b..c", "x" * 512])
-def test_a_path_that_stays_is_taken(path: str) -> None:
+def test_a_path_within_the_directory_is_accepted(path: str) -> None:
     assert new_tile(tile(KEY, file_path=path)).file_path == path
 
 
-def test_everything_that_is_wrong_is_told_at_once() -> None:
+def test_all_invalid_fields_are_violations() -> None:
     bad = TileMetadata(key=tile_key(18, -1, 0), tile_size_pixels=-1)
     assert fields_at_fault(bad) == [
         *("key.x", "file_path", "content_sha256", "disk_bytes", "captured_at"),
@@ -178,7 +179,7 @@ def test_everything_that_is_wrong_is_told_at_once() -> None:
     ]
 
 
-def test_a_tile_without_a_key_is_refused_by_the_keys_parts() -> None:
+def test_a_missing_key_is_a_violation_of_its_fields() -> None:
     message = tile(KEY)
     message.ClearField("key")
     assert fields_at_fault(message) == ["key.source"]
@@ -196,14 +197,14 @@ def test_a_tile_without_a_key_is_refused_by_the_keys_parts() -> None:
         {"ü" * 1024: 1},
     ],
 )
-def test_quality_that_the_database_cannot_keep_is_refused(value: dict[str, Any]) -> None:
+def test_quality_that_cannot_be_stored_is_refused(value: dict[str, Any]) -> None:
     assert fields_at_fault(tile(KEY, quality_metadata=struct(value))) == ["quality_metadata"]
 
 
 @pytest.mark.parametrize(
     "value", [{}, {"a": None}, {"a": "\\u0000"}, {"a": "\n\\"}, {"a": 1e308}, {"a": "x" * 2030}]
 )
-def test_quality_that_is_json_is_kept_as_it_is(value: dict[str, Any]) -> None:
+def test_valid_quality_is_kept_unchanged(value: dict[str, Any]) -> None:
     assert json.loads(quality_json(struct(value))) == value
 
 
@@ -214,7 +215,7 @@ def nested(depth: int) -> dict[str, Any]:
     return value
 
 
-def test_quality_that_is_nested_too_deep_for_an_answer_is_refused() -> None:
+def test_quality_with_too_many_nested_levels_is_refused() -> None:
     assert json.loads(quality_json(struct(nested(16)))) == nested(16)
     too_deep = tile(KEY, quality_metadata=struct(nested(17)))
     assert fields_at_fault(too_deep) == ["quality_metadata"]

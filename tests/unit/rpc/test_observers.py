@@ -1,4 +1,4 @@
-"""Who is told of a call's beginning and end."""
+"""Observers are notified of the beginning and end of calls."""
 
 from collections.abc import Callable
 
@@ -12,32 +12,32 @@ async def call(request: bytes, _: object) -> bytes:
     return request
 
 
-def telling(name: str, told: list[str]) -> Callable[[object], Callable[[grpc.StatusCode], None]]:
+def recorder(name: str, events: list[str]) -> Callable[[object], Callable[[grpc.StatusCode], None]]:
     def begin(_: object) -> Callable[[grpc.StatusCode], None]:
-        told.append(f"{name} begins")
-        return lambda code: told.append(f"{name} ends with {code.name}")
+        events.append(f"{name} begins")
+        return lambda code: events.append(f"{name} ends with {code.name}")
 
     return begin
 
 
-def test_a_call_that_nobody_observes_is_left_as_it_is() -> None:
+def test_without_observers_a_call_is_not_wrapped() -> None:
     assert observed(call, []) is call
 
 
-async def test_each_observer_is_told_once_of_the_beginning_and_the_end() -> None:
-    told: list[str] = []
-    watched = observed(call, [telling("first", told), telling("second", told)])
+async def test_each_observer_is_notified_of_the_beginning_and_the_end() -> None:
+    events: list[str] = []
+    watched = observed(call, [recorder("first", events), recorder("second", events)])
 
     assert await watched(b"answer", None) == b"answer"
 
-    assert sorted(told) == [
+    assert sorted(events) == [
         *("first begins", "first ends with OK"),
         *("second begins", "second ends with OK"),
     ]
 
 
-async def test_an_error_is_told_and_goes_on_to_the_caller() -> None:
-    told: list[str] = []
+async def test_observers_receive_the_code_of_an_error_that_is_raised() -> None:
+    events: list[str] = []
 
     class Context:
         def code(self) -> grpc.StatusCode:
@@ -47,6 +47,6 @@ async def test_an_error_is_told_and_goes_on_to_the_caller() -> None:
         raise LookupError
 
     with pytest.raises(LookupError):
-        await observed(fail, [telling("it", told)])(b"", Context())
+        await observed(fail, [recorder("call", events)])(b"", Context())
 
-    assert told == ["it begins", "it ends with NOT_FOUND"]
+    assert events == ["call begins", "call ends with NOT_FOUND"]

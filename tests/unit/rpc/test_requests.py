@@ -1,4 +1,4 @@
-"""Reading requests: nothing but InvalidRequestError is ever raised."""
+"""Validation of requests: the only error raised is InvalidRequestError."""
 
 import math
 from datetime import datetime, timedelta, timezone
@@ -26,7 +26,7 @@ from tilecache_daemon.service.uploads import decode_page_token
 
 
 @given(messages.keys)
-def test_any_key_is_read_or_refused(message: TileKey) -> None:
+def test_any_key_is_converted_or_refused(message: TileKey) -> None:
     key = messages.read_or_refuse(requests.tile_key, message)
     if key is not None:
         assert 0 <= key.zoom <= 22
@@ -35,13 +35,13 @@ def test_any_key_is_read_or_refused(message: TileKey) -> None:
 
 
 @given(messages.refs)
-def test_any_reference_is_read_or_refused(message: TileRef) -> None:
+def test_any_reference_is_converted_or_refused(message: TileRef) -> None:
     tile_uuid = messages.read_or_refuse(requests.tile_ref, "tile", message)
     assert tile_uuid is None or len(tile_uuid) == 36
 
 
 @given(st.integers(0, 22), messages.regions)
-def test_any_region_is_read_or_refused(zoom: int, message: Region) -> None:
+def test_any_region_is_converted_or_refused(zoom: int, message: Region) -> None:
     cells = messages.read_or_refuse(requests.region_cells, zoom, message)
     for x_from, x_to, y_from, y_to in islice(cells or (), 10):
         assert 0 <= x_from <= x_to < 1 << zoom
@@ -49,7 +49,7 @@ def test_any_region_is_read_or_refused(zoom: int, message: Region) -> None:
 
 
 @given(messages.timestamps)
-def test_any_moment_is_read_or_refused(message: Timestamp) -> None:
+def test_any_time_is_converted_or_refused(message: Timestamp) -> None:
     moment = messages.read_or_refuse(requests.moment, "captured_at", message)
     if moment is not None:
         epoch = datetime(1970, 1, 1, tzinfo=timezone.utc)
@@ -68,17 +68,17 @@ def test_any_moment_is_read_or_refused(message: Timestamp) -> None:
         limit=messages.int32s,
     )
 )
-def test_any_filter_is_read_or_refused(message: QueryTilesRequest) -> None:
+def test_any_filter_is_converted_or_refused(message: QueryTilesRequest) -> None:
     wanted = messages.read_or_refuse(requests.tile_filter, message)
     assert wanted is None or wanted.limit >= 0
 
 
 @given(messages.texts | st.binary(max_size=30).map(lambda data: data.decode("latin-1")))
-def test_any_page_token_is_read_or_refused(token: str) -> None:
+def test_any_page_token_is_decoded_or_refused(token: str) -> None:
     messages.read_or_refuse(decode_page_token, token)
 
 
-def test_every_bad_part_of_a_key_is_named() -> None:
+def test_all_invalid_fields_of_a_key_are_violations() -> None:
     key = TileKey(zoom=3, x=8, y=-1, source=9, flight_id="F")
     assert fields_at_fault(requests.tile_key, key) == ["x", "y", "source", "flight_id"]
     assert fields_at_fault(requests.tile_key, TileKey(zoom=23)) == ["zoom", "source"]
@@ -88,23 +88,23 @@ def test_every_bad_part_of_a_key_is_named() -> None:
     "text",
     [FLIGHT.upper(), f"{{{FLIGHT}}}", FLIGHT.replace("-", ""), f" {FLIGHT}", f"{FLIGHT}\n", ""],
 )
-def test_a_uuid_travels_in_canonical_text_only(text: str) -> None:
+def test_only_canonical_uuids_are_accepted(text: str) -> None:
     assert fields_at_fault(requests.uuid_text, "f", text) == ["f"]
     assert fields_at_fault(requests.tile_key, tile_key(0, 0, 0, flight_id=text)) == ["flight_id"]
 
 
 @pytest.mark.parametrize("text", ["", "A" * 64, "a" * 63, "a" * 65, "g" * 64, "a" * 64 + "\n"])
-def test_a_hash_travels_in_canonical_text_only(text: str) -> None:
+def test_only_canonical_hashes_are_accepted(text: str) -> None:
     assert fields_at_fault(requests.sha256_text, "h", text) == ["h"]
 
 
-def test_a_reference_to_nothing_is_named() -> None:
+def test_an_empty_reference_is_refused() -> None:
     assert fields_at_fault(requests.tile_ref, "tile", TileRef()) == ["tile"]
 
 
-def test_no_items_and_too_many_are_refused() -> None:
+def test_an_empty_list_and_too_many_items_are_refused() -> None:
     assert fields_at_fault(requests.check_count, "tiles", 0, 3) == ["tiles"]
-    with pytest.raises(LimitExceededError, match="tiles: has 4 items, 3 at most"):
+    with pytest.raises(LimitExceededError, match="tiles: has 4 items, must have at most 3"):
         requests.check_count("tiles", 4, 3)
     requests.check_count("tiles", 3, 3)
 
@@ -137,12 +137,12 @@ NAN, INF = math.nan, math.inf
         (cell_region(0, 1, 2, 1), "region.cell_range.y_from"),
     ],
 )
-def test_a_bad_region_is_named_by_its_part(region: Region, field: str) -> None:
+def test_an_invalid_region_is_a_violation_of_its_field(region: Region, field: str) -> None:
     assert fields_at_fault(requests.region_cells, 3, region) == [field]
 
 
 @pytest.mark.parametrize(("seconds", "nanos"), [(0, -1), (0, 10**9), (2**62, 0), (-(2**62), 0)])
-def test_a_moment_outside_the_calendar_is_refused(seconds: int, nanos: int) -> None:
+def test_a_time_outside_the_calendar_is_refused(seconds: int, nanos: int) -> None:
     message = Timestamp(seconds=seconds, nanos=nanos)
     assert fields_at_fault(requests.moment, "captured_at", message) == ["captured_at"]
 
@@ -160,17 +160,19 @@ def test_a_moment_outside_the_calendar_is_refused(seconds: int, nanos: int) -> N
         (QueryTilesRequest(captured_after=Timestamp(nanos=-1)), "captured_after"),
     ],
 )
-def test_a_bad_filter_is_named(request_: QueryTilesRequest, field: str) -> None:
+def test_an_invalid_filter_is_a_violation_of_its_field(
+    request_: QueryTilesRequest, field: str
+) -> None:
     assert fields_at_fault(requests.tile_filter, request_) == [field]
 
 
-def test_without_labels_the_usable_ones_are_meant() -> None:
+def test_the_default_labels_are_the_usable_ones() -> None:
     assert requests.tile_filter(QueryTilesRequest()).labels == {"fresh", "downgraded", "stale_warn"}
     wanted = requests.tile_filter(QueryTilesRequest(labels=[5, 3]))
     assert wanted.labels == {"rejected", "stale_reject"}
 
 
-def test_unspecified_choices_are_their_defaults() -> None:
+def test_unspecified_enums_are_their_defaults() -> None:
     assert [requests.on_conflict(number) for number in range(4)] == [
         *(OnConflict.FAIL, OnConflict.FAIL),
         *(OnConflict.KEEP_EXISTING, OnConflict.REPLACE_IF_NEWER),
@@ -179,15 +181,15 @@ def test_unspecified_choices_are_their_defaults() -> None:
     assert fields_at_fault(requests.on_conflict, 4) == ["on_conflict"]
 
 
-@pytest.mark.parametrize(("asked", "given_"), [(0, 1000), (1, 1), (1000, 1000), (5000, 1000)])
-def test_a_page_has_a_thousand_items_at_most(asked: int, given_: int) -> None:
-    assert requests.page_size(asked) == given_
+@pytest.mark.parametrize(("requested", "size"), [(0, 1000), (1, 1), (1000, 1000), (5000, 1000)])
+def test_a_page_has_at_most_a_thousand_items(requested: int, size: int) -> None:
+    assert requests.page_size(requested) == size
 
 
-def test_a_negative_page_is_refused() -> None:
+def test_a_negative_page_size_is_refused() -> None:
     assert fields_at_fault(requests.page_size, -1) == ["page_size"]
 
 
-def test_a_flight_filter_may_be_left_out() -> None:
+def test_the_flight_filter_is_optional() -> None:
     assert requests.optional_flight(ListPendingUploadsRequest()) is None
     assert requests.optional_flight(ListPendingUploadsRequest(flight_id=FLIGHT)) == FLIGHT

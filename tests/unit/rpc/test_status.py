@@ -1,4 +1,4 @@
-"""How errors are told: one table, and what it says of each."""
+"""The mapping of errors to gRPC statuses."""
 
 from collections.abc import Iterator
 
@@ -25,7 +25,7 @@ ERRORS = sorted(set(subclasses(TileCacheError)), key=lambda kind: kind.__name__)
 def example(kind: type[TileCacheError]) -> TileCacheError:
     if issubclass(kind, InvalidRequestError):
         return kind(FieldViolation("tile.key.zoom", "is 23"), FieldViolation("tile.key.x", "is -1"))
-    return kind("what happened", tile_uuid="17f7ac7e", count=3)
+    return kind("a message", tile_uuid="17f7ac7e", count=3)
 
 
 def detail(status: status_pb2.Status, kind: type[Message]) -> Message | None:
@@ -36,20 +36,20 @@ def detail(status: status_pb2.Status, kind: type[Message]) -> Message | None:
     return None
 
 
-def test_each_error_has_its_entry_in_the_table() -> None:
+def test_each_error_is_in_the_table() -> None:
     assert set(TABLE) == set(ERRORS)
 
 
-def test_each_error_has_a_reason_of_its_own() -> None:
+def test_reasons_are_unique() -> None:
     reasons = [kind.reason for kind in ERRORS]
     assert len(set(reasons)) == len(reasons)
     assert all(reason == reason.upper() and reason.isascii() for reason in reasons)
 
 
-def test_each_code_is_one_that_grpc_knows_and_none_is_ok() -> None:
-    for telling in TABLE.values():
-        assert telling.code in CODES
-        assert telling.code not in (code_pb2.OK, code_pb2.UNKNOWN, code_pb2.INTERNAL)
+def test_codes_are_grpc_codes_of_expected_errors() -> None:
+    for status in TABLE.values():
+        assert status.code in CODES
+        assert status.code not in (code_pb2.OK, code_pb2.UNKNOWN, code_pb2.INTERNAL)
 
 
 @pytest.mark.parametrize("kind", ERRORS)
@@ -64,23 +64,23 @@ def test_each_error_carries_its_reason_and_facts(kind: type[TileCacheError]) -> 
 
 
 @pytest.mark.parametrize("kind", ERRORS)
-def test_a_retry_hint_comes_with_what_may_pass_and_with_nothing_else(
+def test_retryable_errors_and_no_others_have_a_retry_delay(
     kind: type[TileCacheError],
 ) -> None:
     status = status_of(example(kind))
     hint = detail(status, error_details_pb2.RetryInfo)
-    may_pass = status.code in (
+    is_retryable = status.code in (
         code_pb2.UNAVAILABLE,
         code_pb2.RESOURCE_EXHAUSTED,
         code_pb2.ABORTED,
     )
-    assert (hint is not None) is may_pass
+    assert (hint is not None) is is_retryable
     if isinstance(hint, error_details_pb2.RetryInfo):
         assert hint.retry_delay.ToMilliseconds() > 0
 
 
 @pytest.mark.parametrize("kind", [errors.InvalidRequestError, errors.LimitExceededError])
-def test_what_is_invalid_names_each_bad_field(kind: type[TileCacheError]) -> None:
+def test_an_invalid_request_lists_its_violations(kind: type[TileCacheError]) -> None:
     status = status_of(example(kind))
     bad = detail(status, error_details_pb2.BadRequest)
     assert status.code == code_pb2.INVALID_ARGUMENT
@@ -91,7 +91,7 @@ def test_what_is_invalid_names_each_bad_field(kind: type[TileCacheError]) -> Non
     ]
 
 
-def test_a_defect_tells_nothing_of_itself() -> None:
+def test_an_internal_error_reveals_nothing() -> None:
     status = internal_status()
     info = detail(status, error_details_pb2.ErrorInfo)
     assert status.code == code_pb2.INTERNAL

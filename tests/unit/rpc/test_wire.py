@@ -1,4 +1,4 @@
-"""Tiles as messages, and messages joined from bytes."""
+"""Conversion of tiles to messages."""
 
 import json
 from datetime import datetime, timezone
@@ -16,7 +16,7 @@ from tilecache_daemon.models import FreshnessLabel, Tile, micros_of
 from tilecache_daemon.rpc import wire
 
 
-def read_micros(message: TileMetadata, field: str) -> int | None:
+def micros_of_field(message: TileMetadata, field: str) -> int | None:
     if not message.HasField(field):
         return None
     moment: datetime = getattr(message, field).ToDatetime(timezone.utc)
@@ -24,7 +24,7 @@ def read_micros(message: TileMetadata, field: str) -> int | None:
 
 
 @given(tiles)
-def test_a_tiles_message_says_all_that_is_known_of_it(tile: Tile) -> None:
+def test_a_message_has_all_fields_of_its_tile(tile: Tile) -> None:
     (message,) = wire.tile_messages([tile])
     key = message.key
     assert (key.zoom, key.x, key.y) == (tile.zoom, tile.x, tile.y)
@@ -33,7 +33,7 @@ def test_a_tiles_message_says_all_that_is_known_of_it(tile: Tile) -> None:
     assert message.content_sha256 == (tile.content_sha256 or "")
     assert (message.disk_bytes if message.HasField("disk_bytes") else None) == tile.disk_bytes
     for event in ("captured", "created", "accessed", "uploaded"):
-        assert read_micros(message, f"{event}_at") == getattr(tile, f"{event}_us")
+        assert micros_of_field(message, f"{event}_at") == getattr(tile, f"{event}_us")
     for field in (
         *("tile_uuid", "location_hash", "latitude", "longitude"),
         *("tile_size_meters", "tile_size_pixels", "file_path"),
@@ -45,7 +45,7 @@ def test_a_tiles_message_says_all_that_is_known_of_it(tile: Tile) -> None:
         assert dict(message.quality_metadata.items()) == json.loads(tile.quality_metadata)
 
 
-def test_a_row_of_the_old_schema_has_a_message() -> None:
+def test_a_row_of_the_oldest_schema_has_a_message() -> None:
     (message,) = wire.tile_messages([old_row()])
     assert message.key.source == TILE_SOURCE_UNSPECIFIED
     assert message.content_sha256 == ""
@@ -53,12 +53,12 @@ def test_a_row_of_the_old_schema_has_a_message() -> None:
     assert list(message.quality_metadata["value"]) == [1, 2]
 
 
-def test_each_label_has_its_number() -> None:
+def test_each_label_has_a_number() -> None:
     assert set(wire.LABEL_NUMBERS) == {label.value for label in FreshnessLabel}
     assert wire.LABEL_NUMBERS["downgraded"] == FRESHNESS_LABEL_DOWNGRADED
 
 
-def test_a_moment_before_1970_keeps_its_microseconds() -> None:
+def test_a_time_before_1970_keeps_its_microseconds() -> None:
     moment = datetime(1969, 12, 31, 23, 59, 59, 999999, tzinfo=timezone.utc)
     message = wire.timestamp(moment)
     assert message is not None

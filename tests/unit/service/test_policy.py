@@ -1,4 +1,4 @@
-"""Ages in whole months, and what an explanation says."""
+"""Ages in whole calendar months."""
 
 from datetime import datetime, timedelta, timezone
 
@@ -19,7 +19,7 @@ def day(year: int, month: int, number: int) -> datetime:
 
 
 @given(MOMENTS, MOMENTS)
-def test_so_many_months_have_passed_and_no_more(start: datetime, end: datetime) -> None:
+def test_the_count_is_the_number_of_months_that_have_passed(start: datetime, end: datetime) -> None:
     months = count_months(start, end)
 
     assert months >= 0
@@ -28,7 +28,7 @@ def test_so_many_months_have_passed_and_no_more(start: datetime, end: datetime) 
 
 
 @given(MOMENTS, st.integers(1, 1_200))
-def test_a_rule_is_met_in_the_very_moment_in_which_the_count_is(
+def test_the_count_reaches_a_rules_age_when_a_capture_expires(
     captured_at: datetime, months: int
 ) -> None:
     expires_at = add_months(captured_at, months)
@@ -48,5 +48,5 @@ def test_a_rule_is_met_in_the_very_moment_in_which_the_count_is(
         (day(2026, 3, 1), day(2026, 2, 1), 0),
     ],
 )
-def test_months_are_the_calendars(start: datetime, end: datetime, months: int) -> None:
+def test_months_are_calendar_months(start: datetime, end: datetime, months: int) -> None:
     assert count_months(start, end) == months

@@ -1,9 +1,8 @@
-"""The query catalogue: every statement that the daemon sends, by name.
+"""The query catalogue: every statement that the daemon executes, by name.
 
-A file holds statements, each under a line `-- name --` and a line that says what
-it is for. `{tile_columns}` stands for the columns of `models.Tile`, in
-order, `{tile_records}` for what `tile_columns.TileColumns` is read from, and
-`{eviction_columns}` for the columns of `models.Eviction`.
+Each statement in a file follows a line `-- name --` and a comment on its purpose. Placeholders:
+`{tile_columns}` for the columns of `models.Tile` in order, `{tile_records}` for the columns
+that `tile_columns.TileColumns` reads, `{eviction_columns}` for those of `models.Eviction`.
 """
 
 import re
@@ -38,7 +37,7 @@ def _code(column: str, codes: Mapping[str, int]) -> str:
 _SOURCE: Final = _code("t.source", SOURCE_NUMBERS)
 _LABEL: Final = _code(
     "t.freshness_status",
-    {label.value: place << LABEL_SHIFT for place, label in enumerate(FreshnessLabel)},
+    {label.value: rank << LABEL_SHIFT for rank, label in enumerate(FreshnessLabel)},
 )
 _SHA256: Final = f"CASE WHEN t.content_sha256 IS NULL THEN 0 ELSE {1 << SHA256_SHIFT} END"
 
@@ -59,9 +58,9 @@ TILE_RECORD: Final = (
     f"coalesce(timestamptz_send(t.accessed_at), {_NO_TIME})",
     f"coalesce(timestamptz_send(t.uploaded_at), {_NO_TIME})",
 )
-"""What PostgreSQL's own functions make of a tile's columns: the fields of `tile_columns.RECORD`
-in order, two integers or three doubles by one call where they can be, since each call takes
-memory of its own. A value of its own for each column takes twice the time."""
+"""The fields of `tile_columns.RECORD` in order, encoded by PostgreSQL's send functions. Two
+integers or three doubles share a call where possible, since each call allocates memory.
+Sending each column as a separate value takes twice the time."""
 
 TILE_RECORDS: Final = f"""
     string_agg({" || ".join(TILE_RECORD)}, ''::bytea),
@@ -80,7 +79,7 @@ _STATEMENT: Final = re.compile(
 
 
 def load_queries(*names: str) -> dict[str, str]:
-    """The statements of the named files of this folder."""
+    """The statements of the named files in this directory."""
     queries: dict[str, str] = {}
     for name in names:
         text = files(__name__).joinpath(f"{name}.sql").read_text()

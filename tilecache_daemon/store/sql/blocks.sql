@@ -1,6 +1,6 @@
 -- read_blocks --
--- The tiles of a few blocks of a zoom, of each those in a rectangle of its cells: a row a
--- block. Cells within a block, which no index serves, keep the planner at the blocks' index.
+-- The tiles in some rectangles of cells, each within one block: a row per block. The conditions
+-- on cells within a block match no index, so that the planner uses the index of blocks.
 SELECT a.*
 FROM unnest(%(x_from)s::int[], %(x_to)s::int[], %(y_from)s::int[], %(y_to)s::int[])
          AS b (x_from, x_to, y_from, y_to)
@@ -16,7 +16,7 @@ CROSS JOIN LATERAL (
 ) AS a;
 
 -- read_tiles --
--- Tiles by id, all in a row, or no row; ids that name none are left out.
+-- Tiles by id, all in one row (no row if there are none). Unknown ids are left out.
 SELECT {tile_records}
 FROM tiles t
 WHERE t.tile_uuid = ANY(%(tile_uuids)s::uuid[])

@@ -1,5 +1,5 @@
 -- latest_time_seen --
--- The latest moment that this database has recorded as past.
+-- The latest time that this database has recorded, which must be past.
 SELECT greatest(
     (SELECT max(accessed_at) FROM tiles),
     (SELECT created_at FROM tiles ORDER BY id DESC LIMIT 1)

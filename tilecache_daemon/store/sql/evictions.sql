@@ -1,9 +1,9 @@
 -- lock_eviction --
--- One eviction at a time decides what goes next.
+-- One eviction at a time selects candidates.
 SELECT pg_advisory_xact_lock(%(key)s::bigint);
 
 -- list_evictable --
--- Tiles from a place in the order of use on, least recently used first.
+-- Tiles after a position in the order of use, least recently used first.
 SELECT {tile_columns}, t.id, t.access_order
 FROM tiles t
 WHERE (t.access_order, t.id) > (%(after_order)s, %(after_id)s)
@@ -11,16 +11,16 @@ ORDER BY t.access_order, t.id
 LIMIT %(limit)s;
 
 -- evict_tiles --
--- Takes rows out and lists them for their files' removal, in one statement.
--- A tile that was used since it was chosen, or that a writer holds, stays.
-WITH held AS (
+-- Deletes tiles and lists their files for removal, in one statement. Skips tiles that were
+-- used since they were chosen, and those that another writer has locked.
+WITH locked AS (
     SELECT t.id
     FROM tiles t
     JOIN unnest(%(ids)s::bigint[], %(orders)s::bigint[]) AS chosen (id, access_order)
       USING (id, access_order)
     FOR UPDATE OF t SKIP LOCKED
-), gone AS (
-    DELETE FROM tiles t USING held WHERE t.id = held.id RETURNING t.*
+), deleted AS (
+    DELETE FROM tiles t USING locked WHERE t.id = locked.id RETURNING t.*
 )
 INSERT INTO tile_evictions AS e (
     tile_uuid, zoom, x, y, source, flight_id, file_path, content_sha256, disk_bytes,
@@ -28,12 +28,12 @@ INSERT INTO tile_evictions AS e (
 )
 SELECT tile_uuid, zoom, x, y, source, flight_id, file_path, content_sha256, disk_bytes,
        accessed_at, %(now)s, %(reason)s
-FROM gone
+FROM deleted
 ORDER BY access_order, id
 RETURNING {eviction_columns};
 
 -- list_replaced_file --
--- Lists the file of a tile that is about to get another one.
+-- Lists the file of a tile for removal before its path changes.
 INSERT INTO tile_evictions (
     tile_uuid, zoom, x, y, source, flight_id, file_path, content_sha256, disk_bytes,
     accessed_at, evicted_at, reason
@@ -44,7 +44,7 @@ FROM tiles
 WHERE tile_uuid = %(tile_uuid)s::uuid AND file_path <> %(file_path)s;
 
 -- list_evictions --
--- Evictions from a place on, oldest first.
+-- Evictions after a position, oldest first.
 SELECT {eviction_columns}
 FROM tile_evictions e
 WHERE e.id > %(after_id)s
@@ -52,28 +52,28 @@ ORDER BY e.id
 LIMIT %(limit)s;
 
 -- confirm_evictions --
--- Takes evictions off the list.
+-- Removes evictions from the list.
 DELETE FROM tile_evictions
 WHERE id = ANY(%(ids)s::bigint[])
 RETURNING id;
 
 -- is_any_file_listed --
--- Whether files wait for their removal at all.
+-- Whether any file is listed for removal.
 SELECT EXISTS (SELECT FROM tile_evictions);
 
 -- find_listed_files --
--- Which of these files, a line each, are to be removed.
+-- Which of these files, one per line, are listed for removal.
 SELECT DISTINCT file_path
 FROM tile_evictions
 WHERE file_path = ANY(string_to_array(%(file_paths)s, E'\n'));
 
--- take_back_tiles --
--- Takes out rows that this transaction has put in.
+-- undo_inserts --
+-- Deletes rows that this transaction has inserted.
 DELETE FROM tiles
 WHERE tile_uuid = ANY(%(tile_uuids)s::uuid[]);
 
 -- list_deletable --
--- Tiles of a zoom in a rectangle of cells that match a purge, from a place on.
+-- Tiles of a zoom in a rectangle of cells that match a purge, after a position.
 SELECT {tile_columns}, t.id, t.access_order
 FROM tiles t
 WHERE t.zoom = %(zoom)s
@@ -87,7 +87,7 @@ ORDER BY t.x, t.y, t.id
 LIMIT %(limit)s;
 
 -- list_deletable_by_capture --
--- Tiles anywhere that match a purge, oldest capture first, from a place on.
+-- Tiles that match a purge, oldest capture first, after a position.
 SELECT {tile_columns}, t.id, t.access_order
 FROM tiles t
 WHERE (t.captured_at, t.id) > (%(after_captured_at)s::timestamptz, %(after_id)s)
@@ -99,7 +99,7 @@ ORDER BY t.captured_at, t.id
 LIMIT %(limit)s;
 
 -- list_deletable_by_id --
--- Tiles by id.
+-- Tiles by id. Unknown ids are left out.
 SELECT {tile_columns}, t.id, t.access_order
 FROM tiles t
 WHERE t.tile_uuid = ANY(%(tile_uuids)s::uuid[])

@@ -1,9 +1,9 @@
--- hold_policy --
--- Keeps sectors and rules as they are until the transaction ends.
+-- lock_policy_for_share --
+-- Blocks changes to sectors and rules until the transaction ends.
 SELECT pg_advisory_xact_lock_shared(%(key)s::bigint);
 
 -- list_sectors --
--- All sectors, by name, in the order in which page tokens are compared.
+-- All sectors by name, in the order by which pages continue.
 SELECT name, classification, south, west, north, east, created_at
 FROM sector_classifications
 ORDER BY name COLLATE "C";
@@ -14,8 +14,9 @@ SELECT classification, max_age_months, action
 FROM tile_freshness_rules;
 
 -- relabel_tiles --
--- Brings the labels of the next few tiles up to date, as `freshness.py` has it.
--- The old words are left alone: nobody knows the rule that gave them.
+-- Updates the labels of the next tiles as `FreshnessPolicy.evaluate` does. Labels of revision
+-- 0001 (`stale_warn`, `stale_reject`) stay, since the rules behind them are unknown. While the
+-- clock is not trusted, no tile in a sector with a rule becomes `fresh`.
 WITH batch AS (
     SELECT id, latitude, longitude, captured_at, freshness_status
     FROM tiles
@@ -60,12 +61,12 @@ SELECT (SELECT max(id) FROM batch) AS last_id,
        (SELECT count(*) FROM batch) AS evaluated,
        (SELECT count(*) FROM relabelled) AS relabelled;
 
--- change_policy --
--- Keeps inserts out until the sectors and rules are changed.
+-- lock_policy_for_update --
+-- Blocks inserts and other changes to sectors and rules until the transaction ends.
 SELECT pg_advisory_xact_lock(%(key)s::bigint);
 
 -- set_sector --
--- A new sector, or another classification and box for the one of that name.
+-- Adds a sector, or changes the classification and box of the one with this name.
 INSERT INTO sector_classifications (name, classification, south, west, north, east, created_at)
 VALUES (%(name)s, %(classification)s, %(south)s, %(west)s, %(north)s, %(east)s, %(now)s)
 ON CONFLICT (name) DO UPDATE
@@ -74,7 +75,7 @@ SET classification = excluded.classification, south = excluded.south, west = exc
 RETURNING name, classification, south, west, north, east, created_at;
 
 -- delete_sector --
--- Forgets a sector.
+-- Deletes a sector.
 DELETE FROM sector_classifications WHERE name = %(name)s RETURNING name;
 
 -- set_rule --

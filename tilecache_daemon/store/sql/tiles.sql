@@ -1,11 +1,11 @@
 -- find_tiles --
--- Tiles by id; ids that name none are left out.
+-- Tiles by id. Unknown ids are left out.
 SELECT {tile_columns}
 FROM tiles t
 WHERE t.tile_uuid = ANY(%(tile_uuids)s::uuid[]);
 
 -- read_cell_labels --
--- The labels that occur in each covered cell of a few rectangles.
+-- The distinct labels of each covered cell in some rectangles.
 SELECT DISTINCT t.y, t.x, t.freshness_status
 FROM unnest(%(x_from)s::int[], %(x_to)s::int[], %(y_from)s::int[], %(y_to)s::int[])
          AS r (x_from, x_to, y_from, y_to)
@@ -15,7 +15,7 @@ JOIN tiles t
  AND t.y BETWEEN r.y_from AND r.y_to;
 
 -- copy_tiles --
--- New tiles in bulk; a key that is there already fails the whole statement.
+-- Inserts new tiles in bulk. Fails as a whole if a key is stored already.
 COPY tiles (
     tile_uuid, location_hash, zoom, x, y, tile_size_pixels, latitude, longitude,
     tile_size_meters, content_sha256, disk_bytes, captured_at, created_at, file_path,
@@ -23,7 +23,7 @@ COPY tiles (
 ) FROM STDIN (FORMAT binary);
 
 -- insert_tiles --
--- New tiles, without those whose key is there already; says which went in.
+-- Inserts the tiles whose key is not stored yet, and returns their ids.
 INSERT INTO tiles (
     tile_uuid, location_hash, zoom, x, y, source, flight_id, latitude, longitude,
     tile_size_meters, tile_size_pixels, file_path, content_sha256, disk_bytes, captured_at,
@@ -40,12 +40,12 @@ FROM unnest(
 ON CONFLICT DO NOTHING
 RETURNING tile_uuid::text;
 
--- lock_settling --
--- One writer at a time settles conflicts: what it waits for does not wait for it.
+-- lock_conflict_resolution --
+-- One writer at a time resolves conflicts, so that two of them cannot deadlock.
 SELECT pg_advisory_xact_lock(%(key)s::bigint);
 
 -- lock_tiles --
--- Tiles by id, locked in the order of their keys so that two writers cannot deadlock.
+-- Tiles by id, locked in the order of their keys so that writers cannot deadlock.
 SELECT {tile_columns}
 FROM tiles t
 WHERE t.tile_uuid = ANY(%(tile_uuids)s::uuid[])
@@ -53,7 +53,7 @@ ORDER BY t.zoom, t.x, t.y, t.source, t.flight_id
 FOR UPDATE;
 
 -- replace_tile --
--- Another content for a stored tile. Its upload starts anew.
+-- Replaces the content of a stored tile, and marks it as not uploaded.
 UPDATE tiles t
 SET latitude = %(latitude)s,
     longitude = %(longitude)s,
@@ -70,8 +70,8 @@ WHERE t.tile_uuid = %(tile_uuid)s::uuid
 RETURNING {tile_columns};
 
 -- number_accesses --
--- Accesses in the order in which they were made, each with its place in the order of
--- use. Those of tiles whose written access is recent are left.
+-- Assigns positions in the order of use to accesses, in the order in which they were made.
+-- Skips tiles whose last written access is recent.
 SELECT due.id, due.tile_uuid::text, due.accessed_at, nextval('tile_access_order_seq')
 FROM (
     SELECT t.id, access.tile_uuid, access.accessed_at
@@ -84,9 +84,9 @@ FROM (
 ) AS due;
 
 -- write_accesses --
--- Accesses with their places; says which were written. Tiles that another writer holds
--- are passed over, and those that were used later than this.
-WITH held AS (
+-- Writes accesses and their positions, and returns the ids of the updated rows. Skips rows
+-- that another writer has locked, and rows with a later access.
+WITH locked AS (
     SELECT t.id, access.accessed_at, access.access_order
     FROM tiles t
     JOIN unnest(%(ids)s::bigint[], %(accessed_at)s::timestamptz[], %(orders)s::bigint[])
@@ -95,7 +95,7 @@ WITH held AS (
     FOR UPDATE OF t SKIP LOCKED
 )
 UPDATE tiles t
-SET accessed_at = held.accessed_at, access_order = held.access_order
-FROM held
-WHERE t.id = held.id
+SET accessed_at = locked.accessed_at, access_order = locked.access_order
+FROM locked
+WHERE t.id = locked.id
 RETURNING t.id;

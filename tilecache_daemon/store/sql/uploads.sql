@@ -1,5 +1,5 @@
 -- list_pending_uploads --
--- Onboard tiles that wait for upload, from a place in their order on.
+-- Onboard tiles that are not uploaded yet, oldest capture first, after a position.
 SELECT {tile_columns}, t.id
 FROM tiles t
 WHERE t.source = 'onboard_ingest'
@@ -10,7 +10,8 @@ ORDER BY t.captured_at, t.id
 LIMIT %(limit)s;
 
 -- mark_uploaded --
--- Marks tiles that still have the content that was uploaded; says what each was before.
+-- Marks tiles as uploaded if they have the given content, and returns the previous state of
+-- each.
 WITH given AS (
     SELECT g.tile_uuid, g.content_sha256
     FROM unnest(%(tile_uuids)s::uuid[], %(content_sha256)s::text[])

@@ -1,4 +1,4 @@
-"""Many uses at once are written in turns: nobody can tell it but by the size of the table."""
+"""Many accesses are written in several batches, in the order of use."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,13 +12,13 @@ from tests.tiles import Block, bulk_insert, tile, tile_uuid
 from tests.waiting import eventually
 from tilecache.v1.tile_metadata_store_pb2 import TileRef, TouchTilesRequest
 
-SEVERAL_TURNS = 900
+SEVERAL_BATCHES = 900
 NEVER_S = 3_600
 
 
 @pytest.fixture
 def daemon(database: str, short_directory: Path) -> Iterator[DaemonProcess]:
-    """It writes accesses at once."""
+    """A daemon that writes accesses at once."""
     with DaemonProcess(short_directory, dsn=database, access_flush_interval_s=0.05) as process:
         yield process
 
@@ -31,8 +31,8 @@ def sql(database: str) -> Iterator[psycopg.Connection[Any]]:
 
 @pytest.fixture
 def stored(daemon: DaemonProcess, block: Block) -> list[str]:
-    """Ids of tiles, more than are written in one turn."""
-    return store(daemon, block, SEVERAL_TURNS)
+    """Ids of more tiles than one batch of accesses."""
+    return store(daemon, block, SEVERAL_BATCHES)
 
 
 def store(daemon: DaemonProcess, block: Block, count: int) -> list[str]:
@@ -42,15 +42,15 @@ def store(daemon: DaemonProcess, block: Block, count: int) -> list[str]:
 
 
 def use(daemon: DaemonProcess, tile_uuids: Sequence[str]) -> None:
-    """Uses tiles in one call, the first one first."""
+    """Records accesses of tiles in one call, in order."""
     refs = [TileRef(tile_uuid=text) for text in tile_uuids]
     daemon.client.store.TouchTiles(TouchTilesRequest(tiles=refs), timeout=60)
 
 
-def write_the_first_turn(
+def write_the_first_batch(
     daemon: DaemonProcess, sql: psycopg.Connection[Any], tile_uuids: Sequence[str]
 ) -> None:
-    """Uses tiles; once some uses are written no other can be, as if the disk were full."""
+    """Records accesses; writing them fails after the first batch, as if the disk were full."""
     sql.execute(
         "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
         " IF EXISTS (SELECT FROM tiles WHERE accessed_at IS NOT NULL) THEN"
@@ -78,32 +78,32 @@ def by_last_use(sql: psycopg.Connection[Any]) -> list[str]:
     return [text for (text,) in rows]
 
 
-def test_a_write_that_fails_half_way_is_finished_in_the_order_of_use(
+def test_a_failed_write_is_completed_in_the_order_of_use(
     daemon: DaemonProcess, sql: psycopg.Connection[Any], stored: list[str]
 ) -> None:
-    write_the_first_turn(daemon, sql, stored)
-    assert 0 < count_written(sql) < SEVERAL_TURNS
+    write_the_first_batch(daemon, sql, stored)
+    assert 0 < count_written(sql) < SEVERAL_BATCHES
     sql.execute("DROP TRIGGER refused ON tiles")
-    eventually(lambda: count_written(sql) == SEVERAL_TURNS)
+    eventually(lambda: count_written(sql) == SEVERAL_BATCHES)
     assert by_last_use(sql) == stored
 
 
-def test_tiles_that_another_writer_held_are_written_in_the_order_of_their_use(
+def test_accesses_of_locked_tiles_are_written_later_in_the_order_of_use(
     daemon: DaemonProcess, sql: psycopg.Connection[Any], stored: list[str]
 ) -> None:
-    held = stored[600:700]
+    locked = stored[600:700]
     with sql.transaction():
-        sql.execute("SELECT FROM tiles WHERE tile_uuid = ANY(%s::uuid[]) FOR UPDATE", [held])
+        sql.execute("SELECT FROM tiles WHERE tile_uuid = ANY(%s::uuid[]) FOR UPDATE", [locked])
         use(daemon, stored)
-        eventually(lambda: count_written(sql) == SEVERAL_TURNS - len(held))
-    eventually(lambda: count_written(sql) == SEVERAL_TURNS)
-    assert by_last_use(sql) == stored[:600] + stored[700:] + held
+        eventually(lambda: count_written(sql) == SEVERAL_BATCHES - len(locked))
+    eventually(lambda: count_written(sql) == SEVERAL_BATCHES)
+    assert by_last_use(sql) == stored[:600] + stored[700:] + locked
 
 
-def test_a_later_use_that_another_writer_has_written_stays(
+def test_a_later_access_of_another_writer_is_kept(
     daemon: DaemonProcess, sql: psycopg.Connection[Any], stored: list[str]
 ) -> None:
-    write_the_first_turn(daemon, sql, stored)
+    write_the_first_batch(daemon, sql, stored)
     with sql.transaction():
         sql.execute("DROP TRIGGER refused ON tiles")
         (later,) = sql.execute(
@@ -111,7 +111,7 @@ def test_a_later_use_that_another_writer_has_written_stays(
             " WHERE id = (SELECT min(id) FROM tiles WHERE accessed_at IS NULL)"
             " RETURNING tile_uuid::text, accessed_at, access_order"
         )
-    eventually(lambda: count_written(sql) == SEVERAL_TURNS)
+    eventually(lambda: count_written(sql) == SEVERAL_BATCHES)
     assert (
         sql.execute(
             "SELECT tile_uuid::text, accessed_at, access_order FROM tiles"
@@ -121,7 +121,7 @@ def test_a_later_use_that_another_writer_has_written_stays(
     )
 
 
-def test_a_table_whose_tiles_are_all_used_hardly_grows(
+def test_writing_accesses_of_all_tiles_hardly_grows_the_table(
     database: str, short_directory: Path, sql: psycopg.Connection[Any], block: Block
 ) -> None:
     with DaemonProcess(short_directory, dsn=database, access_flush_interval_s=NEVER_S) as daemon:

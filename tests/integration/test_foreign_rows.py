@@ -1,4 +1,4 @@
-"""Rows that others wrote, or an earlier version: read as they are, one by one and together."""
+"""Rows that other programs or earlier versions wrote are read unchanged."""
 
 from datetime import datetime, timedelta, timezone
 from typing import Any
@@ -22,7 +22,7 @@ from tilecache.v1.tile_metadata_store_pb2 import (
 MOMENT = datetime(1969, 7, 20, 20, 17, 40, 123456, tzinfo=timezone.utc)
 EVERY_LABEL = [number for number in FreshnessLabel.values() if number]
 
-# Each beside the others, so that what one has and its neighbours have not is told apart.
+# All are read together, so that columns that only some rows have are not mixed up.
 ROWS: list[dict[str, Any]] = [
     {},
     {"source": "somewhere_else"},
@@ -45,12 +45,12 @@ ROWS: list[dict[str, Any]] = [
 ]
 
 
-def test_each_is_told_as_it_is_by_every_call(
+def test_rows_of_other_writers_are_returned_unchanged_by_every_call(
     client: TileCacheClient, block: Block, sql: psycopg.Connection[Any]
 ) -> None:
     keys = [
-        block.key(place, source=ONBOARD, flight_id=FLIGHT if place % 3 else None)
-        for place in range(len(ROWS))
+        block.key(index, source=ONBOARD, flight_id=FLIGHT if index % 3 else None)
+        for index in range(len(ROWS))
     ]
     ids = [store_row(sql, key, **row) for key, row in zip(keys, ROWS, strict=True)]
     lookup = LookupTilesRequest(tiles=[TileRef(tile_uuid=tile_uuid) for tile_uuid in ids])

@@ -1,0 +1,219 @@
+"""Storing a batch of tiles, and resolving its conflicts with stored tiles.
+
+`InsertBatch.store` first tries a COPY, which stores all new tiles in one statement. It
+stores none of them if one of the keys is stored already, or if they do not fit under the
+ceiling together. Then the tiles are stored one by one, by one writer at a time:
+
+1. Lock the stored tiles that have a key of the batch.
+2. Insert the other tiles. Those that a concurrent writer has inserted since step 1 go
+   through all steps again, up to ATTEMPTS times in all.
+3. Resolve each conflict between a new tile and a stored one (`resolve_conflict`):
+
+   | stored content | new capture | FAIL            | KEEP_EXISTING   | REPLACE_IF_NEWER |
+   | -------------- | ----------- | --------------- | --------------- | ---------------- |
+   | same           | not later   | ALREADY_PRESENT | ALREADY_PRESENT | ALREADY_PRESENT  |
+   | same           | later       | ALREADY_PRESENT | ALREADY_PRESENT | REPLACED         |
+   | different      | not later   | error           | KEPT_EXISTING   | KEPT_EXISTING    |
+   | different      | later       | error           | KEPT_EXISTING   | REPLACED         |
+
+A tile that its sector's rule rejects is refused, unless the same content is stored
+already (ALREADY_PRESENT). A tile is not inserted, and replaces none, if its file is
+listed for removal or if it does not fit under the ceiling.
+"""
+
+from collections.abc import AsyncIterator, Iterable, Sequence
+from datetime import datetime
+from typing import Final
+
+from tilecache_daemon.errors import (
+    ContentConflictError,
+    FilePendingRemovalError,
+    TileCacheError,
+    TileTooOldError,
+)
+from tilecache_daemon.models import FreshnessLabel, InsertOutcome, NewTile, OnConflict, Tile
+from tilecache_daemon.read_priority import ReadPriority
+from tilecache_daemon.service.retries import ATTEMPTS
+from tilecache_daemon.service.storage import Budget
+from tilecache_daemon.store.binary_copy import LabelledTile
+from tilecache_daemon.store.store import Queries
+
+BATCH_TILES: Final = 256
+"""Tiles that are processed without yielding to reads."""
+
+_OUTCOMES: Final = {FreshnessLabel.DOWNGRADED: InsertOutcome.DOWNGRADED}
+"""Outcomes of new tiles by label; INSERTED for the others."""
+
+InsertResult = InsertOutcome | TileCacheError
+IndexedTile = tuple[int, NewTile]
+"""A tile and its index in the request."""
+
+
+class InsertBatch:
+    """Tiles with distinct keys, stored in one transaction. For each tile the caller sets a
+    label, a `too_old` error or a result; `store` sets the missing results."""
+
+    def __init__(
+        self,
+        queries: Queries,
+        on_conflict: OnConflict,
+        budget: Budget,
+        now: datetime,
+        read_priority: ReadPriority,
+        tiles: Iterable[IndexedTile],
+    ) -> None:
+        self._queries = queries
+        self._on_conflict = on_conflict
+        self._budget = budget
+        self._now = now
+        self._read_priority = read_priority
+        # All writers lock keys in the same order, so that they cannot deadlock.
+        self.tiles = sorted(tiles, key=_key_order)
+        self.labels: dict[int, FreshnessLabel] = {}
+        self.too_old: dict[int, TileTooOldError] = {}
+        self.results: dict[int, InsertResult] = {}
+
+    async def store(self) -> None:
+        """Stores the labelled tiles, and sets a result for every tile."""
+        new = [entry for entry in self.tiles if entry[0] in self.labels]
+        size = sum(tile.disk_bytes for _, tile in new)
+        if (
+            new
+            and self._budget.fits(size)
+            and await self._queries.tiles.copy_tiles(self._labelled_in_batches(new), self._now)
+        ):
+            self._budget.reserve(size)
+            await self._finish_inserts(new)
+        else:
+            await self._store_one_by_one(new)
+        await self._refuse_too_old()
+
+    async def _store_one_by_one(self, pending: list[IndexedTile]) -> None:
+        if pending:
+            await self._queries.tiles.lock_conflict_resolution()
+        for _ in range(ATTEMPTS):
+            stored = await self._queries.tiles.lock_tiles([tile.tile_uuid for _, tile in pending])
+            conflicts = [entry for entry in pending if entry[1].tile_uuid in stored]
+            pending = await self._insert_new(
+                [entry for entry in pending if entry[1].tile_uuid not in stored]
+            )
+            # After the inserts: a concurrent COPY waits for replaced rows, and the inserts wait
+            # for the COPY.
+            for index, tile in conflicts:
+                await self._resolve(index, tile, stored[tile.tile_uuid])
+            if not pending:
+                return
+        for index, tile in pending:
+            self.results[index] = ContentConflictError(
+                "the key is stored under a different tile_uuid", tile_uuid=tile.tile_uuid
+            )
+
+    async def _insert_new(self, tiles: list[IndexedTile]) -> list[IndexedTile]:
+        """Inserts the tiles that fit; returns those that a concurrent writer inserted first."""
+        new = [entry for entry in tiles if self._reserve(*entry, stored_bytes=0)]
+        if not new:
+            return []
+        inserted = await self._queries.tiles.insert_tiles(self._labelled(new), self._now)
+        await self._finish_inserts([entry for entry in new if entry[1].tile_uuid in inserted])
+        missed = [entry for entry in new if entry[1].tile_uuid not in inserted]
+        self._budget.reserve(-sum(tile.disk_bytes for _, tile in missed))
+        return missed
+
+    async def _resolve(self, index: int, tile: NewTile, stored: Tile) -> None:
+        result = resolve_conflict(tile, stored, self._on_conflict)
+        if result is InsertOutcome.REPLACED:
+            await self._replace(index, tile, stored)
+        else:
+            self.results[index] = result
+
+    async def _replace(self, index: int, tile: NewTile, stored: Tile) -> None:
+        evictions = self._queries.evictions
+        if await evictions.find_listed_files([tile.file_path]):
+            self.results[index] = _file_pending_removal(tile)
+        elif self._reserve(index, tile, stored_bytes=stored.disk_bytes or 0):
+            await evictions.list_replaced_file(tile.tile_uuid, tile.file_path, self._now)
+            await self._queries.tiles.replace_tile(tile, self.labels[index])
+            self.results[index] = InsertOutcome.REPLACED
+
+    def _reserve(self, index: int, tile: NewTile, *, stored_bytes: int) -> bool:
+        """Reserves the bytes by which a tile exceeds its stored version; False, with the error
+        as its result, if they do not fit."""
+        refusal = self._budget.refusal(tile.disk_bytes - stored_bytes)
+        if refusal:
+            self.results[index] = refusal
+            return False
+        self._budget.reserve(tile.disk_bytes - stored_bytes)
+        return True
+
+    async def _finish_inserts(self, tiles: Sequence[IndexedTile]) -> None:
+        """Sets the results of inserted tiles, and undoes inserts whose file is listed for
+        removal.
+
+        The list is final only now: an eviction of the same tile ends before its key can be
+        inserted again.
+        """
+        listed = await self._queries.evictions.find_listed_files(
+            tile.file_path for _, tile in tiles
+        )
+        async for batch in self._read_priority.in_batches(tiles, BATCH_TILES):
+            self.results |= {
+                index: _OUTCOMES.get(self.labels[index], InsertOutcome.INSERTED)
+                for index, _ in batch
+            }
+        if listed:
+            await self._undo_inserts([entry for entry in tiles if entry[1].file_path in listed])
+
+    async def _undo_inserts(self, tiles: Sequence[IndexedTile]) -> None:
+        await self._queries.evictions.undo_inserts(tile.tile_uuid for _, tile in tiles)
+        self._budget.reserve(-sum(tile.disk_bytes for _, tile in tiles))
+        self.results |= {index: _file_pending_removal(tile) for index, tile in tiles}
+
+    async def _refuse_too_old(self) -> None:
+        self.results |= self.too_old
+        too_old = {index: tile for index, tile in self.tiles if index in self.too_old}
+        if not too_old:
+            return
+        stored = await self._queries.tiles.find_tiles([tile.tile_uuid for tile in too_old.values()])
+        for index, tile in too_old.items():
+            existing = stored.get(tile.tile_uuid)
+            if existing and existing.content_sha256 == tile.content_sha256:
+                self.results[index] = InsertOutcome.ALREADY_PRESENT
+
+    async def _labelled_in_batches(
+        self, tiles: Sequence[IndexedTile]
+    ) -> AsyncIterator[list[LabelledTile]]:
+        async for batch in self._read_priority.in_batches(tiles, BATCH_TILES):
+            yield self._labelled(batch)
+
+    def _labelled(self, tiles: Iterable[IndexedTile]) -> list[LabelledTile]:
+        return [(tile, self.labels[index]) for index, tile in tiles]
+
+
+def resolve_conflict(tile: NewTile, stored: Tile, on_conflict: OnConflict) -> InsertResult:
+    """The result for a tile whose key is stored already; see the table of the module."""
+    later = tile.captured_us > stored.captured_us
+    if later and on_conflict is OnConflict.REPLACE_IF_NEWER:
+        return InsertOutcome.REPLACED
+    if stored.content_sha256 == tile.content_sha256:
+        return InsertOutcome.ALREADY_PRESENT
+    if on_conflict is not OnConflict.FAIL:
+        return InsertOutcome.KEPT_EXISTING
+    return ContentConflictError(
+        f"different content is stored for {tile.zoom}/{tile.x}/{tile.y} {tile.source}",
+        tile_uuid=tile.tile_uuid,
+        stored_content_sha256=stored.content_sha256 or "",
+        stored_captured_at=stored.captured_at.isoformat(),
+    )
+
+
+def _file_pending_removal(tile: NewTile) -> FilePendingRemovalError:
+    return FilePendingRemovalError(
+        f"file {tile.file_path} is listed for removal: confirm its removal first, "
+        "or use another path",
+        file_path=tile.file_path,
+    )
+
+
+def _key_order(entry: IndexedTile) -> tuple[object, ...]:
+    tile = entry[1]
+    return tile.zoom, tile.x, tile.y, tile.source, tile.flight_id or ""
