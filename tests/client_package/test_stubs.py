@@ -14,7 +14,7 @@ STUBS = Path("python/tilecache")
 
 CHANGES = {
     "a field": (PROTO, "string file_path = 8;", "string file_path = 88;"),
-    "a comment": (PROTO, "// Reads one tile.", "// Reads a single tile."),
+    "a comment": (PROTO, "// Returns one tile.", "// Returns a single tile."),
     "a constant of the scheme": (
         Path("tilecache/v1/tile_identity.proto"),
         '"5b8d0c2e-',

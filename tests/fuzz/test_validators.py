@@ -17,7 +17,7 @@ from tilecache.v1 import tile_metadata_store_pb2 as pb
 from tilecache.v1.tile_identity_pb2 import TileKey
 from tilecache_daemon.errors import InvalidRequestError
 from tilecache_daemon.models import Limits
-from tilecache_daemon.rpc import admin_requests, refs, requests
+from tilecache_daemon.rpc import admin_requests, requests
 from tilecache_daemon.rpc.new_tile import new_tile
 from tilecache_daemon.service.regions import bound_cells
 from tilecache_daemon.service.uploads import decode_page_token
@@ -37,7 +37,7 @@ VALIDATORS: list[tuple[type[Message], Callable[[Any], object]]] = [
     (pb.TileRef, lambda message: requests.tile_ref("tile", message)),
     (
         pb.LookupTilesRequest,
-        lambda message: refs.unpack_lookup(MAX_ITEMS, message.SerializeToString()),
+        lambda message: requests.tile_refs(message.tiles, MAX_ITEMS),
     ),
     (pb.QueryTilesRequest, read_region),
     (pb.QueryTilesRequest, requests.tile_filter),

@@ -123,13 +123,13 @@ async def test_a_database_monitor_that_fails_makes_the_daemon_unready_until_it_r
     config = Config(dsn=database, socket_path=socket_path, admin_socket_path=short_directory / "a")
     broken = asyncio.Event()
 
-    async def ask(*arguments: Any) -> None:
+    async def execute(*arguments: Any) -> None:
         if broken.is_set():
             raise LookupError("as the test wants it")
-        await real_ask(*arguments)
+        await real_execute(*arguments)
 
-    real_ask = database_module.ask
-    monkeypatch.setattr(database_module, "ask", ask)
+    real_execute = database_module.execute_promptly
+    monkeypatch.setattr(database_module, "execute_promptly", execute)
     daemon = Daemon(config)
     await daemon.start()
     try:

@@ -5,16 +5,19 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import grpc
 import pytest
 
-from tests.systemd.service import READY_TIMEOUT_S, Service, send
+from tests.systemd.service import Service, send
 from tests.tiles import Block, by_key, insert, tile
 from tests.waiting import eventually
 from tilecache.client import TileCacheClient
+from tilecache.errors import CallError
 from tilecache.v1.tile_metadata_store_pb2 import (
     GetServerInfoRequest,
     GetTileRequest,
     GetTileResponse,
+    TileMetadata,
 )
 from tilecache_daemon.schema.migrator import HEAD_REVISION
 
@@ -46,6 +49,17 @@ def client(service: Service) -> Iterator[TileCacheClient]:
 def get(client: TileCacheClient, block: Block, *, record_access: bool = False) -> GetTileResponse:
     request = GetTileRequest(tile=by_key(block.key()), record_access=record_access)
     return client.store.GetTile(request, timeout=30)
+
+
+def is_inserted(client: TileCacheClient, message: TileMetadata) -> bool:
+    """False while PostgreSQL does not answer."""
+    try:
+        insert(client, message)
+    except CallError as error:
+        if error.code is not grpc.StatusCode.UNAVAILABLE:
+            raise
+        return False
+    return True
 
 
 def test_it_is_ready_and_answers_a_caller_outside(
@@ -167,8 +181,7 @@ def test_a_killed_postgresql_is_back_without_a_restart(
     send(signal.SIGKILL, old - {daemon})
     eventually(lambda: service.processes - old)
 
-    client.wait_until_ready(READY_TIMEOUT_S)
-    insert(client, tile(Block().key()))
+    eventually(lambda: is_inserted(client, tile(Block().key())))
     assert (service.restart_count, service.daemon) == (before, daemon)
 
 

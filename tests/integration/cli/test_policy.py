@@ -132,7 +132,8 @@ def test_explain_names_the_sector_and_the_rule(admin: TileCacheClient, run: Run,
 
     assert shown.returncode == 0, shown.stderr
     assert shown.stdout.startswith(
-        "The tile lies in sector 'the front' (active_conflict), which rejects tiles at 6 months."
+        "The tile is in sector 'the front' (active_conflict), "
+        "whose rule rejects tiles after 6 months."
     )
     assert "1 month (40 days)" in shown.stdout
     facts = json.loads(run("explain", *named, "--json").stdout)

@@ -114,7 +114,7 @@ def test_get_fails_for_an_unknown_tile(filled: DaemonProcess) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["no-uuid"], 4, "not a UUID"),
+        (["no-uuid"], 4, "must be a UUID"),
         (["30", "0", "0"], 4, "zoom: is 30"),
         (["1", "2"], 2, "Give TILE_UUID, or ZOOM X Y"),
         (["one", "0", "0"], 2, "Give TILE_UUID, or ZOOM X Y"),
