@@ -1,7 +1,7 @@
 """Figures of reading: boxes, many ids, one id."""
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from tests.benchmarks.measure import Ratio, alternate, percentile, quotients, seconds, timed
@@ -11,9 +11,11 @@ from tests.benchmarks.tiles import ZOOM, X, Y
 from tests.benchmarks.writing import importing
 from tests.daemon_process import DaemonProcess
 from tests.tiles import cell_region
+from tests.waiting import eventually
 from tilecache.client import TileCacheClient
 from tilecache.identity import tile_uuid_text
 from tilecache.v1.tile_metadata_store_pb2 import (
+    GetServerInfoRequest,
     GetTileRequest,
     LookupTilesRequest,
     LookupTilesResponse,
@@ -47,9 +49,22 @@ def tiles_of(answers: Iterable[QueryTilesResponse]) -> list[TileMetadata]:
 
 def lookup(client: TileCacheClient, tile_uuids: Iterable[str]) -> LookupTilesResponse:
     """Many ids at once, decoded."""
-    request = LookupTilesRequest(tiles=[TileRef(tile_uuid=tile_uuid) for tile_uuid in tile_uuids])
+    request = LookupTilesRequest()
+    for tile_uuid in tile_uuids:
+        request.tiles.add().tile_uuid = tile_uuid
     answer: LookupTilesResponse = client.store.LookupTiles(request, timeout=TIMEOUT_S)
     return answer
+
+
+def warm(client: TileCacheClient, read: Callable[[], object]) -> None:
+    """Repeats a read until all of it is answered from the cache."""
+
+    def misses_of_a_read() -> int:
+        before = client.store.GetServerInfo(GetServerInfoRequest()).cache.misses
+        read()
+        return int(client.store.GetServerInfo(GetServerInfoRequest()).cache.misses - before)
+
+    eventually(lambda: misses_of_a_read() == 0)
 
 
 def check_same(tiles: Iterable[TileMetadata], rows: Iterable[Sequence[Any]]) -> int:
@@ -104,6 +119,7 @@ def _warm_box(client: TileCacheClient, peer: PsycopgPeer) -> Ratio:
     x, y = X + 150, Y + 150
     rows = peer.query_box(ZOOM, x, y, BOX)
     assert check_same(tiles_of(query_box(client, x, y)), rows) == BOX * BOX
+    warm(client, lambda: query_box(client, x, y))
     sqlite = SqlitePeer(rows_for_sqlite(rows))
     theirs, ours, in_process = alternate(
         ROUNDS,
@@ -130,7 +146,7 @@ def _lookup(client: TileCacheClient, peer: PsycopgPeer) -> Ratio:
     chance = random.Random(4)
     cells = chance.sample([(X + i, Y + j) for i in range(BOX * 4) for j in range(BOX * 4)], 1_000)
     ids = [tile_uuid_text(ZOOM, x, y, "googlemaps", None) for x, y in cells]
-    query_box(client, X, Y, EDGE)
+    warm(client, lambda: lookup(client, ids))
     rows = [row for row in peer.lookup(ids) if row]
     assert check_same([found.tile for found in lookup(client, ids).results], rows) == len(ids)
     theirs, ours = alternate(
@@ -194,6 +210,8 @@ def measure_size(stage: Stage, small: str, large: str) -> list[Ratio]:
         assert held == 1_000_000
         grown = settle(many.pid) - before
         assert count(query_box(few.client, X, Y)) == BOX * BOX
+        warm(few.client, lambda: query_box(few.client, X, Y))
+        warm(many.client, lambda: query_box(many.client, X + 300, Y + 300))
         theirs, ours = alternate(
             ROUNDS,
             lambda: query_box(few.client, X, Y),

@@ -13,6 +13,7 @@ from tilecache_daemon.cache.blocks import Block
 
 _INDEX_BITS: Final = 32
 _INDEX_MASK: Final = (1 << _INDEX_BITS) - 1
+_NOWHERE: Final = -1
 
 
 class CacheStorage:
@@ -42,18 +43,19 @@ class CacheStorage:
         self, tile_uuids: Iterable[str], *, allow_stale: bool = False
     ) -> list[bytes | None]:
         """The elements of tiles in the order of their ids, None for each that is not cached."""
-        elements: list[bytes | None] = []
-        used: dict[BlockKey, None] = {}
-        for location in map(self._locations.get, tile_uuids):
-            block = None if location is None else self._numbered[location >> _INDEX_BITS]
-            if block is None or location is None or (block.stale and not allow_stale):
-                elements.append(None)
-            else:
-                elements.append(block.elements[location & _INDEX_MASK])
-                used[block.key] = None
-        for key in used:
-            self._blocks.move_to_end(key)
-        return elements
+        locations = [self._locations.get(tile_uuid, _NOWHERE) for tile_uuid in tile_uuids]
+        usable: dict[int, list[bytes]] = {}
+        for number in {location >> _INDEX_BITS for location in locations} & self._numbered.keys():
+            block = self._numbered[number]
+            if allow_stale or not block.stale:
+                usable[number] = block.elements
+                self._blocks.move_to_end(block.key)
+        return [
+            usable[location >> _INDEX_BITS][location & _INDEX_MASK]
+            if location >> _INDEX_BITS in usable
+            else None
+            for location in locations
+        ]
 
     def put(self, block: Block) -> None:
         """Caches a block in place of an older version of it."""
@@ -95,7 +97,7 @@ class CacheStorage:
         del self._numbered[block.number]
         for tile_uuid in block.tile_uuids:
             # Another block may have the tile by now, if a writer moved it.
-            if self._locations.get(tile_uuid, -1) >> _INDEX_BITS == block.number:
+            if self._locations.get(tile_uuid, _NOWHERE) >> _INDEX_BITS == block.number:
                 del self._locations[tile_uuid]
         self._account(-block.byte_count, -block.tile_count)
 

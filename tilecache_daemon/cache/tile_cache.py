@@ -131,14 +131,15 @@ class TileCache:
         elements: list[bytes | None] = [None] * len(tile_uuids)
         if self._changes.subscribed:
             elements = self._storage.find_tiles(tile_uuids)
+        misses = elements.count(None)
+        self._count(hits=len(elements) - misses, misses=misses)
+        if not misses:
+            return FoundTiles(elements, degraded=not self._store.available)
         missing = [
             tile_uuid
             for tile_uuid, element in zip(tile_uuids, elements, strict=True)
             if element is None
         ]
-        self._count(hits=len(tile_uuids) - len(missing), misses=len(missing))
-        if not missing:
-            return FoundTiles(elements, degraded=not self._store.available)
         try:
             loaded = await self._load_tiles(missing)
         except DatabaseUnavailableError:

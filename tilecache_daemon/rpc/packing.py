@@ -14,7 +14,7 @@ type.
 from collections.abc import Iterable
 from datetime import datetime
 from functools import lru_cache
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Any, Final
 
 import numpy as np
@@ -82,11 +82,9 @@ def pack_tiles(tiles: TileColumns) -> list[bytes]:
 
 def pack_results(elements: Iterable[bytes | None]) -> bytes:
     """The whole of a LookupTilesResponse: a result for each tile, empty for a miss."""
-    results: list[bytes] = []
-    for element in elements:
-        result = element or b""
-        results += (_result_head(len(result)), result)
-    return b"".join(results)
+    results = [element or b"" for element in elements]
+    heads = map(_result_head, map(len, results))
+    return b"".join(chain.from_iterable(zip(heads, results, strict=True)))
 
 
 @lru_cache(maxsize=4_096)
