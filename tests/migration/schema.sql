@@ -70,7 +70,12 @@ CREATE INDEX idx_tiles_accessed_at ON tiles (accessed_at);
 CREATE INDEX idx_tiles_captured_at ON tiles (captured_at);
 CREATE INDEX idx_tiles_pending_uploads ON tiles (captured_at, id)
     WHERE source = 'onboard_ingest' AND uploaded_at IS NULL;
-CREATE INDEX idx_tiles_access_order ON tiles (access_order, id);
+CREATE INDEX idx_tiles_evictable ON tiles (access_order, id)
+    WHERE (source <> 'onboard_ingest' OR uploaded_at IS NOT NULL) AND disk_bytes > 0;
+CREATE INDEX idx_tiles_pending_by_access ON tiles (access_order, id)
+    WHERE source = 'onboard_ingest' AND uploaded_at IS NULL AND disk_bytes > 0;
+CREATE INDEX idx_tiles_file_path ON tiles (file_path);
+CREATE INDEX idx_tiles_captured_at_id ON tiles (captured_at, id);
 CREATE INDEX idx_tiles_block ON tiles (zoom, (x >> 5), (y >> 5));
 
 CREATE SEQUENCE tile_access_order_seq AS bigint OWNED BY tiles.access_order;
@@ -102,57 +107,76 @@ CREATE TABLE tile_usage (
     freshness_status text NOT NULL,
     pending_upload boolean NOT NULL,
     tile_count bigint NOT NULL,
-    used_bytes bigint NOT NULL,
+    used_bytes numeric NOT NULL,
     unknown_size_count bigint NOT NULL
-);
+) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500);
 
-CREATE FUNCTION tile_usage_add_statement() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION tile_usage_insert() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     INSERT INTO tile_usage
-    SELECT c.zoom, c.source, c.freshness_status,
-           c.source = 'onboard_ingest' AND c.uploaded_at IS NULL,
-           TG_ARGV[0]::bigint * count(*),
-           TG_ARGV[0]::bigint * coalesce(sum(c.disk_bytes), 0),
-           TG_ARGV[0]::bigint * count(*) FILTER (WHERE c.disk_bytes IS NULL)
-    FROM changed c
-    GROUP BY 1, 2, 3, 4;
+    SELECT *
+    FROM (
+        SELECT zoom, source, freshness_status,
+               source = 'onboard_ingest' AND uploaded_at IS NULL,
+               sum(1), sum(1 * coalesce(disk_bytes, 0)),
+               sum(1 * (disk_bytes IS NULL)::int)
+        FROM changed
+        GROUP BY 1, 2, 3, 4
+    ) AS d (zoom, source, freshness_status, pending, tiles, bytes, unknown)
+    WHERE tiles <> 0 OR bytes <> 0 OR unknown <> 0;
     RETURN NULL;
 END $$;
 
-CREATE FUNCTION tile_usage_move_row() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION tile_usage_delete() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    INSERT INTO tile_usage VALUES
-        (OLD.zoom, OLD.source, OLD.freshness_status,
-         OLD.source = 'onboard_ingest' AND OLD.uploaded_at IS NULL,
-         -1, -coalesce(OLD.disk_bytes, 0), -(OLD.disk_bytes IS NULL)::int),
-        (NEW.zoom, NEW.source, NEW.freshness_status,
-         NEW.source = 'onboard_ingest' AND NEW.uploaded_at IS NULL,
-         1, coalesce(NEW.disk_bytes, 0), (NEW.disk_bytes IS NULL)::int);
+    INSERT INTO tile_usage
+    SELECT *
+    FROM (
+        SELECT zoom, source, freshness_status,
+               source = 'onboard_ingest' AND uploaded_at IS NULL,
+               sum(-1), sum(-1 * coalesce(disk_bytes, 0)),
+               sum(-1 * (disk_bytes IS NULL)::int)
+        FROM changed
+        GROUP BY 1, 2, 3, 4
+    ) AS d (zoom, source, freshness_status, pending, tiles, bytes, unknown)
+    WHERE tiles <> 0 OR bytes <> 0 OR unknown <> 0;
     RETURN NULL;
 END $$;
 
-CREATE FUNCTION tile_usage_clear() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION tile_usage_update() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
+    INSERT INTO tile_usage
+    SELECT *
+    FROM (
+        SELECT zoom, source, freshness_status,
+               source = 'onboard_ingest' AND uploaded_at IS NULL,
+               sum(count), sum(count * coalesce(disk_bytes, 0)),
+               sum(count * (disk_bytes IS NULL)::int)
+        FROM (SELECT -1 AS count, * FROM before UNION ALL SELECT 1, * FROM after) AS changed
+        GROUP BY 1, 2, 3, 4
+    ) AS d (zoom, source, freshness_status, pending, tiles, bytes, unknown)
+    WHERE tiles <> 0 OR bytes <> 0 OR unknown <> 0;
+    RETURN NULL;
+END $$;
+
+CREATE FUNCTION tile_usage_truncate() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM pg_advisory_xact_lock(127996138946564);
     DELETE FROM tile_usage;
     RETURN NULL;
 END $$;
 
 CREATE TRIGGER trg_tiles_usage_insert AFTER INSERT ON tiles
     REFERENCING NEW TABLE AS changed
-    FOR EACH STATEMENT EXECUTE FUNCTION tile_usage_add_statement('1');
+    FOR EACH STATEMENT EXECUTE FUNCTION tile_usage_insert();
 CREATE TRIGGER trg_tiles_usage_delete AFTER DELETE ON tiles
     REFERENCING OLD TABLE AS changed
-    FOR EACH STATEMENT EXECUTE FUNCTION tile_usage_add_statement('-1');
+    FOR EACH STATEMENT EXECUTE FUNCTION tile_usage_delete();
 CREATE TRIGGER trg_tiles_usage_update AFTER UPDATE ON tiles
-    FOR EACH ROW
-    WHEN (
-        (OLD.zoom, OLD.source, OLD.freshness_status, OLD.uploaded_at IS NULL, OLD.disk_bytes)
-        IS DISTINCT FROM
-        (NEW.zoom, NEW.source, NEW.freshness_status, NEW.uploaded_at IS NULL, NEW.disk_bytes)
-    )
-    EXECUTE FUNCTION tile_usage_move_row();
+    REFERENCING OLD TABLE AS before NEW TABLE AS after
+    FOR EACH STATEMENT EXECUTE FUNCTION tile_usage_update();
 CREATE TRIGGER trg_tiles_usage_truncate AFTER TRUNCATE ON tiles
-    FOR EACH STATEMENT EXECUTE FUNCTION tile_usage_clear();
+    FOR EACH STATEMENT EXECUTE FUNCTION tile_usage_truncate();
 
 CREATE FUNCTION tile_changes_notify_rows() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
@@ -205,3 +229,123 @@ CREATE TRIGGER trg_tiles_notify_delete AFTER DELETE ON tiles
     FOR EACH STATEMENT EXECUTE FUNCTION tile_changes_notify_rows();
 CREATE TRIGGER trg_tiles_notify_truncate AFTER TRUNCATE ON tiles
     FOR EACH STATEMENT EXECUTE FUNCTION tile_changes_notify_all();
+
+-- Who names files and who lists them for removal see each other's committed changes.
+CREATE FUNCTION tile_files_name_lock() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF current_setting('transaction_isolation') IN ('repeatable read', 'serializable') THEN
+        RAISE EXCEPTION 'tiles and tile_evictions are written at isolation level READ COMMITTED'
+            USING ERRCODE = 'invalid_transaction_state';
+    END IF;
+    PERFORM pg_advisory_xact_lock_shared(127996138946565);
+    RETURN NULL;
+END $$;
+
+CREATE FUNCTION tile_files_list_lock() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF current_setting('transaction_isolation') IN ('repeatable read', 'serializable') THEN
+        RAISE EXCEPTION 'tiles and tile_evictions are written at isolation level READ COMMITTED'
+            USING ERRCODE = 'invalid_transaction_state';
+    END IF;
+    PERFORM pg_advisory_xact_lock(127996138946565);
+    RETURN NULL;
+END $$;
+
+CREATE FUNCTION tile_files_name_check() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE listed text;
+BEGIN
+    IF NOT EXISTS (SELECT FROM tile_evictions) THEN
+        RETURN NULL;
+    END IF;
+    SELECT file_path INTO listed
+    FROM written
+    WHERE EXISTS (SELECT FROM tile_evictions e WHERE e.file_path = written.file_path)
+    LIMIT 1;
+    IF FOUND THEN
+        RAISE EXCEPTION USING
+            MESSAGE = 'file ' || listed || ' is listed for removal: confirm its removal first',
+            ERRCODE = 'integrity_constraint_violation',
+            CONSTRAINT = 'ck_tiles_file_not_listed';
+    END IF;
+    RETURN NULL;
+END $$;
+
+CREATE FUNCTION tile_files_rename_check() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE listed text;
+BEGIN
+    SELECT file_path INTO listed FROM tile_evictions WHERE file_path = NEW.file_path LIMIT 1;
+    IF FOUND THEN
+        RAISE EXCEPTION USING
+            MESSAGE = 'file ' || listed || ' is listed for removal: confirm its removal first',
+            ERRCODE = 'integrity_constraint_violation',
+            CONSTRAINT = 'ck_tiles_file_not_listed';
+    END IF;
+    RETURN NULL;
+END $$;
+
+CREATE FUNCTION tile_files_list_check() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE named text;
+BEGIN
+    SELECT file_path INTO named
+    FROM written
+    WHERE EXISTS (SELECT FROM tiles t WHERE t.file_path = written.file_path)
+    LIMIT 1;
+    IF FOUND THEN
+        RAISE EXCEPTION USING
+            MESSAGE = 'file ' || named || ' belongs to a tile: it cannot be listed for removal',
+            ERRCODE = 'integrity_constraint_violation',
+            CONSTRAINT = 'ck_tile_evictions_file_not_named';
+    END IF;
+    RETURN NULL;
+END $$;
+
+CREATE TRIGGER trg_tiles_file_lock BEFORE INSERT OR UPDATE OF file_path ON tiles
+    FOR EACH STATEMENT EXECUTE FUNCTION tile_files_name_lock();
+CREATE TRIGGER trg_tiles_file_insert AFTER INSERT ON tiles
+    REFERENCING NEW TABLE AS written
+    FOR EACH STATEMENT EXECUTE FUNCTION tile_files_name_check();
+CREATE TRIGGER trg_tiles_file_update AFTER UPDATE OF file_path ON tiles
+    FOR EACH ROW WHEN (NEW.file_path <> OLD.file_path)
+    EXECUTE FUNCTION tile_files_rename_check();
+CREATE TRIGGER trg_tile_evictions_file_lock BEFORE INSERT OR UPDATE ON tile_evictions
+    FOR EACH STATEMENT EXECUTE FUNCTION tile_files_list_lock();
+CREATE TRIGGER trg_tile_evictions_file_insert AFTER INSERT ON tile_evictions
+    REFERENCING NEW TABLE AS written
+    FOR EACH STATEMENT EXECUTE FUNCTION tile_files_list_check();
+CREATE TRIGGER trg_tile_evictions_file_update AFTER UPDATE ON tile_evictions
+    REFERENCING NEW TABLE AS written
+    FOR EACH STATEMENT EXECUTE FUNCTION tile_files_list_check();
+
+CREATE FUNCTION tile_times_insert() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF EXISTS (
+        SELECT FROM written
+        WHERE (written.captured_at < timestamptz '0001-01-01 00:00:00+00' OR written.captured_at > timestamptz '9999-12-31 23:59:59.999999+00')
+            OR (written.created_at < timestamptz '0001-01-01 00:00:00+00' OR written.created_at > timestamptz '9999-12-31 23:59:59.999999+00')
+            OR (written.accessed_at < timestamptz '0001-01-01 00:00:00+00' OR written.accessed_at > timestamptz '9999-12-31 23:59:59.999999+00')
+            OR (written.uploaded_at < timestamptz '0001-01-01 00:00:00+00' OR written.uploaded_at > timestamptz '9999-12-31 23:59:59.999999+00')
+    ) THEN
+        RAISE EXCEPTION 'a time of a tile lies outside the years 1 to 9999'
+            USING ERRCODE = 'check_violation', CONSTRAINT = 'ck_tiles_times';
+    END IF;
+    RETURN NULL;
+END $$;
+
+CREATE FUNCTION tile_times_update() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION 'a time of a tile lies outside the years 1 to 9999'
+        USING ERRCODE = 'check_violation', CONSTRAINT = 'ck_tiles_times';
+END $$;
+
+CREATE TRIGGER trg_tiles_times_insert AFTER INSERT ON tiles
+    REFERENCING NEW TABLE AS written
+    FOR EACH STATEMENT EXECUTE FUNCTION tile_times_insert();
+CREATE TRIGGER trg_tiles_times_update
+    AFTER UPDATE OF captured_at, created_at, accessed_at, uploaded_at ON tiles
+    FOR EACH ROW WHEN (
+        (NEW.captured_at IS DISTINCT FROM OLD.captured_at AND (NEW.captured_at < timestamptz '0001-01-01 00:00:00+00' OR NEW.captured_at > timestamptz '9999-12-31 23:59:59.999999+00'))
+        OR (NEW.created_at IS DISTINCT FROM OLD.created_at AND (NEW.created_at < timestamptz '0001-01-01 00:00:00+00' OR NEW.created_at > timestamptz '9999-12-31 23:59:59.999999+00'))
+        OR (NEW.accessed_at IS DISTINCT FROM OLD.accessed_at AND (NEW.accessed_at < timestamptz '0001-01-01 00:00:00+00' OR NEW.accessed_at > timestamptz '9999-12-31 23:59:59.999999+00'))
+        OR (NEW.uploaded_at IS DISTINCT FROM OLD.uploaded_at AND (NEW.uploaded_at < timestamptz '0001-01-01 00:00:00+00' OR NEW.uploaded_at > timestamptz '9999-12-31 23:59:59.999999+00'))
+    )
+    EXECUTE FUNCTION tile_times_update();

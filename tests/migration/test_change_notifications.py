@@ -163,7 +163,7 @@ def test_many_blocks_are_split_into_several_notifications(
 
 def test_after_a_downgrade_nothing_is_sent_and_tiles_can_be_written(newest: Database) -> None:
     fill(newest, 3, range(4), range(4))
-    downgrade(newest.dsn, "0004_evictions_and_usage")
+    downgrade(newest.dsn, "0004_usage_and_removals")
     with listening(newest) as listener:
         for statement in (
             "UPDATE tiles SET zoom = 7",

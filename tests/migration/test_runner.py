@@ -278,10 +278,10 @@ def test_a_newer_or_unknown_revision_is_refused_and_unchanged(
 
 
 def test_several_revisions_at_once_are_refused_and_unchanged(old: Database) -> None:
-    old.query("INSERT INTO alembic_version VALUES ('0003_access_order')")
+    old.query("INSERT INTO alembic_version VALUES ('0003_access_sequence')")
     catalog = old.catalog()
 
-    with pytest.raises(MigrationError, match=r"\(0001_initial, 0003_access_order\)"):
+    with pytest.raises(MigrationError, match=r"\(0001_initial, 0003_access_sequence\)"):
         apply_migrations(Config(dsn=old.dsn))
 
     assert old.catalog() == catalog

@@ -1,4 +1,4 @@
-"""Revision 0004: the usage kept by triggers always equals a count over the table."""
+"""Revision 0004: the usage that triggers maintain always equals a count over the table."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -9,16 +9,17 @@ from psycopg.sql import SQL
 
 from tests.migration.observed_database import FLIGHT, Database
 from tilecache_daemon.schema.migrator import downgrade
+from tilecache_daemon.store.sql import load_queries
 
 COUNTED = """
     SELECT zoom, source, freshness_status, source = 'onboard_ingest' AND uploaded_at IS NULL,
-           count(*), coalesce(sum(disk_bytes), 0)::bigint,
+           count(*), coalesce(sum(disk_bytes), 0),
            count(*) FILTER (WHERE disk_bytes IS NULL)
     FROM tiles GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4
 """
 STORED = """
     SELECT zoom, source, freshness_status, pending_upload, sum(tile_count)::bigint,
-           sum(used_bytes)::bigint, sum(unknown_size_count)::bigint
+           sum(used_bytes), sum(unknown_size_count)::bigint
     FROM tile_usage GROUP BY 1, 2, 3, 4
     HAVING sum(tile_count) <> 0 OR sum(used_bytes) <> 0 OR sum(unknown_size_count) <> 0
     ORDER BY 1, 2, 3, 4
@@ -163,15 +164,15 @@ def statements(number: int) -> Iterator[str]:
 
 def test_tiles_from_before_the_revision_are_counted(filled: Database) -> None:
     before = filled.query(STORED)
-    downgrade(filled.dsn, "0003_access_order")
+    downgrade(filled.dsn, "0003_access_sequence")
 
-    filled.upgrade_to("0004_evictions_and_usage")
+    filled.upgrade_to("0004_usage_and_removals")
 
     assert assert_usage_is_counted(filled) == before
 
 
 def test_after_a_downgrade_tiles_can_be_written(filled: Database) -> None:
-    downgrade(filled.dsn, "0003_access_order")
+    downgrade(filled.dsn, "0003_access_sequence")
 
     for statement in (
         "UPDATE tiles SET zoom = 7 WHERE zoom = 4",
@@ -179,3 +180,43 @@ def test_after_a_downgrade_tiles_can_be_written(filled: Database) -> None:
         "TRUNCATE tiles",
     ):
         filled.query(statement)
+
+
+def test_a_row_of_an_open_transaction_is_counted_by_the_revision(filled: Database) -> None:
+    downgrade(filled.dsn, "0003_access_sequence")
+    with ThreadPoolExecutor(1) as upgrade, psycopg.connect(filled.dsn) as writer:
+        writer.execute(SQL(FILL.replace("ARRAY[4, 5]", "ARRAY[6]")))
+        upgraded = upgrade.submit(filled.upgrade_to, "0004_usage_and_removals")
+        filled.wait_for_waiting_sessions(1)
+        writer.commit()
+        upgraded.result()
+
+    assert_usage_is_counted(filled)
+
+
+def test_relabelling_many_rows_writes_a_few_differences(filled: Database) -> None:
+    before = filled.query("SELECT count(*) FROM tile_usage")[0][0]
+
+    filled.query("UPDATE tiles SET freshness_status = 'rejected' WHERE source = 'googlemaps'")
+
+    assert filled.query("SELECT count(*) FROM tile_usage")[0][0] - before <= 2 * 4
+    assert_usage_is_counted(filled)
+
+
+def test_a_truncation_beside_a_fold_leaves_no_usage(filled: Database) -> None:
+    fold = SQL(load_queries("usage")["fold_usage"])
+    with ThreadPoolExecutor(1) as other, psycopg.connect(filled.dsn) as folding:
+        folding.execute(fold, {"key": 0x7469_6C65_0004})
+        truncated = other.submit(filled.query, "TRUNCATE tiles")
+        filled.wait_for_waiting_sessions(1)
+        folding.commit()
+        truncated.result()
+
+    assert assert_usage_is_counted(filled) == []
+
+
+def test_sizes_of_any_magnitude_can_be_summed(filled: Database) -> None:
+    filled.query("UPDATE tiles SET disk_bytes = 9223372036854775807")
+
+    total = filled.query("SELECT sum(used_bytes) FROM tile_usage")
+    assert total == filled.query("SELECT sum(disk_bytes) FROM tiles")

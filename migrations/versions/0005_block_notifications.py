@@ -1,14 +1,14 @@
-"""Blocks of 32 x 32 cells: an index to load them, and a notification of each change."""
+"""Adds an index of blocks of 32 x 32 cells, and a notification for each block that changes."""
 
 from alembic import op
 
-revision = "0005_change_notifications"
-down_revision = "0004_evictions_and_usage"
+revision = "0005_block_notifications"
+down_revision = "0004_usage_and_removals"
 branch_labels = None
 depends_on = None
 
 CHANNEL = "tilecache_changes"
-BLOCKS_A_NOTIFICATION = 400  # at most 17 bytes each ("22/131071/131071,"), in under 8000
+BLOCKS_A_NOTIFICATION = 400  # "22/131071/131071," has 17 bytes, a notification fewer than 8000
 
 NOTIFY_ALL = f"""
     PERFORM pg_notify('{CHANNEL}', coalesce(current_setting('tilecache.writer', true), '') || ' *');
@@ -16,7 +16,7 @@ NOTIFY_ALL = f"""
 
 
 def notify_blocks(rows: str) -> str:
-    """Sends the blocks of the rows, after the name of the writer if it is set."""
+    """Notifies of the blocks that some rows lie in, after the writer's id, if it gave one."""
     return f"""
     PERFORM pg_notify(
         '{CHANNEL}',
