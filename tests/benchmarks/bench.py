@@ -16,6 +16,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from tests.benchmarks.costs import measure_costs
 from tests.benchmarks.measure import Ratio, spread
 from tests.benchmarks.reading import EDGE, measure_reading, measure_rest, measure_size
 from tests.benchmarks.stage import Stage
@@ -36,6 +37,7 @@ GROUPS: dict[str, Callable[[Stage], list[Ratio]]] = {
     "reading": lambda stage: measure_reading(stage, stage.database(EDGE, TILES)),
     "bulk": measure_bulk,
     "touches": measure_touches,
+    "costs": measure_costs,
     "size": lambda stage: measure_size(stage, stage.database(100), stage.database(1_000)),
 }
 

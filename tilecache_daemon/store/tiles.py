@@ -4,6 +4,8 @@ from collections.abc import AsyncIterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
 from psycopg import errors
 
 from tilecache.mercator import CellRectangle
@@ -52,11 +54,13 @@ class TileQueries(Statements):
         rows = await self._binary_rows("read_tiles", {"tile_uuids": list(tile_uuids)})
         return TileColumns.read(rows)
 
-    async def read_cell_labels(
+    async def read_block_labels(
         self, zoom: int, cells: Sequence[CellRectangle]
-    ) -> list[tuple[int, int, str]]:
-        """The distinct labels of each covered cell, as (y, x, label)."""
-        return await self._rows("read_cell_labels", _region(zoom, cells))
+    ) -> list[NDArray[np.int16]]:
+        """For each rectangle, which lies in a block, a code per tile in it: the cell's index in
+        the block (row by row) times 8, plus the index of its label in `FreshnessLabel`."""
+        rows = await self._binary_rows("read_block_labels", _region(zoom, cells))
+        return [np.frombuffer(row[0], dtype=">i2") for row in rows]
 
     async def copy_tiles(
         self, parts: AsyncIterable[Sequence[LabelledTile]], created_at: datetime
@@ -91,7 +95,7 @@ class TileQueries(Statements):
         return {row[0] for row in await self._rows("insert_tiles", columns)}
 
     async def replace_tile(self, tile: NewTile, label: FreshnessLabel) -> None:
-        """Replaces the content of a stored tile, and marks it as not uploaded."""
+        """Replaces the content of a stored tile; different content waits for upload again."""
         given = {"captured_at": tile.captured_at, "freshness_label": label.value}
         await self._execute("replace_tile", tile._asdict() | given)
 

@@ -39,6 +39,9 @@ _LABEL: Final = _code(
     "t.freshness_status",
     {label.value: rank << LABEL_SHIFT for rank, label in enumerate(FreshnessLabel)},
 )
+_LABEL_RANK: Final = _code(
+    "t.freshness_status", {label.value: rank for rank, label in enumerate(FreshnessLabel)}
+)
 _SHA256: Final = f"CASE WHEN t.content_sha256 IS NULL THEN 0 ELSE {1 << SHA256_SHIFT} END"
 
 _NO_FLIGHT: Final = rf"'\x{NO_FLIGHT.hex()}'::bytea"
@@ -86,6 +89,7 @@ def load_queries(*names: str) -> dict[str, str]:
         for match in _STATEMENT.finditer(text):
             body = match["body"].replace("{tile_columns}", TILE_COLUMNS)
             body = body.replace("{tile_records}", TILE_RECORDS)
+            body = body.replace("{label_rank}", _LABEL_RANK)
             body = body.replace("{eviction_columns}", EVICTION_COLUMNS)
             queries[match["name"]] = body.strip().rstrip(";")
     return queries

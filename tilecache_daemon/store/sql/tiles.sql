@@ -4,15 +4,6 @@ SELECT {tile_columns}
 FROM tiles t
 WHERE t.tile_uuid = ANY(%(tile_uuids)s::uuid[]);
 
--- read_cell_labels --
--- The distinct labels of each covered cell in some rectangles.
-SELECT DISTINCT t.y, t.x, t.freshness_status
-FROM unnest(%(x_from)s::int[], %(x_to)s::int[], %(y_from)s::int[], %(y_to)s::int[])
-         AS r (x_from, x_to, y_from, y_to)
-JOIN tiles t
-  ON t.zoom = %(zoom)s
- AND t.x BETWEEN r.x_from AND r.x_to
- AND t.y BETWEEN r.y_from AND r.y_to;
 
 -- copy_tiles --
 -- Inserts new tiles in bulk. Fails as a whole if a key is stored already.
@@ -53,7 +44,7 @@ ORDER BY t.zoom, t.x, t.y, t.source, t.flight_id
 FOR UPDATE;
 
 -- replace_tile --
--- Replaces the content of a stored tile, and marks it as not uploaded.
+-- Replaces the content of a stored tile. Different content waits for upload again.
 UPDATE tiles t
 SET latitude = %(latitude)s,
     longitude = %(longitude)s,
@@ -65,7 +56,7 @@ SET latitude = %(latitude)s,
     captured_at = %(captured_at)s,
     tile_quality_metadata = %(quality_metadata)s::jsonb,
     freshness_status = %(freshness_label)s,
-    uploaded_at = NULL
+    uploaded_at = CASE WHEN content_sha256 = %(content_sha256)s THEN uploaded_at END
 WHERE t.tile_uuid = %(tile_uuid)s::uuid
 RETURNING {tile_columns};
 
