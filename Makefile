@@ -33,8 +33,9 @@ bench: $(INSTALLED) ## measure beside the peers: a table, build/bench.json, buil
 	$(BIN)/python -m tests.benchmarks.bench
 
 .PHONY: soak
-soak: $(INSTALLED) ## the faults and the bad bytes for about an hour
-	TILECACHE_SOAK=1 TILECACHE_FUZZ_EXAMPLES=2000 $(BIN)/python -m pytest tests/faults tests/fuzz
+soak: $(INSTALLED) ## the faults, the bad bytes and the random histories for about an hour
+	TILECACHE_SOAK=1 TILECACHE_SOAK_S=1200 TILECACHE_FUZZ_EXAMPLES=2000 \
+	  $(BIN)/python -m pytest tests/faults tests/fuzz tests/histories
 
 .PHONY: test-csharp
 test-csharp: $(INSTALLED) ## build the C# client and run its tests against a daemon
