@@ -42,17 +42,18 @@ YESTERDAY = NOW - timedelta(days=1)
 ZOOM = 18
 TIMEOUT_S = 60
 
-_columns = count(1_000, 100)
+_columns = count(1_024, 128)
 
 
 class Block:
-    """Cells of zoom 18, 100 by 100, that no other test of the process uses."""
+    """Cells of zoom 18, 100 by 100, that no other test of the process uses. They share no block
+    of the cache with those of another test."""
 
     zoom = ZOOM
 
     def __init__(self) -> None:
         self.x = next(_columns)
-        self.y = 95_000
+        self.y = 95_008
 
     def key(
         self, column: int = 0, row: int = 0, source: Any = GOOGLEMAPS, flight_id: str | None = None

@@ -1,7 +1,8 @@
 """Eviction of the least recently used tiles.
 
 One statement deletes a tile's row and lists its file for removal. After a crash at any
-point, every file either has a row or is listed.
+point, every file either has a row or is listed. The statement checks again what was chosen.
+
 """
 
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -87,18 +88,29 @@ class EvictionService:
             async with self._store.transaction() as queries:
                 if not summary.dry_run:
                     await queries.evictions.lock_eviction()
+                    await queries.evictions.lock_files_for_listing()
                 need = await self._measure(queries, goal, summary)
                 if need <= 0:
                     summary.stop = EvictionStop.GOAL_MET
                     return
-                candidates = await queries.evictions.list_evictable(position, BATCH_TILES)
+                candidates = await queries.evictions.list_evictable(
+                    position, BATCH_TILES, include_pending=include_pending_uploads
+                )
                 if not candidates:
+                    if not include_pending_uploads:
+                        summary.pending_upload_count = await queries.usage.read_pending_uploads()
                     skipped = summary.pending_upload_count + summary.locked_count
                     summary.stop = EvictionStop.PENDING_UPLOADS if skipped else EvictionStop.EMPTY
                     return
-                chosen, position = _choose(candidates, need, summary, include_pending_uploads)
+                chosen = _choose(candidates, need)
+                position = (chosen[-1].access_order, chosen[-1].id)
                 evicted = await remove(
-                    queries, chosen, reason, self._clock, dry_run=summary.dry_run
+                    queries,
+                    chosen,
+                    reason,
+                    self._clock,
+                    include_pending=include_pending_uploads,
+                    dry_run=summary.dry_run,
                 )
             if not summary.dry_run:
                 self._notify(evicted, chosen)
@@ -146,12 +158,15 @@ async def remove(
     reason: EvictionReason,
     clock: Clock,
     *,
+    include_pending: bool,
     dry_run: bool,
 ) -> list[Eviction]:
     """Deletes the rows of tiles and lists their files for removal. A dry run returns the same
     evictions, without ids, and changes nothing."""
     if not dry_run:
-        return await queries.evictions.evict_tiles(chosen, reason, clock.now())
+        return await queries.evictions.evict_tiles(
+            chosen, reason, clock.now(), include_pending=include_pending
+        )
     now = clock.now()
     return [
         Eviction(
@@ -169,22 +184,10 @@ def is_pending_upload(tile: Tile) -> bool:
     return tile.source == ONBOARD_INGEST and tile.uploaded_us is None
 
 
-def _choose(
-    candidates: Sequence[Candidate],
-    need: int,
-    summary: EvictionSummary,
-    include_pending_uploads: bool,
-) -> tuple[list[Candidate], tuple[int, int]]:
-    """The first evictable candidates that together free `need` bytes, and the position of the
-    last candidate considered. Tiles whose size is 0 or unknown are not evicted."""
-    chosen = []
-    for candidate in candidates:
-        tile = candidate.tile
-        if is_pending_upload(tile) and not include_pending_uploads:
-            summary.pending_upload_count += 1
-        elif tile.disk_bytes:
-            chosen.append(candidate)
-            need -= tile.disk_bytes
-            if need <= 0:
-                break
-    return chosen, (candidate.access_order, candidate.id)
+def _choose(candidates: Sequence[Candidate], need: int) -> list[Candidate]:
+    """The first candidates that free `need` bytes together, or all."""
+    for count, candidate in enumerate(candidates, start=1):
+        need -= candidate.tile.disk_bytes or 0
+        if need <= 0:
+            return list(candidates[:count])
+    return list(candidates)

@@ -11,6 +11,7 @@ from tilecache_daemon.clock import Clock
 from tilecache_daemon.errors import TileCacheError, TileTooOldError
 from tilecache_daemon.freshness_policy import FreshnessPolicy
 from tilecache_daemon.models import FreshnessLabel, NewTile
+from tilecache_daemon.service.retries import retry_on_conflict
 from tilecache_daemon.store.freshness import RelabelProgress
 from tilecache_daemon.store.store import Store
 
@@ -100,10 +101,13 @@ class FreshnessService:
             await asyncio.sleep(CHECK_INTERVAL_S)
 
     async def _relabel(self, last_id: int) -> RelabelProgress:
-        async with self._store.transaction() as queries:
-            return await queries.freshness.relabel_tiles(
-                last_id,
-                RELABEL_BATCH_TILES,
-                self._clock.now(),
-                clock_trusted=self._clock.trusted,
-            )
+        async def write() -> RelabelProgress:
+            async with self._store.transaction() as queries:
+                return await queries.freshness.relabel_tiles(
+                    last_id,
+                    RELABEL_BATCH_TILES,
+                    self._clock.now(),
+                    clock_trusted=self._clock.trusted,
+                )
+
+        return await retry_on_conflict(write)

@@ -12,9 +12,15 @@ ceiling together. Then the tiles are stored one by one, by one writer at a time:
    | stored content | new capture | FAIL            | KEEP_EXISTING   | REPLACE_IF_NEWER |
    | -------------- | ----------- | --------------- | --------------- | ---------------- |
    | same           | not later   | ALREADY_PRESENT | ALREADY_PRESENT | ALREADY_PRESENT  |
-   | same           | later       | ALREADY_PRESENT | ALREADY_PRESENT | REPLACED         |
+   | same           | later       | ALREADY_PRESENT | ALREADY_PRESENT | REPLACED (1)     |
    | different      | not later   | error           | KEPT_EXISTING   | KEPT_EXISTING    |
-   | different      | later       | error           | KEPT_EXISTING   | REPLACED         |
+   | different      | later       | error           | KEPT_EXISTING   | REPLACED (2)     |
+
+   (1) It stays uploaded. (2) It waits for upload again.
+
+A replacement lists the file of the stored tile for removal, which takes a lock that excludes
+other writers. A transaction that finds that it needs this lock starts again with it: taking
+it later could deadlock with another one that does so.
 
 A tile that its sector's rule rejects is refused, unless the same content is stored
 already (ALREADY_PRESENT). A tile is not inserted, and replaces none, if its file is
@@ -49,6 +55,10 @@ IndexedTile = tuple[int, NewTile]
 """A tile and its index in the request."""
 
 
+class ReplacementLockRequiredError(Exception):
+    """A stored tile is to be replaced, and the transaction has no lock to list its file."""
+
+
 class InsertBatch:
     """Tiles with distinct keys, stored in one transaction. For each tile the caller sets a
     label, a `too_old` error or a result; `store` sets the missing results."""
@@ -61,32 +71,48 @@ class InsertBatch:
         now: datetime,
         read_priority: ReadPriority,
         tiles: Iterable[IndexedTile],
+        *,
+        may_replace: bool,
     ) -> None:
+        """`may_replace` says that the transaction has locked the list of files."""
         self._queries = queries
         self._on_conflict = on_conflict
         self._budget = budget
         self._now = now
         self._read_priority = read_priority
+        self._may_replace = may_replace
+        self._listed_files: set[str] = set()
         # All writers lock keys in the same order, so that they cannot deadlock.
         self.tiles = sorted(tiles, key=_key_order)
         self.labels: dict[int, FreshnessLabel] = {}
         self.too_old: dict[int, TileTooOldError] = {}
         self.results: dict[int, InsertResult] = {}
+        self.replaced: list[Tile] = []
+        """Tiles as they were before their replacement. Their files are listed at the end of the
+        transaction, since a later tile of the request may name one of them."""
 
     async def store(self) -> None:
-        """Stores the labelled tiles, and sets a result for every tile."""
+        """Stores the labelled tiles, and sets a result for every tile. Raises
+        ReplacementLockRequiredError."""
         new = [entry for entry in self.tiles if entry[0] in self.labels]
-        size = sum(tile.disk_bytes for _, tile in new)
-        if (
-            new
-            and self._budget.fits(size)
-            and await self._queries.tiles.copy_tiles(self._labelled_in_batches(new), self._now)
-        ):
-            self._budget.reserve(size)
-            await self._finish_inserts(new)
-        else:
+        self._listed_files = await self._queries.evictions.find_listed_files(
+            tile.file_path for _, tile in new
+        )
+        if not await self._copy(new):
             await self._store_one_by_one(new)
         await self._refuse_too_old()
+
+    async def _copy(self, new: list[IndexedTile]) -> bool:
+        """Stores all tiles at once; False, with none stored, where one of them cannot be."""
+        size = sum(tile.disk_bytes for _, tile in new)
+        if self._may_replace or self._listed_files or not new or not self._budget.fits(size):
+            return False
+        if not await self._queries.tiles.copy_tiles(self._labelled_in_batches(new), self._now):
+            return False
+        self._budget.reserve(size)
+        async for batch in self._read_priority.in_batches(new, BATCH_TILES):
+            self._note_inserted(batch)
+        return True
 
     async def _store_one_by_one(self, pending: list[IndexedTile]) -> None:
         if pending:
@@ -110,11 +136,15 @@ class InsertBatch:
 
     async def _insert_new(self, tiles: list[IndexedTile]) -> list[IndexedTile]:
         """Inserts the tiles that fit; returns those that a concurrent writer inserted first."""
-        new = [entry for entry in tiles if self._reserve(*entry, stored_bytes=0)]
+        new = [
+            entry
+            for entry in tiles
+            if self._may_name_file(*entry) and self._reserve(*entry, stored_bytes=0)
+        ]
         if not new:
             return []
         inserted = await self._queries.tiles.insert_tiles(self._labelled(new), self._now)
-        await self._finish_inserts([entry for entry in new if entry[1].tile_uuid in inserted])
+        self._note_inserted(entry for entry in new if entry[1].tile_uuid in inserted)
         missed = [entry for entry in new if entry[1].tile_uuid not in inserted]
         self._budget.reserve(-sum(tile.disk_bytes for _, tile in missed))
         return missed
@@ -127,13 +157,25 @@ class InsertBatch:
             self.results[index] = result
 
     async def _replace(self, index: int, tile: NewTile, stored: Tile) -> None:
-        evictions = self._queries.evictions
-        if await evictions.find_listed_files([tile.file_path]):
-            self.results[index] = _file_pending_removal(tile)
-        elif self._reserve(index, tile, stored_bytes=stored.disk_bytes or 0):
-            await evictions.list_replaced_file(tile.tile_uuid, tile.file_path, self._now)
+        if not self._may_replace:
+            raise ReplacementLockRequiredError
+        if self._may_name_file(index, tile) and self._reserve(
+            index, tile, stored_bytes=stored.disk_bytes or 0
+        ):
             await self._queries.tiles.replace_tile(tile, self.labels[index])
+            self.replaced.append(stored)
             self.results[index] = InsertOutcome.REPLACED
+
+    def _may_name_file(self, index: int, tile: NewTile) -> bool:
+        """False, with the error as its result, for a tile whose file is listed for removal."""
+        if tile.file_path not in self._listed_files:
+            return True
+        self.results[index] = FilePendingRemovalError(
+            f"file {tile.file_path} is listed for removal: confirm its removal first, "
+            "or use another path",
+            file_path=tile.file_path,
+        )
+        return False
 
     def _reserve(self, index: int, tile: NewTile, *, stored_bytes: int) -> bool:
         """Reserves the bytes by which a tile exceeds its stored version; False, with the error
@@ -145,28 +187,10 @@ class InsertBatch:
         self._budget.reserve(tile.disk_bytes - stored_bytes)
         return True
 
-    async def _finish_inserts(self, tiles: Sequence[IndexedTile]) -> None:
-        """Sets the results of inserted tiles, and undoes inserts whose file is listed for
-        removal.
-
-        The list is final only now: an eviction of the same tile ends before its key can be
-        inserted again.
-        """
-        listed = await self._queries.evictions.find_listed_files(
-            tile.file_path for _, tile in tiles
-        )
-        async for batch in self._read_priority.in_batches(tiles, BATCH_TILES):
-            self.results |= {
-                index: _OUTCOMES.get(self.labels[index], InsertOutcome.INSERTED)
-                for index, _ in batch
-            }
-        if listed:
-            await self._undo_inserts([entry for entry in tiles if entry[1].file_path in listed])
-
-    async def _undo_inserts(self, tiles: Sequence[IndexedTile]) -> None:
-        await self._queries.evictions.undo_inserts(tile.tile_uuid for _, tile in tiles)
-        self._budget.reserve(-sum(tile.disk_bytes for _, tile in tiles))
-        self.results |= {index: _file_pending_removal(tile) for index, tile in tiles}
+    def _note_inserted(self, tiles: Iterable[IndexedTile]) -> None:
+        self.results |= {
+            index: _OUTCOMES.get(self.labels[index], InsertOutcome.INSERTED) for index, _ in tiles
+        }
 
     async def _refuse_too_old(self) -> None:
         self.results |= self.too_old
@@ -203,14 +227,6 @@ def resolve_conflict(tile: NewTile, stored: Tile, on_conflict: OnConflict) -> In
         tile_uuid=tile.tile_uuid,
         stored_content_sha256=stored.content_sha256 or "",
         stored_captured_at=stored.captured_at.isoformat(),
-    )
-
-
-def _file_pending_removal(tile: NewTile) -> FilePendingRemovalError:
-    return FilePendingRemovalError(
-        f"file {tile.file_path} is listed for removal: confirm its removal first, "
-        "or use another path",
-        file_path=tile.file_path,
     )
 
 

@@ -2,9 +2,10 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
-from typing import Final
+from functools import partial
+from typing import Final, TypeVar
 
 from tilecache.errors import FieldViolation
 from tilecache_daemon.clock import Clock
@@ -18,7 +19,12 @@ from tilecache_daemon.freshness_policy import FreshnessPolicy
 from tilecache_daemon.models import InsertOutcome, NewTile, OnConflict, Tile, micros_of
 from tilecache_daemon.read_priority import ReadPriority
 from tilecache_daemon.service.freshness import FreshnessService
-from tilecache_daemon.service.insert_batch import BATCH_TILES, InsertBatch, InsertResult
+from tilecache_daemon.service.insert_batch import (
+    BATCH_TILES,
+    InsertBatch,
+    InsertResult,
+    ReplacementLockRequiredError,
+)
 from tilecache_daemon.service.retries import retry_on_conflict
 from tilecache_daemon.service.storage import Ceiling
 from tilecache_daemon.store.store import Queries, Store
@@ -26,6 +32,8 @@ from tilecache_daemon.store.store import Queries, Store
 MAX_FUTURE: Final = timedelta(days=1)
 """How far a capture may be in the future of a trusted clock. Clocks differ, but a capture far
 in the future would never expire."""
+
+Written = TypeVar("Written")
 
 
 class InsertionService:
@@ -49,9 +57,9 @@ class InsertionService:
         """Stores one tile; returns the tile that is stored now. Raises the errors that
         `insert_batch` returns."""
 
-        async def write() -> tuple[Tile, InsertOutcome]:
+        async def write(*, may_replace: bool) -> tuple[Tile, InsertOutcome]:
             async with self._store.transaction() as queries:
-                (result,) = await self._insert(queries, [tile], on_conflict)
+                (result,) = await self._insert(queries, [tile], on_conflict, may_replace)
                 if isinstance(result, TileCacheError):
                     raise result
                 stored = await queries.tiles.find_tiles([tile.tile_uuid])
@@ -59,11 +67,11 @@ class InsertionService:
 
         async with self._ceiling.serialized_inserts():
             try:
-                return await retry_on_conflict(write)
+                return await _write(write)
             except StorageCeilingError as refusal:
                 if not await self._ceiling.make_room([refusal]):
                     raise
-            return await retry_on_conflict(write)
+            return await _write(write)
 
     async def insert_batch(
         self, tiles: Sequence[NewTile], on_conflict: OnConflict
@@ -95,18 +103,28 @@ class InsertionService:
     async def _write_batch(
         self, tiles: Sequence[NewTile], on_conflict: OnConflict
     ) -> list[InsertResult]:
-        async def write() -> list[InsertResult]:
+        async def write(*, may_replace: bool) -> list[InsertResult]:
             async with self._store.transaction() as queries:
-                return await self._insert(queries, tiles, on_conflict)
+                return await self._insert(queries, tiles, on_conflict, may_replace)
 
-        return await retry_on_conflict(write)
+        return await _write(write)
 
     async def _insert(
-        self, queries: Queries, tiles: Sequence[NewTile], on_conflict: OnConflict
+        self,
+        queries: Queries,
+        tiles: Sequence[NewTile],
+        on_conflict: OnConflict,
+        may_replace: bool,
     ) -> list[InsertResult]:
+        # All writers take these locks in this order, and lock rows after them.
         policy = await queries.freshness.lock_policy_for_share()
         budget = await self._ceiling.lock_budget(queries)
+        if may_replace:
+            await queries.evictions.lock_files_for_listing()
+        else:
+            await queries.evictions.lock_files_for_naming()
         results: dict[int, InsertResult] = {}
+        replaced: list[Tile] = []
         for indices in _rounds_of_distinct_keys(tiles):
             batch = InsertBatch(
                 queries,
@@ -115,10 +133,14 @@ class InsertionService:
                 self._clock.now(),
                 self._read_priority,
                 [(index, tiles[index]) for index in indices],
+                may_replace=may_replace,
             )
             await self._label(batch, policy)
             await batch.store()
             results |= batch.results
+            replaced += batch.replaced
+        for tile in replaced:
+            await queries.evictions.list_replaced_file(tile, self._clock.now())
         return [results[index] for index in range(len(tiles))]
 
     async def _label(self, batch: InsertBatch, policy: FreshnessPolicy) -> None:
@@ -139,6 +161,14 @@ class InsertionService:
                     batch.labels[index] = self._freshness.label(tile, policy)
                 except TileTooOldError as error:
                     batch.too_old[index] = error
+
+
+async def _write(transaction: Callable[..., Awaitable[Written]]) -> Written:
+    """Runs a transaction, and again with the lock for replacements if it needs that."""
+    try:
+        return await retry_on_conflict(partial(transaction, may_replace=False))
+    except ReplacementLockRequiredError:
+        return await retry_on_conflict(partial(transaction, may_replace=True))
 
 
 def _rounds_of_distinct_keys(tiles: Sequence[NewTile]) -> Sequence[Sequence[int]]:

@@ -4,10 +4,17 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import pairwise
 
+import structlog
+
 from tilecache.errors import FieldViolation
 from tilecache.mercator import BoundingBox
 from tilecache_daemon.clock import Clock
-from tilecache_daemon.errors import InvalidRequestError, SectorNotFoundError, TileNotFoundError
+from tilecache_daemon.errors import (
+    InvalidRequestError,
+    SectorNotFoundError,
+    TileCacheError,
+    TileNotFoundError,
+)
 from tilecache_daemon.freshness_policy import (
     FreshnessPolicy,
     FreshnessRule,
@@ -19,6 +26,8 @@ from tilecache_daemon.freshness_policy import (
 from tilecache_daemon.models import FreshnessLabel, Tile
 from tilecache_daemon.service.freshness import FreshnessService
 from tilecache_daemon.store.store import Store
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,10 +139,15 @@ class PolicyService:
         )
 
     async def _relabel(self) -> int:
+        """How many labels changed. The policy is committed by now: tiles that cannot be
+        relabelled stay due, and are relabelled in the background."""
         self._freshness.due = True
         relabelled = 0
-        async for progress in self._freshness.reevaluate():
-            relabelled = progress.relabelled
+        try:
+            async for progress in self._freshness.reevaluate():
+                relabelled = progress.relabelled
+        except TileCacheError as error:
+            log.warning("relabelling_postponed", relabelled=relabelled, cause=str(error))
         return relabelled
 
 

@@ -130,6 +130,8 @@ class PurgeService:
 
         async def delete_batch() -> tuple[list[Candidate], int, list[Eviction]]:
             async with self._store.transaction() as queries:
+                if not summary.dry_run:
+                    await queries.evictions.lock_files_for_listing()
                 found = await list_deletable(queries.evictions, lock=not summary.dry_run)
                 within = [entry for entry in found if contains(entry.tile.x, entry.tile.y)]
                 chosen = [
@@ -138,7 +140,12 @@ class PurgeService:
                     if include_pending or not is_pending_upload(entry.tile)
                 ]
                 deleted = await remove(
-                    queries, chosen, EvictionReason.DELETED, self._clock, dry_run=summary.dry_run
+                    queries,
+                    chosen,
+                    EvictionReason.DELETED,
+                    self._clock,
+                    include_pending=include_pending,
+                    dry_run=summary.dry_run,
                 )
             return found, len(within) - len(chosen), deleted
 

@@ -8,7 +8,9 @@ from tilecache.mercator import CellRectangle
 from tilecache_daemon.models import Eviction, EvictionReason, Purge, Tile
 from tilecache_daemon.store.statements import Statements
 
-_EVICTION_LOCK: Final = 0x7469_6C65_0002  # the key of an advisory lock, unique to this use
+# The keys of advisory locks, unique to their use; the second is that of revision 0006's triggers.
+_EVICTION_LOCK: Final = 0x7469_6C65_0002
+_FILES_LOCK: Final = 0x7469_6C65_0005
 
 
 class Candidate(NamedTuple):
@@ -26,10 +28,24 @@ class EvictionQueries(Statements):
         """Blocks other evictions until the transaction ends."""
         await self._execute("lock_eviction", {"key": _EVICTION_LOCK})
 
-    async def list_evictable(self, after: tuple[int, int], limit: int) -> list[Candidate]:
-        """The least recently used tiles after the position (access_order, id)."""
+    async def lock_files_for_naming(self) -> None:
+        """Blocks the listing of files until the transaction ends. Transactions that name files
+        do not wait for each other. Call it before any row is locked."""
+        await self._execute("lock_files_for_naming", {"key": _FILES_LOCK})
+
+    async def lock_files_for_listing(self) -> None:
+        """Blocks the naming and listing of files by other transactions until this one ends. Call
+        it before any row is locked."""
+        await self._execute("lock_files_for_listing", {"key": _FILES_LOCK})
+
+    async def list_evictable(
+        self, after: tuple[int, int], limit: int, *, include_pending: bool
+    ) -> list[Candidate]:
+        """The least recently used tiles after the position (access_order, id), without those
+        that wait for upload unless they are included."""
         return await self._candidates(
-            "list_evictable", {"after_order": after[0], "after_id": after[1], "limit": limit}
+            "list_evictable_with_pending" if include_pending else "list_evictable",
+            {"after_order": after[0], "after_id": after[1], "limit": limit},
         )
 
     async def list_deletable(
@@ -72,11 +88,19 @@ class EvictionQueries(Statements):
         return await self._candidates("list_deletable_by_id", parameters, lock=lock)
 
     async def evict_tiles(
-        self, chosen: Sequence[Candidate], reason: EvictionReason, now: datetime
+        self,
+        chosen: Sequence[Candidate],
+        reason: EvictionReason,
+        now: datetime,
+        *,
+        include_pending: bool,
     ) -> list[Eviction]:
-        """Deletes tiles and lists their files for removal. Skips tiles that were used since
-        they were chosen, and those that another writer has locked."""
+        """Deletes tiles and lists their files for removal; needs `lock_files_for_listing`. Skips
+        tiles that were used since they were chosen, those that another writer has locked, and
+        those that wait for upload unless they are included. A file that another tile names is
+        not listed: its eviction has the id 0."""
         parameters = {
+            "include_pending": include_pending,
             "ids": [candidate.id for candidate in chosen],
             "orders": [candidate.access_order for candidate in chosen],
             "reason": reason.value,
@@ -84,9 +108,16 @@ class EvictionQueries(Statements):
         }
         return [Eviction(*row) for row in await self._rows("evict_tiles", parameters)]
 
-    async def list_replaced_file(self, tile_uuid: str, file_path: str, now: datetime) -> None:
-        """Lists a tile's file for removal, unless the path stays the same."""
-        parameters = {"tile_uuid": tile_uuid, "file_path": file_path, "now": now}
+    async def list_replaced_file(self, replaced: Tile, now: datetime) -> None:
+        """Lists the file of a tile as it was before its replacement, unless a tile names it;
+        needs `lock_files_for_listing`."""
+        parameters = {
+            "tile_uuid": replaced.tile_uuid,
+            "file_path": replaced.file_path,
+            "content_sha256": replaced.content_sha256,
+            "disk_bytes": replaced.disk_bytes,
+            "now": now,
+        }
         await self._execute("list_replaced_file", parameters)
 
     async def list_evictions(self, after_id: int, limit: int) -> list[Eviction]:
@@ -95,7 +126,8 @@ class EvictionQueries(Statements):
         return [Eviction(*row) for row in await self._rows("list_evictions", parameters)]
 
     async def confirm_evictions(self, ids: Sequence[int]) -> set[int]:
-        """Removes evictions from the list; returns the ids that were listed."""
+        """Removes evictions from the list; returns the ids that were listed and whose file no
+        tile names."""
         return {row[0] for row in await self._rows("confirm_evictions", {"ids": list(ids)})}
 
     async def find_listed_files(self, file_paths: Iterable[str]) -> set[str]:
@@ -104,10 +136,6 @@ class EvictionQueries(Statements):
             return set()
         rows = await self._rows("find_listed_files", {"file_paths": "\n".join(file_paths)})
         return {row[0] for row in rows}
-
-    async def undo_inserts(self, tile_uuids: Iterable[str]) -> None:
-        """Deletes rows that this transaction has inserted."""
-        await self._execute("undo_inserts", {"tile_uuids": list(tile_uuids)})
 
     async def _candidates(
         self, name: str, parameters: dict[str, Any], *, lock: bool = False

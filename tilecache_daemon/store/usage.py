@@ -36,6 +36,10 @@ class UsageQueries(Statements):
         """The total size of all tiles, in bytes."""
         return int(await self._value("read_used_bytes"))
 
+    async def read_pending_uploads(self) -> int:
+        """How many tiles wait for upload."""
+        return int(await self._value("read_pending_uploads"))
+
     async def read_pending_removal(self) -> tuple[int, int]:
         """The number of evictions that are not confirmed, and the size of their files."""
         count, used_bytes = (await self._rows("read_pending_removal"))[0]

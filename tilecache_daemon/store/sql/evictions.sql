@@ -2,46 +2,101 @@
 -- One eviction at a time selects candidates.
 SELECT pg_advisory_xact_lock(%(key)s::bigint);
 
+-- lock_files_for_naming --
+-- Keeps files that tiles name off the list of removals until the transaction ends. Writers that
+-- name files do not wait for each other. Taken before any row is locked.
+SELECT pg_advisory_xact_lock_shared(%(key)s::bigint);
+
+-- lock_files_for_listing --
+-- The same for a writer that lists files: it is alone.
+SELECT pg_advisory_xact_lock(%(key)s::bigint);
+
 -- list_evictable --
--- Tiles after a position in the order of use, least recently used first.
+-- Tiles in the order of use after a position, the least recently used first, without those that
+-- wait for upload and those that free nothing.
 SELECT {tile_columns}, t.id, t.access_order
 FROM tiles t
 WHERE (t.access_order, t.id) > (%(after_order)s, %(after_id)s)
+  AND (t.source <> 'onboard_ingest' OR t.uploaded_at IS NOT NULL)
+  AND t.disk_bytes > 0
 ORDER BY t.access_order, t.id
 LIMIT %(limit)s;
 
+-- list_evictable_with_pending --
+-- The same with those that wait for upload; each half reads an index of its own.
+(
+    SELECT {tile_columns}, t.id, t.access_order
+    FROM tiles t
+    WHERE (t.access_order, t.id) > (%(after_order)s, %(after_id)s)
+      AND (t.source <> 'onboard_ingest' OR t.uploaded_at IS NOT NULL)
+      AND t.disk_bytes > 0
+    ORDER BY t.access_order, t.id
+    LIMIT %(limit)s
+) UNION ALL (
+    SELECT {tile_columns}, t.id, t.access_order
+    FROM tiles t
+    WHERE (t.access_order, t.id) > (%(after_order)s, %(after_id)s)
+      AND t.source = 'onboard_ingest' AND t.uploaded_at IS NULL
+      AND t.disk_bytes > 0
+    ORDER BY t.access_order, t.id
+    LIMIT %(limit)s
+)
+ORDER BY access_order, id
+LIMIT %(limit)s;
+
 -- evict_tiles --
--- Deletes tiles and lists their files for removal, in one statement. Skips tiles that were
--- used since they were chosen, and those that another writer has locked.
+-- Deletes tiles and lists their files for removal, in one statement. Skips tiles that were used
+-- since they were chosen, that wait for upload by now, or that another writer has locked. A file
+-- that another tile names is not listed: its eviction has the id 0.
 WITH locked AS (
     SELECT t.id
     FROM tiles t
     JOIN unnest(%(ids)s::bigint[], %(orders)s::bigint[]) AS chosen (id, access_order)
       USING (id, access_order)
+    WHERE %(include_pending)s OR t.source <> 'onboard_ingest' OR t.uploaded_at IS NOT NULL
     FOR UPDATE OF t SKIP LOCKED
 ), deleted AS (
     DELETE FROM tiles t USING locked WHERE t.id = locked.id RETURNING t.*
+), named AS (
+    SELECT t.file_path
+    FROM deleted
+    JOIN tiles t USING (file_path)
+    LEFT JOIN deleted AS also_deleted ON also_deleted.id = t.id
+    WHERE also_deleted.id IS NULL
+), files AS (
+    SELECT DISTINCT ON (file_path) *
+    FROM deleted
+    WHERE file_path NOT IN (SELECT file_path FROM named)
+    ORDER BY file_path, access_order, id
+), listed AS (
+    INSERT INTO tile_evictions (
+        tile_uuid, zoom, x, y, source, flight_id, file_path, content_sha256, disk_bytes,
+        accessed_at, evicted_at, reason
+    )
+    SELECT tile_uuid, zoom, x, y, source, flight_id, file_path, content_sha256, disk_bytes,
+           accessed_at, %(now)s, %(reason)s
+    FROM files
+    ORDER BY access_order, id
+    RETURNING id, tile_uuid
 )
-INSERT INTO tile_evictions AS e (
-    tile_uuid, zoom, x, y, source, flight_id, file_path, content_sha256, disk_bytes,
-    accessed_at, evicted_at, reason
-)
-SELECT tile_uuid, zoom, x, y, source, flight_id, file_path, content_sha256, disk_bytes,
-       accessed_at, %(now)s, %(reason)s
-FROM deleted
-ORDER BY access_order, id
-RETURNING {eviction_columns};
+SELECT coalesce(listed.id, 0), e.tile_uuid::text, e.zoom, e.x, e.y, e.source, e.flight_id::text,
+       e.file_path, e.content_sha256, e.disk_bytes, %(now)s::timestamptz, e.accessed_at,
+       %(reason)s
+FROM deleted AS e
+LEFT JOIN listed USING (tile_uuid)
+ORDER BY e.access_order, e.id;
 
 -- list_replaced_file --
--- Lists the file of a tile for removal before its path changes.
+-- Lists the former file of a replaced tile for removal, unless a tile names it.
 INSERT INTO tile_evictions (
     tile_uuid, zoom, x, y, source, flight_id, file_path, content_sha256, disk_bytes,
     accessed_at, evicted_at, reason
 )
-SELECT tile_uuid, zoom, x, y, source, flight_id, file_path, content_sha256, disk_bytes,
-       accessed_at, %(now)s, 'replaced'
-FROM tiles
-WHERE tile_uuid = %(tile_uuid)s::uuid AND file_path <> %(file_path)s;
+SELECT t.tile_uuid, t.zoom, t.x, t.y, t.source, t.flight_id, %(file_path)s,
+       %(content_sha256)s::text, %(disk_bytes)s::bigint, t.accessed_at, %(now)s, 'replaced'
+FROM tiles t
+WHERE t.tile_uuid = %(tile_uuid)s::uuid
+  AND NOT EXISTS (SELECT FROM tiles n WHERE n.file_path = %(file_path)s);
 
 -- list_evictions --
 -- Evictions after a position, oldest first.
@@ -52,10 +107,13 @@ ORDER BY e.id
 LIMIT %(limit)s;
 
 -- confirm_evictions --
--- Removes evictions from the list.
-DELETE FROM tile_evictions
-WHERE id = ANY(%(ids)s::bigint[])
-RETURNING id;
+-- Removes evictions from the list; returns those whose file no tile names.
+WITH confirmed AS (
+    DELETE FROM tile_evictions WHERE id = ANY(%(ids)s::bigint[]) RETURNING id, file_path
+)
+SELECT id
+FROM confirmed
+WHERE NOT EXISTS (SELECT FROM tiles t WHERE t.file_path = confirmed.file_path);
 
 -- is_any_file_listed --
 -- Whether any file is listed for removal.
@@ -66,11 +124,6 @@ SELECT EXISTS (SELECT FROM tile_evictions);
 SELECT DISTINCT file_path
 FROM tile_evictions
 WHERE file_path = ANY(string_to_array(%(file_paths)s, E'\n'));
-
--- undo_inserts --
--- Deletes rows that this transaction has inserted.
-DELETE FROM tiles
-WHERE tile_uuid = ANY(%(tile_uuids)s::uuid[]);
 
 -- list_deletable --
 -- Tiles of a zoom in a rectangle of cells that match a purge, after a position.

@@ -16,7 +16,8 @@ FROM tile_freshness_rules;
 -- relabel_tiles --
 -- Updates the labels of the next tiles as `FreshnessPolicy.evaluate` does. Labels of revision
 -- 0001 (`stale_warn`, `stale_reject`) stay, since the rules behind them are unknown. While the
--- clock is not trusted, no tile in a sector with a rule becomes `fresh`.
+-- clock is not trusted, no tile in a sector with a rule becomes `fresh`. A tile
+-- that was changed since it was read keeps its new label.
 WITH batch AS (
     SELECT id, latitude, longitude, captured_at, freshness_status
     FROM tiles
@@ -24,7 +25,7 @@ WITH batch AS (
     ORDER BY id
     LIMIT %(limit)s
 ), verdict AS (
-    SELECT batch.id, batch.freshness_status AS old_label,
+    SELECT batch.id, batch.captured_at, batch.freshness_status AS old_label,
            coalesce(rule.label, 'fresh') AS new_label,
            rule.label IS NOT NULL AS aged
     FROM batch
@@ -52,6 +53,8 @@ WITH batch AS (
     SET freshness_status = verdict.new_label
     FROM verdict
     WHERE t.id = verdict.id
+      AND t.captured_at = verdict.captured_at
+      AND t.freshness_status = verdict.old_label
       AND verdict.new_label <> verdict.old_label
       AND verdict.old_label IN ('fresh', 'downgraded', 'rejected')
       AND (%(clock_trusted)s OR NOT (verdict.aged AND verdict.new_label = 'fresh'))

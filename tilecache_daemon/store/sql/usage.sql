@@ -1,18 +1,24 @@
 -- read_usage --
 -- The usage by zoom, source, label and pending upload.
 SELECT zoom, source, freshness_status, pending_upload,
-       sum(tile_count)::bigint, sum(used_bytes)::bigint, sum(unknown_size_count)::bigint
+       sum(tile_count)::bigint, least(sum(used_bytes), 9223372036854775807)::bigint,
+       sum(unknown_size_count)::bigint
 FROM tile_usage
 GROUP BY zoom, source, freshness_status, pending_upload
 HAVING sum(tile_count) <> 0;
 
 -- read_used_bytes --
 -- The total size of all tiles.
-SELECT coalesce(sum(used_bytes), 0)::bigint FROM tile_usage;
+SELECT least(coalesce(sum(used_bytes), 0), 9223372036854775807)::bigint FROM tile_usage;
+
+-- read_pending_uploads --
+-- How many tiles wait for upload.
+SELECT coalesce(sum(tile_count), 0)::bigint FROM tile_usage WHERE pending_upload;
 
 -- read_pending_removal --
 -- The files that are listed for removal.
-SELECT count(*), coalesce(sum(disk_bytes), 0)::bigint FROM tile_evictions;
+SELECT count(*), least(coalesce(sum(disk_bytes), 0), 9223372036854775807)::bigint
+FROM tile_evictions;
 
 -- lock_ceiling --
 -- One writer at a time checks the ceiling.
