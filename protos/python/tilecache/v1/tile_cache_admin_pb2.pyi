@@ -445,7 +445,7 @@ class EvictionSummary(_message.Message):
     stop: Global___EvictionStop.ValueType
     """Why the eviction ended."""
     pending_upload_count: _builtins.int
-    """Tiles that were left out because they wait for upload."""
+    """Tiles that were left out because they wait for upload. 0 if the goal was met."""
     dry_run: _builtins.bool
     """This was a dry run: nothing was changed."""
     def __init__(
@@ -483,7 +483,10 @@ class EvictedTile(_message.Message):
     ACCESSED_AT_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     eviction_id: _builtins.int
-    """Identifies this eviction in `ConfirmEvictions`. 0 in a dry run."""
+    """Identifies this eviction in `ConfirmEvictions`. 0 in a dry run, and if the
+    file is not to be removed: another tile names it, or one that was evicted
+    before it has listed it.
+    """
     tile_uuid: _builtins.str
     """The id of the tile."""
     file_path: _builtins.str
