@@ -134,10 +134,12 @@ def check_cell(zoom: int, x: int, y: int) -> None:
         if not isinstance(value, int) or isinstance(value, bool):
             raise ValueError(f"{name} is {value!r}, not a whole number")  # noqa: TRY004
     if not 0 <= zoom <= MAX_ZOOM:
-        raise ValueError(f"zoom is {zoom}, not within 0..{MAX_ZOOM}")
+        raise ValueError(f"zoom is {zoom}, must be within 0..{MAX_ZOOM}")
     for name, value in (("x", x), ("y", y)):
         if not 0 <= value < 1 << zoom:
-            raise ValueError(f"{name} is {value}, not within 0..{(1 << zoom) - 1} of zoom {zoom}")
+            raise ValueError(
+                f"{name} is {value}, must be within 0..{(1 << zoom) - 1} at zoom {zoom}"
+            )
 
 
 def source_text(source: int | str) -> str:

@@ -69,8 +69,8 @@ def test_derive_prints_json() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["23", "0", "0"], "zoom is 23, not within 0..22"),
-        (["1", "2", "0"], "x is 2, not within 0..1 of zoom 1"),
+        (["23", "0", "0"], "zoom is 23, must be within 0..22"),
+        (["1", "2", "0"], "x is 2, must be within 0..1 at zoom 1"),
         (["1", "0", "0", "--flight", "LX1"], "flight_id is 'LX1', not a UUID"),
         (["1", "0", "0", "--source", "bing"], "'bing' is not one of"),
         (["one", "0", "0"], "'one' is not a valid integer"),
