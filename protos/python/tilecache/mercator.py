@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
-from typing import Final, Iterable, Iterator, NamedTuple, Sequence
+from typing import Callable, Final, Iterable, Iterator, NamedTuple, Sequence
 
 MAX_LATITUDE: Final = math.degrees(math.atan(math.sinh(math.pi)))
 EQUATOR_METERS: Final = 2 * math.pi * 6_378_137.0
@@ -152,9 +152,23 @@ def cells_in_circle(
 ) -> Iterator[CellRectangle]:
     """The cells that a circle on the ground overlaps, row by row from the north."""
     south, north = _circle_latitudes(latitude, radius_meters)
-    for rows in cells_in_box(zoom, BoundingBox(south, longitude, north, longitude)):
-        for y in range(rows.y_from, rows.y_to + 1):
-            yield from circle_row(zoom, latitude, longitude, radius_meters, y)
+    if south > MAX_LATITUDE or north < -MAX_LATITUDE:
+        return
+    y_from, y_to = _span(row_position(zoom, north), row_position(zoom, south), zoom)
+    half_width = _circle_half_widths(latitude, radius_meters)
+    widest = _widest_latitude(latitude, radius_meters)
+    # Each edge between two rows is computed once.
+    upper = min(_latitude(zoom, y_from), north)
+    upper_width = half_width(upper)
+    for y in range(y_from, y_to + 1):
+        lower = max(_latitude(zoom, y + 1), south)
+        lower_width = half_width(lower)
+        width = max(upper_width, lower_width)
+        if lower < widest < upper:
+            width = max(width, half_width(widest))
+        for x_from, x_to in _columns_around(zoom, longitude, width):
+            yield CellRectangle(x_from, x_to, y, y)
+        upper, upper_width = lower, lower_width
 
 
 def circle_row(
@@ -166,8 +180,8 @@ def circle_row(
     half_width = _circle_half_width(
         latitude, radius_meters, max(band.south, south), min(band.north, north)
     )
-    middle = (band.south + band.north) / 2
-    yield from cells_in_box(zoom, _around(longitude, half_width, middle, middle))
+    for x_from, x_to in _columns_around(zoom, longitude, half_width):
+        yield CellRectangle(x_from, x_to, y, y)
 
 
 def circle_bounds(latitude: float, longitude: float, radius_meters: float) -> BoundingBox:
@@ -195,21 +209,48 @@ def _around(longitude: float, half_width: float, south: float, north: float) -> 
 
 def _circle_half_width(latitude: float, radius_meters: float, south: float, north: float) -> float:
     """The largest difference of longitude, in degrees, between a circle's centre and its edge
-    within a band of latitudes, by the spherical law of cosines."""
-    centre, angle = math.radians(latitude), radius_meters / EARTH_RADIUS_METERS
-    # The latitude at which a meridian touches the circle; the pole if the circle contains it.
-    cosine = math.cos(angle)
+    within a band of latitudes."""
+    half_width = _circle_half_widths(latitude, radius_meters)
+    widest = min(max(_widest_latitude(latitude, radius_meters), south), north)
+    return max(half_width(south), half_width(north), half_width(widest))
+
+
+def _widest_latitude(latitude: float, radius_meters: float) -> float:
+    """The latitude at which a meridian touches a circle; the pole if the circle contains it."""
+    centre, cosine = math.radians(latitude), math.cos(radius_meters / EARTH_RADIUS_METERS)
     ratio = math.sin(centre) / cosine if cosine else math.copysign(1.0, centre)
-    widest = math.degrees(math.asin(min(max(ratio, -1.0), 1.0)))
-    widths = []
-    for candidate in (south, north, min(max(widest, south), north)):
-        at = math.radians(candidate)
-        divisor = math.cos(centre) * math.cos(at)
+    return math.degrees(math.asin(min(max(ratio, -1.0), 1.0)))
+
+
+def _circle_half_widths(latitude: float, radius_meters: float) -> Callable[[float], float]:
+    """The difference of longitude, in degrees, between a circle's centre and its edge at a
+    latitude within the circle's, by the spherical law of cosines."""
+    centre, cosine = math.radians(latitude), math.cos(radius_meters / EARTH_RADIUS_METERS)
+    centre_sine, centre_cosine = math.sin(centre), math.cos(centre)
+
+    def half_width(at_latitude: float) -> float:
+        at = math.radians(at_latitude)
+        divisor = centre_cosine * math.cos(at)
         if divisor < 1e-12:
             return 180.0
-        value = (cosine - math.sin(centre) * math.sin(at)) / divisor
-        widths.append(math.degrees(math.acos(min(max(value, -1.0), 1.0))))
-    return max(widths)
+        value = (cosine - centre_sine * math.sin(at)) / divisor
+        return math.degrees(math.acos(min(max(value, -1.0), 1.0)))
+
+    return half_width
+
+
+def _columns_around(zoom: int, longitude: float, half_width: float) -> list[tuple[int, int]]:
+    """First and last column of the cells within a difference of longitude, in degrees: two
+    runs across the antimeridian."""
+    side = 1 << zoom
+    if half_width >= 180.0:
+        return [(0, side - 1)]
+    west, east = longitude - half_width, longitude + half_width
+    if west >= -180.0 and east <= 180.0:
+        return [_span(_column_position(zoom, west), _column_position(zoom, east), zoom)]
+    first, _ = _span(_column_position(zoom, west + 360.0 if west < -180.0 else west), side, zoom)
+    _, last = _span(0, _column_position(zoom, east - 360.0 if east > 180.0 else east), zoom)
+    return [(0, side - 1)] if first <= last else [(first, side - 1), (0, last)]
 
 
 @lru_cache(maxsize=4_096)
