@@ -4,6 +4,7 @@ The cache does not read these bytes. An answer is a join of them.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from typing import Final
 from uuid import UUID
 
@@ -97,7 +98,7 @@ class Block:
         passing = self._passing(wanted)
         best_only = wanted.selection is TileSelection.BEST_PER_CELL
         if passing is None and not best_only:
-            return [element for start, end in runs for element in self.elements[start:end]]
+            return list(chain.from_iterable(self.elements[start:end] for start, end in runs))
         indexes = np.concatenate([np.arange(0), *(np.arange(start, end) for start, end in runs)])
         if passing is not None:
             indexes = indexes[passing[indexes]]
@@ -123,7 +124,9 @@ class Block:
 
     def _passing(self, wanted: TileFilter) -> NDArray[np.bool_] | None:
         """Whether each tile passes; None if all do."""
-        passing = np.isin(self._ranks, [_RANKS[label] for label in wanted.labels])
+        wanted_ranks = np.zeros(len(_RANKS), dtype=np.bool_)
+        wanted_ranks[[_RANKS[label] for label in wanted.labels]] = True
+        passing = wanted_ranks[self._ranks]
         if wanted.sources:
             passing &= np.isin(self._sources, [SOURCE_NUMBERS[text] for text in wanted.sources])
         if wanted.flight_id is not None:

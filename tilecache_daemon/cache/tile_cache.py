@@ -49,8 +49,8 @@ PACK_BATCH_TILES: Final = 2_048
 """Tiles that are packed before other calls continue: about a millisecond."""
 _CONCURRENT_LOADS: Final = 3
 _PARTS_AHEAD: Final = 2
-_IDLE_S: Final = 0.05
-_IDLE_TIMEOUT_S: Final = 0.2
+_IDLE_S: Final = 0.1
+_IDLE_TIMEOUT_S: Final = 0.5
 _MAX_READ_IN_PART: Final = 4_096
 _MAX_WAITING_BLOCKS: Final = 256
 _REWRITE_BATCH_TILES: Final = 64

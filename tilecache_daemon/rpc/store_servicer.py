@@ -28,6 +28,7 @@ from tilecache_daemon.service.uploads import UploadService
 CHUNK_RECTANGLES: Final = 50_000
 MAX_ANSWER_BYTES: Final = 4_000_000
 """Less than the 4 MiB that a gRPC client takes unless it is told otherwise."""
+PIECE_BYTES: Final = 1024 * 1024
 CHUNK_BYTES: Final = 512 * 1024
 """So small that a client reads one message while the next is sent."""
 
@@ -131,9 +132,9 @@ class StoreServicer:
         byte_count, degraded = 0, False
         async for part in self._reading.query(zoom, cells, wanted):
             degraded = degraded or part.degraded
-            for element in part.elements:
-                chunk.append(element)
-                byte_count += len(element)
+            for elements in _pieces(part.elements):
+                chunk += elements
+                byte_count += sum(map(len, elements))
                 if byte_count >= CHUNK_BYTES:
                     yield _join(chunk, degraded)
                     chunk, byte_count = [], 0
@@ -182,6 +183,13 @@ class StoreServicer:
         return pb.MarkUploadedResponse(
             outcomes=[pb.MarkOutcome.Value(f"MARK_OUTCOME_{outcome.name}") for outcome in outcomes]
         )
+
+
+def _pieces(elements: list[bytes]) -> Iterator[list[bytes]]:
+    """Pieces of some elements of which one more does not burst a message."""
+    size = max(PIECE_BYTES // max(map(len, elements), default=1), 1)
+    for start in range(0, len(elements), size):
+        yield elements[start : start + size]
 
 
 def _join(elements: Sequence[bytes], degraded: bool) -> bytes:
