@@ -51,6 +51,7 @@ _CONCURRENT_LOADS: Final = 3
 _PARTS_AHEAD: Final = 2
 _IDLE_S: Final = 0.1
 _IDLE_TIMEOUT_S: Final = 0.5
+_BLOCKS_PER_LOAD: Final = 8
 _MAX_READ_IN_PART: Final = 4_096
 _MAX_WAITING_BLOCKS: Final = 256
 _REWRITE_BATCH_TILES: Final = 64
@@ -182,10 +183,14 @@ class TileCache:
     async def run(self) -> None:
         """Loads the blocks that were read in part repeatedly, between reads, until cancelled."""
         while True:
-            key = await self._waiting_blocks.get()
+            keys = [await self._waiting_blocks.get()]
             await self._read_priority.wait_until_idle(_IDLE_S, _IDLE_TIMEOUT_S)
-            with suppress(TileCacheError):
-                await self._load_part(key.zoom, partial(_whole_block, key))
+            while len(keys) < _BLOCKS_PER_LOAD and not self._waiting_blocks.empty():
+                keys.append(self._waiting_blocks.get_nowait())
+            for zoom in {key.zoom for key in keys}:
+                whole = {key: cells_of(key) for key in keys if key.zoom == zoom}
+                with suppress(TileCacheError):
+                    await self._load_part(zoom, partial(_fixed_part, whole))
 
     def blocks_changed(self, blocks: Collection[BlockKey], *, own_accesses: bool) -> None:
         """As `change_feed.Subscriber`. This daemon's own accesses come by `note_accesses`."""
@@ -316,8 +321,10 @@ class _Load:
         return not self.all_changed and key not in self.changed
 
 
-def _whole_block(key: BlockKey, _: int) -> dict[BlockKey, CellRectangle]:
-    return {key: cells_of(key)}
+def _fixed_part(
+    cells: Mapping[BlockKey, CellRectangle], _: int
+) -> Mapping[BlockKey, CellRectangle]:
+    return cells
 
 
 def _retrieve_error(load: "asyncio.Task[list[Block]]") -> None:
