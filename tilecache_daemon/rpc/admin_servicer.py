@@ -2,11 +2,11 @@
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Iterable
-from itertools import islice
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from typing import Final, TypeVar
 
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
 
 from tilecache.identity import SOURCE_NUMBERS
 from tilecache.v1 import tile_cache_admin_pb2 as pb
@@ -23,8 +23,11 @@ from tilecache_daemon.service.storage import StorageService
 from tilecache_daemon.store.usage import UsageRow
 
 CHUNK_TILES: Final = 1_000
+PAGE_BYTES: Final = 3_000_000
+"""Of the items in a message: less than MAX_ANSWER_BYTES, whatever rows of other writers hold."""
 
 Kind = TypeVar("Kind", str, int)
+Item = TypeVar("Item", bound=Message)
 
 
 class AdminServicer:
@@ -108,9 +111,10 @@ class AdminServicer:
         page = await self._eviction.list_evictions(
             admin_requests.after_id(request.page_token), size + 1
         )
-        more, page = len(page) > size, page[:size]
+        tiles = next(_chunks(page, size), [])
+        more = len(page) > len(tiles)
         return pb.ListEvictionsResponse(
-            tiles=map(_evicted_tile, page), next_page_token=str(page[-1].id) if more else ""
+            tiles=tiles, next_page_token=str(tiles[-1].eviction_id) if more else ""
         )
 
     async def confirm_evictions(
@@ -160,9 +164,10 @@ class AdminServicer:
         size = requests.page_size(request.page_size)
         policy = await self._policy.read()
         page = [sector for sector in policy.sectors if sector.name > request.page_token]
-        more, page = len(page) > size, page[:size]
+        sectors = next(_parts(map(_sector, page), size), [])
+        more = len(page) > len(sectors)
         return pb.ListSectorsResponse(
-            sectors=map(_sector, page), next_page_token=page[-1].name if more else ""
+            sectors=sectors, next_page_token=sectors[-1].name if more else ""
         )
 
     async def set_sector(self, request: pb.SetSectorRequest) -> pb.SetSectorResponse:
@@ -212,7 +217,7 @@ class AdminServicer:
             next_change_at=wire.timestamp(found.next_change_at),
             next_label=wire.label_number(found.next_label),
             clock_trusted=found.clock_trusted,
-            sectors=map(_sector, found.sectors),
+            sectors=next(_parts(map(_sector, found.sectors), requests.MAX_PAGE_SIZE), []),
             explanation=found.sentence,
         )
 
@@ -234,9 +239,25 @@ def _sum_by(
     return {name: _sum(group) for name, group in groups.items()}
 
 
-def _chunks(evictions: Iterable[Eviction]) -> Iterable[list[pb.EvictedTile]]:
-    tiles = map(_evicted_tile, evictions)
-    return iter(lambda: list(islice(tiles, CHUNK_TILES)), [])
+def _chunks(
+    evictions: Iterable[Eviction], most: int = CHUNK_TILES
+) -> Iterator[list[pb.EvictedTile]]:
+    return _parts(map(_evicted_tile, evictions), most)
+
+
+def _parts(items: Iterable[Item], most: int) -> Iterator[list[Item]]:
+    """The items in parts of at most `most` and of about PAGE_BYTES."""
+    part: list[Item] = []
+    byte_count = 0
+    for item in items:
+        size = item.ByteSize()
+        if part and (len(part) == most or byte_count + size > PAGE_BYTES):
+            yield part
+            part, byte_count = [], 0
+        part.append(item)
+        byte_count += size
+    if part:
+        yield part
 
 
 def _evicted_tile(eviction: Eviction) -> pb.EvictedTile:

@@ -15,7 +15,7 @@ from tilecache_daemon.models import InsertOutcome, Limits, NewTile, OnConflict
 from tilecache_daemon.read_priority import ReadPriority
 from tilecache_daemon.rpc import requests
 from tilecache_daemon.rpc.new_tile import new_tiles
-from tilecache_daemon.rpc.status import TABLE
+from tilecache_daemon.rpc.status import MAX_TEXT_BYTES, TABLE, shorten
 from tilecache_daemon.service.insert_batch import InsertResult
 from tilecache_daemon.service.insertion import InsertionService
 
@@ -23,6 +23,9 @@ _CONCURRENT_BATCHES: Final = 3
 """While PostgreSQL commits one, it stores the next, and a third is encoded and sent."""
 _TILES_PER_STEP: Final = 64
 """Tiles that are validated without yielding to reads."""
+
+_MESSAGES_BYTES: Final = 2_500_000
+"""Messages of all refused tiles of a batch: a client must be able to read its acknowledgement."""
 
 Acknowledgement = pb.BulkInsertTilesResponse
 
@@ -108,11 +111,11 @@ class BulkInsert:
 
 def _acknowledgement(batch_index: int, results: Mapping[int, InsertResult]) -> Acknowledgement:
     counts = Counter(results.values())
-    refusals = [
-        _refusal(index, result)
-        for index, result in results.items()
-        if isinstance(result, TileCacheError)
-    ]
+    refused = {
+        index: result for index, result in results.items() if isinstance(result, TileCacheError)
+    }
+    message_bytes = min(MAX_TEXT_BYTES, _MESSAGES_BYTES // max(len(refused), 1))
+    refusals = [_refusal(index, error, message_bytes) for index, error in refused.items()]
     return Acknowledgement(
         batch_index=batch_index,
         refused=sorted(refusals, key=attrgetter("index")),
@@ -120,7 +123,7 @@ def _acknowledgement(batch_index: int, results: Mapping[int, InsertResult]) -> A
     )
 
 
-def _refusal(index: int, error: TileCacheError) -> pb.RefusedTile:
+def _refusal(index: int, error: TileCacheError, message_bytes: int) -> pb.RefusedTile:
     field = ""
     if isinstance(error, InvalidRequestError):
         error = error.within(f"tiles[{index}]")
@@ -130,5 +133,5 @@ def _refusal(index: int, error: TileCacheError) -> pb.RefusedTile:
         code=TABLE[type(error)].code,
         reason=error.reason,
         field=field,
-        message=str(error),
+        message=shorten(str(error), message_bytes),
     )

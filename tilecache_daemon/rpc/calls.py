@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     Handler = grpc.RpcMethodHandler[Any, Any]
 
 Answer = Message | bytes
+MAX_ANSWER_BYTES: Final = 4_000_000
+"""Of one message: less than the 4 MiB that a gRPC client takes unless it is told otherwise."""
 DEGRADED_METADATA: Final = (("tilecache-degraded", "1"),)
 
 READS: Final = frozenset(
@@ -249,13 +251,17 @@ class _Admission:
 
 
 def _encoded(answer: Answer, context: Context) -> bytes:
-    if isinstance(answer, Message):
-        return answer.SerializeToString()
+    data = answer.SerializeToString() if isinstance(answer, Message) else answer
+    if len(data) > MAX_ANSWER_BYTES:
+        # A client could not read it, and would get an error without details.
+        raise LimitExceededError(
+            FieldViolation("answer", f"has {len(data)} bytes, must have at most {MAX_ANSWER_BYTES}")
+        )
     if isinstance(answer, Degraded):
         context.set_trailing_metadata(DEGRADED_METADATA)
         # gRPC accepts bytes, but no subclass.
         return bytes(answer)
-    return answer
+    return data
 
 
 async def abort(context: Context, error: Exception) -> NoReturn:

@@ -17,7 +17,7 @@ from tilecache_daemon.models import FreshnessLabel, InsertOutcome, Limits
 from tilecache_daemon.read_priority import ReadPriority
 from tilecache_daemon.rpc import packing, requests, wire
 from tilecache_daemon.rpc.bulk_insert import BulkInsert
-from tilecache_daemon.rpc.calls import Degraded
+from tilecache_daemon.rpc.calls import MAX_ANSWER_BYTES, Degraded
 from tilecache_daemon.rpc.new_tile import new_tile
 from tilecache_daemon.service.coverage import Coverage, CoverageService
 from tilecache_daemon.service.information import InformationService
@@ -26,8 +26,6 @@ from tilecache_daemon.service.reading import ReadingService
 from tilecache_daemon.service.uploads import UploadService
 
 CHUNK_RECTANGLES: Final = 50_000
-MAX_ANSWER_BYTES: Final = 4_000_000
-"""Less than the 4 MiB that a gRPC client takes unless it is told otherwise."""
 PIECE_BYTES: Final = 1024 * 1024
 CHUNK_BYTES: Final = 512 * 1024
 """So small that a client reads one message while the next is sent."""

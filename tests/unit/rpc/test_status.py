@@ -1,16 +1,26 @@
 """The mapping of errors to gRPC statuses."""
 
 from collections.abc import Iterator
+from urllib.parse import quote
 
 import pytest
 from google.protobuf.message import Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
+from google.rpc.error_details_pb2 import BadRequest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tilecache.errors import FieldViolation
 from tilecache_daemon import errors
 from tilecache_daemon.errors import InvalidRequestError, TileCacheError
 from tilecache_daemon.rpc.calls import CODES
-from tilecache_daemon.rpc.status import TABLE, internal_status, status_of
+from tilecache_daemon.rpc.status import (
+    MAX_STATUS_BYTES,
+    TABLE,
+    internal_status,
+    shorten,
+    status_of,
+)
 
 
 def subclasses(kind: type[TileCacheError]) -> Iterator[type[TileCacheError]]:
@@ -97,3 +107,22 @@ def test_an_internal_error_reveals_nothing() -> None:
     assert status.code == code_pb2.INTERNAL
     assert isinstance(info, error_details_pb2.ErrorInfo)
     assert (info.reason, info.domain) == ("INTERNAL", "tilecache")
+
+
+@given(st.lists(st.tuples(st.text(), st.text(max_size=3_000)), min_size=1, max_size=20))
+def test_a_status_is_bounded_and_counts_what_it_leaves_out(texts: list[tuple[str, str]]) -> None:
+    status = status_of(InvalidRequestError(*(FieldViolation(*pair) for pair in texts)))
+
+    encoded = len(quote(status.message, errors="replace")) + status.ByteSize() * 4 // 3
+    info, bad = detail(status, error_details_pb2.ErrorInfo), detail(status, BadRequest)
+    assert encoded <= MAX_STATUS_BYTES
+    assert isinstance(info, error_details_pb2.ErrorInfo)
+    assert isinstance(bad, BadRequest)
+    left_out = int(info.metadata["unreported_violations"] or 0)
+    assert len(bad.field_violations) + left_out == len(texts)
+    assert bad.field_violations
+
+
+def test_a_text_is_shortened_in_its_middle() -> None:
+    assert shorten("a" * 50 + "b" * 50, 29) == "aaaaaaaaaa…bbbbbbbbbb"
+    assert shorten("short", 29) == "short"
