@@ -156,8 +156,11 @@ class Daemon:
         self._database = tiles.database
         monitor = self._run("database-monitor", tiles.database.monitor)
         async with tiles.store.connection() as queries:
-            if seen := await queries.database.read_latest_time_seen():
+            latest_plausible = self._clock.latest_plausible
+            if seen := await queries.database.read_latest_time_seen(latest_plausible):
                 self._clock.observe(seen)
+            if await queries.database.is_time_implausible(latest_plausible):
+                log.warning("implausible_times_ignored", later_than=latest_plausible.isoformat())
         self._closing.push_async_callback(_flush, tiles.accesses)
         return monitor
 

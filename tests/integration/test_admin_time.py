@@ -22,7 +22,7 @@ from tests.admin import (
     touch,
 )
 from tests.clocked_daemon import ClockedDaemon
-from tests.tiles import TIMEOUT_S, Block, insert, key_name, tile, tile_key
+from tests.tiles import TIMEOUT_S, Block, insert, key_name, tile, tile_key, tile_uuid
 from tests.waiting import eventually
 from tilecache.errors import CallError
 from tilecache.v1.tile_metadata_store_pb2 import (
@@ -302,3 +302,75 @@ def test_rejected_tiles_stay_rejected_after_a_start_in_1970(
 
         assert read_label(daemon.client, FIRST) == "rejected"
         assert explain(daemon.admin_client, FIRST).current_label == FRESHNESS_LABEL_REJECTED
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_clock_that_was_far_ahead_leaves_no_trace(
+    daemon: ClockedDaemon, database: str, restarted: bool
+) -> None:
+    set_policy(daemon, ACTIVE_CONFLICT, 6, REJECT)
+    insert(daemon.client, tile(FIRST, captured_at=NOON - timedelta(days=1)))
+    daemon.set_clock(NOON + timedelta(days=5 * 365))
+    touch(daemon.client, FIRST)
+    assert reevaluate(daemon.admin_client) == 1
+    insert(daemon.client, tile(SECOND, captured_at=NOON + timedelta(days=5 * 365)))
+    assert read_label(daemon.client, FIRST) == "rejected"
+    if restarted:
+        assert daemon.stop() == 0
+
+    daemon.set_clock(NOON + timedelta(minutes=5))
+    if restarted:
+        daemon.start()
+        assert "implausible_times_ignored" in daemon.log
+
+    assert clock(daemon).trusted
+    assert moment(clock(daemon).time) == NOON + timedelta(minutes=5)
+    eventually(lambda: read_label(daemon.client, FIRST) == "fresh")
+
+    # Its use is recorded, though the last one that was written lies ahead.
+    touch(daemon.client, FIRST)
+    assert daemon.stop() == 0
+    with psycopg.connect(database) as sql:
+        ((accessed_at,),) = sql.execute(
+            "SELECT accessed_at FROM tiles WHERE tile_uuid = %s", [tile_uuid(FIRST)]
+        ).fetchall()
+    assert accessed_at == NOON + timedelta(minutes=5)
+
+
+def test_a_clock_beyond_what_is_plausible_rejects_no_tile(daemon: ClockedDaemon) -> None:
+    set_policy(daemon, ACTIVE_CONFLICT, 6, REJECT)
+    insert(daemon.client, tile(FIRST, captured_at=NOON - timedelta(days=1)))
+
+    daemon.set_clock(day(2099, 1, 1))
+
+    assert not clock(daemon).trusted
+    assert "2099-01-01" in clock(daemon).reason
+    assert reevaluate(daemon.admin_client) == 0
+    assert read_label(daemon.client, FIRST) == "fresh"
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE tiles SET accessed_at = %s",
+        "UPDATE tiles SET created_at = %s",
+        "UPDATE tiles SET uploaded_at = %s",
+        "UPDATE tile_evictions SET evicted_at = %s",
+        "UPDATE sector_classifications SET created_at = %s",
+    ],
+)
+def test_each_time_of_the_daemons_own_is_believed_if_it_is_plausible(
+    daemon: ClockedDaemon, database: str, statement: str
+) -> None:
+    set_policy(daemon, STABLE_REAR, 12, DOWNGRADE)
+    for key in (FIRST, SECOND):
+        insert(daemon.client, tile(key, captured_at=NOON - timedelta(days=1)))
+    evict(daemon.admin_client, free_bytes=1)
+    assert daemon.stop() == 0
+
+    for ahead, trusted in ((timedelta(days=300), False), (timedelta(days=3_000), True)):
+        with psycopg.connect(database) as sql:
+            sql.execute(statement, [NOON + ahead])
+        daemon.start()
+        assert clock(daemon).trusted is trusted
+        assert daemon.stop() == 0

@@ -1,5 +1,6 @@
 """A daemon on a machine whose clock is behind what its database has seen."""
 
+import re
 from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from tests.admin import STABLE_REAR, evict, set_sector
 from tests.daemon_process import DaemonProcess, run_tilecache
 from tests.tiles import Block, bulk_insert, by_key, insert, store_row, tile, tile_uuid
 from tests.waiting import eventually
@@ -113,3 +115,24 @@ def test_the_order_of_use_does_not_depend_on_the_time_of_day(
                AND tile_uuid = ANY(%s::uuid[]) ORDER BY access_order"""
     eventually(lambda: len(sql.execute(query, [used]).fetchall()) == len(used))
     assert [text for (text,) in sql.execute(query, [used]).fetchall()] == used
+
+
+def test_the_documented_statements_end_distrust_of_a_clock_that_is_right(
+    late_daemon: DaemonProcess, sql: psycopg.Connection[Any], block: Block
+) -> None:
+    store_row(sql, block.key(), created_at=SEEN, uploaded_at=SEEN)
+    store_row(sql, block.key(1), accessed_at=None, uploaded_at=None)
+    set_sector(late_daemon.admin_client, "s", STABLE_REAR, (0.0, 0.0, 1.0, 1.0))
+    evict(late_daemon.admin_client, free_bytes=1)
+    assert late_daemon.stop() == 0
+    text = Path(__file__).parents[2].joinpath("docs", "reliability.md").read_text()
+    (statements,) = re.findall(r"```sql\n(.*?)```", text, re.DOTALL)
+
+    sql.execute(statements)
+    late_daemon.start()
+
+    assert late_daemon.client.store.GetServerInfo(GetServerInfoRequest(), timeout=10).clock.trusted
+    ((unused,),) = sql.execute(
+        "SELECT count(*) FROM tiles WHERE accessed_at IS NULL AND uploaded_at IS NULL"
+    ).fetchall()
+    assert unused == 1

@@ -6,7 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tilecache_daemon.clock import CLOCK_TOLERANCE, RELEASED_AT, Clock
+from tilecache_daemon.clock import (
+    CLOCK_TOLERANCE,
+    LATEST_PLAUSIBLE,
+    MAX_AHEAD,
+    RELEASED_AT,
+    Clock,
+)
 
 NOON = datetime(2027, 6, 1, 12, 0, tzinfo=timezone.utc)
 SECOND = timedelta(seconds=1)
@@ -99,7 +105,9 @@ def test_an_observation_of_the_past_changes_nothing() -> None:
     assert machine.clock.now() == NOON + HOUR
 
 
-@given(st.lists(st.tuples(st.floats(-1e6, 1e6), st.floats(0, 1e4), st.floats(-1e6, 1e6))))
+@given(
+    st.lists(st.tuples(st.floats(-1e6, 1e6), st.floats(0, 1e4), st.floats(-1e6, 1e6)), max_size=50)
+)
 def test_the_time_never_goes_backward(steps: list[tuple[float, float, float]]) -> None:
     machine = Machine()
     last = machine.clock.now()
@@ -123,3 +131,45 @@ def test_it_is_not_trusted_until_it_has_caught_up(days_behind: int) -> None:
     machine.clock.observe(NOON + timedelta(days=days_behind))
     machine.pass_time(HOUR)
     assert not machine.clock.trusted
+
+
+def test_a_time_far_ahead_of_a_plausible_clock_is_not_believed() -> None:
+    clock = Machine().clock
+    clock.observe(NOON + MAX_AHEAD + SECOND)
+    assert clock.trusted
+    assert clock.now() == NOON
+    clock.observe(NOON + MAX_AHEAD)
+    assert not clock.trusted
+    assert clock.now() == NOON + MAX_AHEAD
+
+
+def test_a_machine_that_boots_in_1970_believes_any_plausible_time() -> None:
+    machine = Machine(datetime(1970, 1, 1, tzinfo=timezone.utc))
+    machine.clock.observe(LATEST_PLAUSIBLE + SECOND)
+    assert machine.clock.now() == RELEASED_AT
+    machine.clock.observe(LATEST_PLAUSIBLE - HOUR)
+    assert machine.clock.now() == LATEST_PLAUSIBLE - HOUR
+    machine.pass_time(2 * HOUR)
+    assert machine.clock.now() == LATEST_PLAUSIBLE
+    assert not machine.clock.trusted
+
+
+def test_a_clock_that_is_ahead_of_what_is_plausible_is_not_used() -> None:
+    machine = Machine()
+    machine.clock.now()
+    machine.wall = datetime(2099, 1, 1, tzinfo=timezone.utc)
+    machine.uptime_s += 1.0
+    assert machine.clock.now() == NOON + SECOND
+    assert not machine.clock.trusted
+    assert "2099-01-01" in machine.clock.reason
+    assert f"after {LATEST_PLAUSIBLE:%Y-%m-%d}" in machine.clock.reason
+
+
+def test_a_clock_that_was_far_ahead_is_right_again_after_its_correction() -> None:
+    machine = Machine()
+    machine.wall += 2 * MAX_AHEAD
+    assert machine.clock.now() == NOON + 2 * MAX_AHEAD
+    machine.wall = NOON + HOUR
+    assert machine.clock.trusted
+    assert machine.clock.now() == NOON + HOUR
+    assert machine.clock.corrections == 1

@@ -86,11 +86,14 @@ class FreshnessService:
 
     async def run(self, interval_s: float) -> None:
         """Re-evaluates all labels when they are due, which they are at the start, when the
-        clock is trusted again, and every `interval_s`; until cancelled."""
-        evaluated_at = self._clock.monotonic()
+        clock is trusted again or was ahead, and every `interval_s`; until cancelled."""
+        evaluated_at, corrections = self._clock.monotonic(), self._clock.corrections
         while True:
+            trusted = self._clock.trusted
+            if self._clock.corrections > corrections:
+                self.due, corrections = True, self._clock.corrections
             age_s = self._clock.monotonic() - evaluated_at
-            settled = self.used_untrusted_clock and self._clock.trusted
+            settled = self.used_untrusted_clock and trusted
             if self.due or settled or age_s >= interval_s:
                 evaluated_at = self._clock.monotonic()
                 try:

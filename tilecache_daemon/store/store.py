@@ -90,10 +90,18 @@ class DatabaseQueries(Statements):
         """Notifies last: all other notifications of this transaction arrive before."""
         await self._execute("send_marker", {"payload": marker})
 
-    async def read_latest_time_seen(self) -> datetime | None:
-        """The latest time that the database has recorded, which must be past."""
-        latest: datetime | None = await self._value("latest_time_seen")
+    async def read_latest_time_seen(self, latest_plausible: datetime) -> datetime | None:
+        """The latest time up to `latest_plausible` that the database has recorded."""
+        latest: datetime | None = await self._value(
+            "latest_time_seen", {"latest_plausible": latest_plausible}
+        )
         return latest
+
+    async def is_time_implausible(self, latest_plausible: datetime) -> bool:
+        """Whether the database has recorded a later time."""
+        return bool(
+            await self._value("is_time_implausible", {"latest_plausible": latest_plausible})
+        )
 
 
 class Queries:

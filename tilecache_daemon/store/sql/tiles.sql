@@ -62,7 +62,7 @@ RETURNING {tile_columns};
 
 -- number_accesses --
 -- Assigns positions in the order of use to accesses, in the order in which they were made.
--- Skips tiles whose last written access is recent.
+-- Skips tiles whose last written access is recent, but not those of a clock that was ahead.
 SELECT due.id, due.tile_uuid::text, due.accessed_at, nextval('tile_access_order_seq')
 FROM (
     SELECT t.id, access.tile_uuid, access.accessed_at
@@ -71,6 +71,7 @@ FROM (
     JOIN tiles t USING (tile_uuid)
     WHERE t.accessed_at IS NULL
        OR t.accessed_at <= access.accessed_at - %(recent)s::interval
+       OR t.accessed_at > access.accessed_at + interval '1 day'
     ORDER BY access.position
 ) AS due;
 
