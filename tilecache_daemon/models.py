@@ -213,3 +213,19 @@ class Limits:
     max_region_cells: int = 4_194_304
     max_answer_tiles: int = 1_000_000
     max_concurrent_calls: int = 64
+    max_page_size: int = 1_000
+    max_disk_bytes: int = 1 << 32
+    """So that the sum over billions of tiles is far from overflowing."""
+    max_tile_size_meters: int = 40_075_017
+    """The Earth's circumference, the edge of the only cell of zoom 0."""
+    max_tile_size_pixels: int = 65_536
+    max_file_path_bytes: int = 512
+    max_quality_bytes: int = 2_048
+    max_sector_name_characters: int = 100
+    max_age_months: int = 1_200
+    max_radius_meters: int = 20_015_087
+    """Half the Earth's circumference."""
+    max_goal_bytes: int = 1 << 62
+
+
+DEFAULT_LIMITS: Final = Limits()

@@ -15,14 +15,15 @@ from tilecache.mercator import (
 from tilecache.v1 import tile_cache_admin_pb2 as pb
 from tilecache.v1.tile_metadata_store_pb2 import Region
 from tilecache_daemon.freshness_policy import FreshnessAction, FreshnessRule, SectorClassification
-from tilecache_daemon.models import Purge
+from tilecache_daemon.models import DEFAULT_LIMITS, Purge
 from tilecache_daemon.rpc import requests
 from tilecache_daemon.rpc.requests import invalid
 from tilecache_daemon.service.eviction import EvictionGoal
 from tilecache_daemon.service.purge import Area
 
-MAX_NAME_LENGTH: Final = 100
-MAX_AGE_MONTHS: Final = 1_200
+MAX_NAME_LENGTH: Final = DEFAULT_LIMITS.max_sector_name_characters
+MAX_AGE_MONTHS: Final = DEFAULT_LIMITS.max_age_months
+MAX_GOAL_BYTES: Final = DEFAULT_LIMITS.max_goal_bytes
 
 _FILTERS: Final = ("region", "zooms", "sources", "captured_before", "flight_id")
 _CLASSIFICATIONS: Final = dict(enumerate(SectorClassification, start=1))
@@ -33,14 +34,16 @@ def eviction_goal(request: pb.EvictTilesRequest) -> EvictionGoal:
     """The goal of an eviction."""
     match request.WhichOneof("goal"):
         case "max_used_bytes":
-            if request.max_used_bytes < 0:
-                raise invalid("max_used_bytes", f"is {request.max_used_bytes}, must be at least 0")
-            return EvictionGoal(max_used_bytes=request.max_used_bytes)
+            return EvictionGoal(max_used_bytes=_goal("max_used_bytes", request.max_used_bytes, 0))
         case "free_bytes":
-            if request.free_bytes <= 0:
-                raise invalid("free_bytes", f"is {request.free_bytes}, must be at least 1")
-            return EvictionGoal(free_bytes=request.free_bytes)
+            return EvictionGoal(free_bytes=_goal("free_bytes", request.free_bytes, 1))
     raise invalid("goal", "is required: set max_used_bytes or free_bytes")
+
+
+def _goal(field: str, value: int, least: int) -> int:
+    if not least <= value <= MAX_GOAL_BYTES:
+        raise invalid(field, f"is {value}, must be within {least}..{MAX_GOAL_BYTES}")
+    return value
 
 
 def purge(request: pb.DeleteTilesRequest) -> Purge:

@@ -75,7 +75,9 @@ class AdminServicer:
                 if label.value in by_label
             ],
             pending_upload=_sum(row for row in usage.rows if row.pending_upload),
-            pending_removal=pb.StorageUsage(tile_count=pending_count, used_bytes=pending_bytes),
+            pending_removal=pb.StorageUsage(
+                tile_count=pending_count, used_bytes=wire.int64(pending_bytes)
+            ),
             max_used_bytes=usage.max_used_bytes,
             evict_on_insert=usage.evict_on_insert,
             unknown_size_count=sum(row.unknown_size_count for row in usage.rows),
@@ -97,8 +99,8 @@ class AdminServicer:
         yield pb.EvictTilesResponse(
             summary=pb.EvictionSummary(
                 evicted_count=summary.evicted_count,
-                freed_bytes=summary.freed_bytes,
-                used_bytes=summary.used_bytes,
+                freed_bytes=wire.int64(summary.freed_bytes),
+                used_bytes=wire.int64(summary.used_bytes),
                 goal_met=stop == pb.EVICTION_STOP_GOAL_MET,
                 stop=stop,
                 pending_upload_count=summary.pending_upload_count,
@@ -133,7 +135,7 @@ class AdminServicer:
         yield pb.DeleteTilesResponse(
             summary=pb.DeletionSummary(
                 deleted_count=summary.deleted_count,
-                freed_bytes=summary.freed_bytes,
+                freed_bytes=wire.int64(summary.freed_bytes),
                 pending_upload_count=summary.pending_upload_count,
                 not_found_tile_uuids=summary.not_found,
                 dry_run=summary.dry_run,
@@ -223,11 +225,11 @@ class AdminServicer:
 
 
 def _sum(rows: Iterable[UsageRow]) -> pb.StorageUsage:
-    used = pb.StorageUsage()
-    for row in rows:
-        used.tile_count += row.tile_count
-        used.used_bytes += row.used_bytes
-    return used
+    counted = list(rows)
+    return pb.StorageUsage(
+        tile_count=sum(row.tile_count for row in counted),
+        used_bytes=wire.int64(sum(row.used_bytes for row in counted)),
+    )
 
 
 def _sum_by(

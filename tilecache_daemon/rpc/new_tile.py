@@ -14,15 +14,17 @@ from tilecache.identity import tile_ids_text
 from tilecache.mercator import cell_centre, cell_edge_meters
 from tilecache.v1.tile_metadata_store_pb2 import TileMetadata
 from tilecache_daemon.errors import InvalidRequestError
-from tilecache_daemon.models import NewTile, TileKey
+from tilecache_daemon.models import DEFAULT_LIMITS, NewTile, TileKey
 from tilecache_daemon.rpc.requests import SHA256, SHA256_EXPECTED, invalid, micros, tile_key
 
-MAX_FILE_PATH_BYTES: Final = 512
-MAX_QUALITY_BYTES: Final = 2_048
+MAX_FILE_PATH_BYTES: Final = DEFAULT_LIMITS.max_file_path_bytes
+MAX_QUALITY_BYTES: Final = DEFAULT_LIMITS.max_quality_bytes
 MAX_QUALITY_DEPTH: Final = 16
 """protobuf reads up to 100 nested messages, and a level of JSON takes up to three. A deeper
 value would fit into a request, but not into every answer."""
-MAX_TILE_PIXELS: Final = 65_536
+MAX_TILE_PIXELS: Final = DEFAULT_LIMITS.max_tile_size_pixels
+MAX_DISK_BYTES: Final = DEFAULT_LIMITS.max_disk_bytes
+MAX_TILE_METERS: Final = DEFAULT_LIMITS.max_tile_size_meters
 DEFAULT_TILE_PIXELS: Final = 256
 CENTRE_TOLERANCE_CELLS: Final = 0.01
 """How far a given position may be from the cell's centre, since callers may round it."""
@@ -108,8 +110,10 @@ def _check_file(file_path: str, content_sha256: str, violations: list[FieldViola
 
 def _disk_bytes(message: TileMetadata, violations: list[FieldViolation]) -> int:
     disk_bytes = message.disk_bytes
-    if disk_bytes < 0:
-        violations.append(FieldViolation("disk_bytes", f"is {disk_bytes}, must be at least 0"))
+    if not 0 <= disk_bytes <= MAX_DISK_BYTES:
+        violations.append(
+            FieldViolation("disk_bytes", f"is {disk_bytes}, must be within 0..{MAX_DISK_BYTES}")
+        )
     elif disk_bytes == 0 and not message.HasField("disk_bytes"):
         violations.append(FieldViolation("disk_bytes", "is required"))
     return disk_bytes
@@ -151,10 +155,13 @@ def _centre_and_edge(
     if message.longitude != longitude and message.HasField("longitude"):
         longitude = _checked_degrees("longitude", message.longitude, longitude, width, violations)
     edge = message.tile_size_meters
-    if not 0 < edge < math.inf:
+    if not 0 < edge <= MAX_TILE_METERS:
         if message.HasField("tile_size_meters"):
             violations.append(
-                FieldViolation("tile_size_meters", f"is {edge}, must be positive and finite")
+                FieldViolation(
+                    "tile_size_meters",
+                    f"is {edge}, must be more than 0 and at most {MAX_TILE_METERS}",
+                )
             )
         edge = cell_edge_meters(key.zoom, latitude)
     return latitude, longitude, edge

@@ -3,7 +3,6 @@
 Each function raises InvalidRequestError with the invalid fields that it finds.
 """
 
-import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
@@ -19,7 +18,6 @@ from tilecache.identity import (
     tile_uuid_text,
 )
 from tilecache.mercator import (
-    EARTH_RADIUS_METERS,
     BoundingBox,
     CellRectangle,
     cells_in_box,
@@ -41,6 +39,7 @@ from tilecache.v1.tile_metadata_store_pb2 import (
 )
 from tilecache_daemon.errors import InvalidRequestError, LimitExceededError
 from tilecache_daemon.models import (
+    DEFAULT_LIMITS,
     UNIX_SECONDS_AT_2000,
     USABLE_LABELS,
     FreshnessLabel,
@@ -54,7 +53,7 @@ from tilecache_daemon.models import (
 
 _HEX: Final = "[0-9a-f]"
 UUID_TEXT: Final = re.compile("-".join(f"{_HEX}{{{digits}}}" for digits in (8, 4, 4, 4, 12)))
-MAX_PAGE_SIZE: Final = 1_000
+MAX_PAGE_SIZE: Final = DEFAULT_LIMITS.max_page_size
 SHA256: Final = re.compile(r"[0-9a-f]{64}")
 SHA256_EXPECTED: Final = "must be 64 lower-case hexadecimal digits"
 _FIRST_MICROS: Final = micros_of(datetime(1, 1, 1, tzinfo=timezone.utc))
@@ -203,11 +202,11 @@ def region_cells(zoom: int, region: Region) -> Iterable[CellRectangle]:
             circle = region.circle
             _check_degrees("region.circle.latitude", circle.latitude, 90.0)
             _check_degrees("region.circle.longitude", circle.longitude, 180.0)
-            most = math.pi * EARTH_RADIUS_METERS
+            most = DEFAULT_LIMITS.max_radius_meters
             if not 0 < circle.radius_meters <= most:
                 raise invalid(
                     "region.circle.radius_meters",
-                    f"is {circle.radius_meters}, must be more than 0 and at most {most:.0f}",
+                    f"is {circle.radius_meters}, must be more than 0 and at most {most}",
                 )
             return cells_in_circle(zoom, circle.latitude, circle.longitude, circle.radius_meters)
         case "cell_range":

@@ -25,6 +25,10 @@ LABEL_NUMBERS: Final = {
 }
 
 
+_MIN_INT64: Final = -(1 << 63)
+_MAX_INT64: Final = (1 << 63) - 1
+
+
 def tile_messages(tiles: Iterable[Tile]) -> Iterator[tile_metadata_store_pb2.TileMetadata]:
     """Tiles as messages. `packing.py` encodes many tiles at once."""
     for tile in tiles:
@@ -69,6 +73,12 @@ def label_number(label: FreshnessLabel | None) -> tile_metadata_store_pb2.Freshn
     if label is None:
         return tile_metadata_store_pb2.FRESHNESS_LABEL_UNSPECIFIED
     return LABEL_NUMBERS[label.value]
+
+
+def int64(number: int) -> int:
+    """The nearest number that an int64 holds. Sums of sizes may be larger, because rows of other
+    writers may have any size."""
+    return max(_MIN_INT64, min(number, _MAX_INT64))
 
 
 @overload

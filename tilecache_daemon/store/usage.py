@@ -22,7 +22,10 @@ class UsageRow(NamedTuple):
 
 
 class UsageQueries(Statements):
-    """Queries on the usage, which triggers record as differences."""
+    """Queries on the usage, which triggers record as differences.
+
+    Sums of sizes have no bound: rows of other writers may have any size.
+    """
 
     async def lock_ceiling(self) -> None:
         """Keeps other writers from checking the ceiling until the transaction ends."""
@@ -30,7 +33,8 @@ class UsageQueries(Statements):
 
     async def read_usage(self) -> list[UsageRow]:
         """The usage of every combination that has tiles."""
-        return [UsageRow(*row) for row in await self._rows("read_usage")]
+        rows = [UsageRow(*row) for row in await self._rows("read_usage")]
+        return [row._replace(used_bytes=int(row.used_bytes)) for row in rows]
 
     async def read_used_bytes(self) -> int:
         """The total size of all tiles, in bytes."""
@@ -43,7 +47,7 @@ class UsageQueries(Statements):
     async def read_pending_removal(self) -> tuple[int, int]:
         """The number of evictions that are not confirmed, and the size of their files."""
         count, used_bytes = (await self._rows("read_pending_removal"))[0]
-        return count, used_bytes
+        return count, int(used_bytes)
 
     async def count_usage_rows(self) -> int:
         """How many differences are not summed up yet."""

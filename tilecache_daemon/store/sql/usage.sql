@@ -1,7 +1,7 @@
 -- read_usage --
 -- The usage by zoom, source, label and pending upload.
 SELECT zoom, source, freshness_status, pending_upload,
-       sum(tile_count)::bigint, least(sum(used_bytes), 9223372036854775807)::bigint,
+       sum(tile_count)::bigint, sum(used_bytes),
        sum(unknown_size_count)::bigint
 FROM tile_usage
 GROUP BY zoom, source, freshness_status, pending_upload
@@ -9,7 +9,7 @@ HAVING sum(tile_count) <> 0;
 
 -- read_used_bytes --
 -- The total size of all tiles.
-SELECT least(coalesce(sum(used_bytes), 0), 9223372036854775807)::bigint FROM tile_usage;
+SELECT coalesce(sum(used_bytes), 0) FROM tile_usage;
 
 -- read_pending_uploads --
 -- How many tiles wait for upload.
@@ -17,7 +17,7 @@ SELECT coalesce(sum(tile_count), 0)::bigint FROM tile_usage WHERE pending_upload
 
 -- read_pending_removal --
 -- The files that are listed for removal.
-SELECT count(*), least(coalesce(sum(disk_bytes), 0), 9223372036854775807)::bigint
+SELECT count(*), coalesce(sum(disk_bytes), 0)
 FROM tile_evictions;
 
 -- lock_ceiling --

@@ -1160,7 +1160,7 @@ class ExplainFreshnessResponse(_message.Message):
 
     @_builtins.property
     def sectors(self) -> _containers.RepeatedCompositeFieldContainer[Global___Sector]:
-        """All sectors that the tile lies in, the one that counts first."""
+        """The sectors that the tile lies in, the one that counts first; at most 1,000."""
 
     def __init__(
         self,

@@ -599,6 +599,16 @@ class Limits(_message.Message):
     MAX_REGION_CELLS_FIELD_NUMBER: _builtins.int
     MAX_ANSWER_TILES_FIELD_NUMBER: _builtins.int
     MAX_CONCURRENT_CALLS_FIELD_NUMBER: _builtins.int
+    MAX_PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    MAX_DISK_BYTES_FIELD_NUMBER: _builtins.int
+    MAX_TILE_SIZE_METERS_FIELD_NUMBER: _builtins.int
+    MAX_TILE_SIZE_PIXELS_FIELD_NUMBER: _builtins.int
+    MAX_FILE_PATH_BYTES_FIELD_NUMBER: _builtins.int
+    MAX_QUALITY_BYTES_FIELD_NUMBER: _builtins.int
+    MAX_SECTOR_NAME_CHARACTERS_FIELD_NUMBER: _builtins.int
+    MAX_AGE_MONTHS_FIELD_NUMBER: _builtins.int
+    MAX_RADIUS_METERS_FIELD_NUMBER: _builtins.int
+    MAX_GOAL_BYTES_FIELD_NUMBER: _builtins.int
     max_batch_tiles: _builtins.int
     """Tiles in a batch of `BulkInsertTiles`."""
     max_request_items: _builtins.int
@@ -611,6 +621,26 @@ class Limits(_message.Message):
     """Tiles in the answer of one query."""
     max_concurrent_calls: _builtins.int
     """Concurrent calls."""
+    max_page_size: _builtins.int
+    """Items in a page; a larger `page_size` means this."""
+    max_disk_bytes: _builtins.int
+    """`TileMetadata.disk_bytes`."""
+    max_tile_size_meters: _builtins.int
+    """`TileMetadata.tile_size_meters`."""
+    max_tile_size_pixels: _builtins.int
+    """`TileMetadata.tile_size_pixels`."""
+    max_file_path_bytes: _builtins.int
+    """Bytes of `TileMetadata.file_path` in UTF-8."""
+    max_quality_bytes: _builtins.int
+    """Bytes of `TileMetadata.quality_metadata` as JSON."""
+    max_sector_name_characters: _builtins.int
+    """Characters of a sector's name."""
+    max_age_months: _builtins.int
+    """`FreshnessRule.max_age_months`."""
+    max_radius_meters: _builtins.int
+    """`Circle.radius_meters`."""
+    max_goal_bytes: _builtins.int
+    """The goal of an eviction, in bytes."""
     def __init__(
         self,
         *,
@@ -620,10 +650,20 @@ class Limits(_message.Message):
         max_region_cells: _builtins.int = ...,
         max_answer_tiles: _builtins.int = ...,
         max_concurrent_calls: _builtins.int = ...,
+        max_page_size: _builtins.int = ...,
+        max_disk_bytes: _builtins.int = ...,
+        max_tile_size_meters: _builtins.int = ...,
+        max_tile_size_pixels: _builtins.int = ...,
+        max_file_path_bytes: _builtins.int = ...,
+        max_quality_bytes: _builtins.int = ...,
+        max_sector_name_characters: _builtins.int = ...,
+        max_age_months: _builtins.int = ...,
+        max_radius_meters: _builtins.int = ...,
+        max_goal_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_answer_tiles", b"max_answer_tiles", "max_batch_tiles", b"max_batch_tiles", "max_concurrent_calls", b"max_concurrent_calls", "max_message_bytes", b"max_message_bytes", "max_region_cells", b"max_region_cells", "max_request_items", b"max_request_items"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_age_months", b"max_age_months", "max_answer_tiles", b"max_answer_tiles", "max_batch_tiles", b"max_batch_tiles", "max_concurrent_calls", b"max_concurrent_calls", "max_disk_bytes", b"max_disk_bytes", "max_file_path_bytes", b"max_file_path_bytes", "max_goal_bytes", b"max_goal_bytes", "max_message_bytes", b"max_message_bytes", "max_page_size", b"max_page_size", "max_quality_bytes", b"max_quality_bytes", "max_radius_meters", b"max_radius_meters", "max_region_cells", b"max_region_cells", "max_request_items", b"max_request_items", "max_sector_name_characters", b"max_sector_name_characters", "max_tile_size_meters", b"max_tile_size_meters", "max_tile_size_pixels", b"max_tile_size_pixels"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -639,8 +679,8 @@ class ClockStatus(_message.Message):
     TIME_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     trusted: _builtins.bool
-    """False while the clock is behind the latest time that the database has
-    recorded, or behind the daemon's release date.
+    """False while the clock is behind the latest plausible time that the database
+    has recorded, behind the daemon's release date, or ten years after it.
     """
     reason: _builtins.str
     """Why the clock is not trusted. Empty if it is trusted."""
