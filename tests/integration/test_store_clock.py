@@ -136,3 +136,16 @@ def test_the_documented_statements_end_distrust_of_a_clock_that_is_right(
         "SELECT count(*) FROM tiles WHERE accessed_at IS NULL AND uploaded_at IS NULL"
     ).fetchall()
     assert unused == 1
+
+
+def test_times_that_are_no_dates_are_passed_over(
+    database: str, sql: psycopg.Connection[Any], short_directory: Path, block: Block
+) -> None:
+    sql.execute("ALTER TABLE tiles DISABLE TRIGGER USER")
+    for index, moment in enumerate(("infinity", "-infinity", "0044-03-15 BC")):
+        store_row(sql, block.key(index), accessed_at=moment, created_at=moment)
+    sql.execute("ALTER TABLE tiles ENABLE TRIGGER USER")
+
+    with DaemonProcess(short_directory, dsn=database) as daemon:
+        info = daemon.client.store.GetServerInfo(GetServerInfoRequest(), timeout=10)
+        assert info.clock.trusted

@@ -17,7 +17,7 @@ WITH recent AS (
     UNION ALL (SELECT evicted_at FROM tile_evictions ORDER BY id DESC LIMIT 1000)
     UNION ALL SELECT created_at FROM sector_classifications
 )
-SELECT max(moment) FROM seen WHERE moment <= %(latest_plausible)s;
+SELECT max(moment) FROM seen WHERE moment BETWEEN '2000-01-01' AND %(latest_plausible)s;
 
 -- is_time_implausible --
 -- Whether a tile has a time of its last use or creation that is not plausible.
