@@ -6,6 +6,7 @@ The file is TOML: `--config`, else `$TILECACHE_CONFIG`, else
 flags, environment nor file have a `dsn`.
 """
 
+import grp
 import os
 import stat
 from collections.abc import Mapping
@@ -14,7 +15,14 @@ from typing import Annotated, Any, Final, Literal
 
 from psycopg import ProgrammingError
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
-from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -31,8 +39,12 @@ from tilecache.paths import (
 )
 
 SYSTEM_CONFIG: Final = Path("/etc/tilecache/tilecache.toml")
-MAX_SOCKET_PATH_BYTES: Final = 107
-"""The size of a path in `sockaddr_un` (unix(7)), without the terminating zero."""
+MAX_SOCKET_PATH_BYTES: Final = 106
+"""The size of a path in `sockaddr_un` (unix(7)), without the terminating zero and the dot that the
+name begins with until the socket is ready."""
+
+MAX_SECONDS: Final = 2_147_483
+"""PostgreSQL's largest timeout, which has 32 bits for milliseconds."""
 
 _SECRETS: Final = frozenset({"password", "sslpassword"})
 
@@ -53,6 +65,9 @@ Mode = Annotated[int, BeforeValidator(_octal), Field(ge=0, le=0o777)]
 Name = Annotated[str, Field(min_length=1)]
 Names = Annotated[tuple[Name, ...], NoDecode, BeforeValidator(_split)]
 """In the environment: separated by commas."""
+Seconds = Annotated[float, Field(ge=0, le=MAX_SECONDS)]
+Timeout = Annotated[float, Field(ge=0.001, le=MAX_SECONDS)]
+Bytes = Annotated[int, Field(ge=0, lt=1 << 63)]
 
 
 class Config(BaseSettings):
@@ -77,34 +92,38 @@ class Config(BaseSettings):
     """In a file: an octal string, for example "0660"."""
     socket_group: str | None = None
 
-    admin_socket_path: Path = Field(default_factory=lambda: runtime_directory() / ADMIN_SOCKET_NAME)
-    """The admin socket, the only one that serves TileCacheAdmin."""
+    admin_socket_path: Path = Field(
+        default_factory=lambda settings: settings.get("socket_path", Path()).with_name(
+            ADMIN_SOCKET_NAME
+        )
+    )
+    """The admin socket, the only one that serves TileCacheAdmin. Default: beside `socket_path`."""
     admin_socket_mode: Mode = 0o600
     admin_socket_group: str | None = None
 
-    max_used_bytes: int = Field(default=0, ge=0)
+    max_used_bytes: Bytes = 0
     """The ceiling for the size of all tiles' files together. 0: none."""
     evict_on_insert: bool = False
     """Whether an insert beyond the ceiling evicts tiles instead of being refused."""
 
     pool_min_size: int = Field(default=2, ge=1, le=100)
     pool_max_size: int = Field(default=8, ge=1, le=100)
-    pool_timeout_s: float = Field(default=2.0, gt=0)
+    pool_timeout_s: Timeout = 2.0
     """How long a call waits for a free connection."""
-    statement_timeout_s: float = Field(default=30.0, gt=0)
+    statement_timeout_s: Timeout = 30.0
     """The time limit of a query whose caller sets no deadline."""
-    database_wait_s: float = Field(default=60.0, ge=0)
+    database_wait_s: Seconds = 60.0
     """How long a start waits for a database that does not answer."""
-    migration_lock_timeout_s: float = Field(default=60.0, gt=0)
+    migration_lock_timeout_s: Timeout = 60.0
     """How long a start waits for another process that migrates the database."""
 
-    cache_max_bytes: int = Field(default=128 * 1024 * 1024, ge=0)
+    cache_max_bytes: Bytes = 128 * 1024 * 1024
     """The maximum size of the cache. 0: no cache."""
-    access_flush_interval_s: float = Field(default=5.0, gt=0)
+    access_flush_interval_s: Timeout = 5.0
     """How often recorded accesses are written. A crash loses the unwritten ones."""
-    access_recent_s: float = Field(default=60.0, ge=0)
+    access_recent_s: Seconds = 60.0
     """An access is not written if one of the same tile was written within this time."""
-    reevaluate_interval_s: float = Field(default=86_400.0, gt=0)
+    reevaluate_interval_s: Timeout = 86_400.0
     """How often the freshness labels of stored tiles are re-evaluated."""
 
     tcp_address: str | None = None
@@ -124,9 +143,9 @@ class Config(BaseSettings):
     """The OTLP endpoint for OpenTelemetry traces. Default: off. Needs the extra `otel`."""
 
     max_concurrent_calls: int = Field(default=64, ge=1)
-    stream_stall_timeout_s: float = Field(default=60.0, gt=0)
+    stream_stall_timeout_s: Timeout = 60.0
     """A stream whose client neither sends nor receives for this long is ended."""
-    drain_timeout_s: float = Field(default=10.0, ge=0)
+    drain_timeout_s: Seconds = 10.0
     """How long running calls may continue after a request to stop."""
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -172,6 +191,31 @@ class Config(BaseSettings):
             raise ValueError("not a libpq connection string or URL") from None
         return dsn
 
+    @field_validator("socket_group", "admin_socket_group")
+    @classmethod
+    def _check_group(cls, name: str | None) -> str | None:
+        if not name:
+            return None
+        try:
+            grp.getgrnam(name)
+        except KeyError:
+            raise ValueError(f"{name!r}: no such group") from None
+        return name
+
+    @model_validator(mode="after")
+    def _check_together(self) -> "Config":
+        if self.pool_min_size > self.pool_max_size:
+            raise ValueError(
+                f"pool_min_size ({self.pool_min_size}) must not be greater than "
+                f"pool_max_size ({self.pool_max_size})"
+            )
+        taken: dict[str, str] = {}
+        for name in ("socket_path", "admin_socket_path", "tcp_address", "metrics_address"):
+            address = str(getattr(self, name) or "")
+            if address and (other := taken.setdefault(address, name)) != name:
+                raise ValueError(f"{name} and {other} must not both be {address}")
+        return self
+
     @classmethod
     def settings_customise_sources(
         cls,
@@ -212,7 +256,9 @@ def load_config(file: Path | None = None, flags: Mapping[str, object] | None = N
             config = FileConfig(**overrides | {"dsn": address})
     except ValidationError as error:
         problems = (
-            f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in error.errors()
+            ": ".join(map(str, (*problem["loc"], problem["msg"].removeprefix("Value error, "))))
+            for problem in error.errors()
+            if problem["type"] != "default_factory_not_called"  # a consequence of another one
         )
         raise ConfigError("; ".join(problems)) from None
     except (OSError, ValueError) as error:

@@ -188,6 +188,8 @@ class Daemon:
         self._closing.push_async_callback(set_ready, False)
         await set_ready(database.available)
         self._run("health", publish_health)
+        for name, server in zip(("socket", "admin-socket"), servers, strict=False):
+            self._run(name, server.keep_reachable)
 
     def _run(self, name: str, work: Work) -> SupervisedTask:
         task = self._supervisor.start(name, work)

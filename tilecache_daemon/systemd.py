@@ -17,6 +17,8 @@ from typing import Final
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from tilecache.paths import socket_target
+
 START_EXTENSION_S: Final = 30.0
 """How long systemd waits for the next notification of a start."""
 
@@ -74,7 +76,7 @@ async def serving(socket_path: Path, describe: Callable[[], str]) -> AsyncIterat
 async def _report(socket_path: Path, describe: Callable[[], str]) -> None:
     timeout_s = _watchdog_s() / _REPORTS_PER_WATCHDOG
     options = [("grpc.default_authority", "localhost")]
-    async with grpc.aio.insecure_channel(f"unix:{socket_path}", options) as channel:
+    async with grpc.aio.insecure_channel(socket_target(socket_path), options) as channel:
         health = health_pb2_grpc.HealthStub(channel)
         while True:
             try:

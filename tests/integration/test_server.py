@@ -172,7 +172,7 @@ def test_by_default_the_group_can_connect_and_only_the_owner_can_administer(
 
 def test_an_unknown_group_is_reported(database: str, short_directory: Path) -> None:
     refused = serve(short_directory, dsn=database, socket_group="no-such-group")
-    assert refused.returncode == 5
+    assert refused.returncode == 2
     assert "no-such-group" in refused.stderr
     assert not (short_directory / "tilecache.sock").exists()
 
@@ -285,10 +285,12 @@ def test_a_start_fails_after_a_bounded_wait_for_the_database(
     assert not (short_directory / "tilecache.sock").exists()
 
 
-def test_a_start_fails_with_an_invalid_setting(short_directory: Path) -> None:
-    refused = serve(short_directory, pool_max_size="many")
+@pytest.mark.parametrize("number", ["many", "1"])
+def test_a_start_fails_with_an_invalid_setting(short_directory: Path, number: str) -> None:
+    refused = serve(short_directory, pool_max_size=number)
     assert refused.returncode == 2
     assert "pool_max_size" in refused.stderr
+    assert not list(short_directory.iterdir())
 
 
 def test_a_start_fails_if_the_identity_proof_fails(short_directory: Path) -> None:

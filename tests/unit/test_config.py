@@ -113,12 +113,45 @@ def test_a_mode_as_text_is_octal(monkeypatch: pytest.MonkeyPatch, text: str) -> 
         ("metrics_address", "localhost:http"),
         ("tcp_address", "/run/tilecache/ground.sock"),
         ("tcp_address", "localhost:65536"),
+        ("statement_timeout_s", "nan"),
+        ("statement_timeout_s", "inf"),
+        ("statement_timeout_s", "0.0001"),  # for PostgreSQL 0, which is no timeout
+        ("max_used_bytes", str(1 << 63)),
+        ("socket_group", "no-such-group"),
     ],
 )
 def test_a_bad_setting_is_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     monkeypatch.setenv(f"TILECACHE_{name.upper()}", value)
     with pytest.raises(ConfigError, match=f"^{name}: "):
         load_config()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"pool_min_size": 5, "pool_max_size": 4},
+        {"socket_path": "/run/one.sock", "admin_socket_path": "/run/one.sock"},
+        {"socket_path": "/run/one.sock", "metrics_address": "/run/one.sock"},
+        {"admin_socket_path": "/run/one.sock", "metrics_address": "/run/one.sock"},
+    ],
+)
+def test_settings_that_exclude_each_other_are_named(settings: dict[str, object]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(flags=settings)
+    assert all(name in str(caught.value) for name in settings)
+
+
+def test_a_consequence_of_a_bad_setting_is_not_reported() -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(flags={"socket_path": "/" + "x" * 200})
+    assert "admin_socket_path" not in str(caught.value)
+
+
+def test_the_admin_socket_is_beside_the_other_unless_it_is_named() -> None:
+    moved = load_config(flags={"socket_path": "/srv/tiles.sock"})
+    assert moved.admin_socket_path == Path("/srv/admin.sock")
+    named = {"socket_path": "/srv/tiles.sock", "admin_socket_path": "/run/a.sock"}
+    assert load_config(flags=named).admin_socket_path == Path("/run/a.sock")
 
 
 def test_all_bad_settings_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,7 +38,10 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger()
     help=DSN_HELP,
 )
 @click.option(
-    "--socket", "socket_path", type=click.Path(path_type=Path), help="The socket to listen on."
+    "--socket",
+    "socket_path",
+    type=click.Path(path_type=Path),
+    help="The socket to listen on. The admin socket is beside it, unless admin_socket_path is set.",
 )
 @click.option(
     "--state-directory",

@@ -59,8 +59,8 @@ class MetricsListener:
     def _listen(self) -> WSGIServer:
         if self._socket:
             self._socket.claim()
-            with self._socket.listening():
-                return _UnixServer((self._address, 0), _Handler)
+            with self._socket.listening() as path:
+                return _UnixServer((str(path), 0), _Handler)
         host, port = split_address(self._address)
         return (_IPv6Server if ":" in host else _Server)((host, port), _Handler)
 

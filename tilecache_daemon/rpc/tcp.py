@@ -59,6 +59,10 @@ class TlsListener:
         self._config = config
         self.interceptors = (_AllowList(config.tls_allowed_names),)
 
+    def claim_if_lost(self) -> bool:
+        """False: a TCP port cannot be lost."""
+        return False
+
     def bind(self, server: grpc.aio.Server) -> None:
         """Makes the server listen; raises ListenError with the name of the invalid setting."""
         address = self._config.tcp_address or ""

@@ -19,7 +19,7 @@ import grpc
 from grpc.experimental import ChannelOptions
 
 from tilecache.errors import CallError, call_error
-from tilecache.paths import default_socket_path
+from tilecache.paths import default_socket_path, socket_target
 from tilecache.status.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from tilecache.v1.tile_cache_admin_pb2_grpc import TileCacheAdminStub
 from tilecache.v1.tile_metadata_store_pb2_grpc import TileMetadataStoreStub
@@ -85,7 +85,7 @@ class TileCacheClient:
         """`socket_path` is by default that of the user's own daemon, else the system's."""
         self.socket_path = Path(socket_path or default_socket_path()).absolute()
         self._channel = grpc.insecure_channel(
-            f"unix:{self.socket_path}",
+            socket_target(self.socket_path),
             options=[
                 # By default gRPC sends the percent-encoded path, which some servers refuse.
                 ("grpc.default_authority", "localhost"),

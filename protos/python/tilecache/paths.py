@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from typing import Final
+from urllib.parse import quote
 
 SYSTEM_RUNTIME_DIRECTORY: Final = Path("/run/tilecache")
 SYSTEM_STATE_DIRECTORY: Final = Path("/var/lib/tilecache")
@@ -45,6 +46,11 @@ def default_socket_path(name: str = SOCKET_NAME) -> Path:
     """The socket of the user's own daemon if it exists, else the system's."""
     own = runtime_directory() / name
     return own if own.exists() else SYSTEM_RUNTIME_DIRECTORY / name
+
+
+def socket_target(path: Path | str) -> str:
+    """gRPC's target for a socket. It is a URI: a `%` in the path, for example, is escaped."""
+    return f"unix:{quote(os.fsencode(path))}"
 
 
 def _user_directory(variable: str) -> Path | None:
