@@ -1,8 +1,8 @@
 """`tilecache evictions`: the files of tiles that are no longer stored."""
 
-import os
 from collections.abc import Iterator, Sequence
-from pathlib import Path, PurePosixPath
+from contextlib import closing, contextmanager
+from pathlib import Path
 from typing import Final
 
 import click
@@ -13,6 +13,7 @@ from tilecache_daemon.cli.output import (
     ExitCode,
     admin_socket_option,
     connect,
+    fail,
     json_option,
     message_to_dict,
     print_json_line,
@@ -26,8 +27,13 @@ from tilecache_daemon.cli.removal import (
     require_confirmation,
 )
 from tilecache_daemon.cli.sizes import format_count, format_size
+from tilecache_daemon.cli.tile_files import RootError, TileFiles
 
 PAGE_SIZE: Final = 1_000
+REMOVAL_BATCH: Final = 100
+"""Files that are removed after each look at the list. An eviction that somebody else confirms
+meanwhile is not on it any more."""
+SAMPLE_SIZE: Final = 100
 CALL_TIMEOUT_S: Final = 30
 
 root_option = click.option(
@@ -107,7 +113,8 @@ def confirm_command(
         if root is None:
             confirmed, problems = _confirm_ids(client, eviction_ids)
         else:
-            confirmed, problems = _confirm_gone(client, TileDirectory(root))
+            with _tile_files(client, root) as files:
+                confirmed, problems = _confirm_gone(client, files)
     click.echo(f"Confirmed {format_count(confirmed, 'file')}.")
     for problem in problems[:MAX_LISTED_TILES]:
         click.echo(problem, err=True)
@@ -126,79 +133,63 @@ def remove_command(
 ) -> None:
     """Remove all files on the list, and confirm the removals.
 
-    Files outside the root directory are never removed. A missing file counts as
-    removed. A file that cannot be removed stays on the list, and the exit code is 1.
+    Files outside the root directory are never removed, and symbolic links to
+    directories are not followed. A missing file counts as removed, but a root that
+    is empty or has no stored tile's file is refused: its file system may not be
+    mounted. A file that cannot be removed stays on the list, and the exit code is 1.
 
     \b
     tilecache evictions remove --root /srv/tiles --dry-run
     tilecache evictions remove --root /srv/tiles --yes
     """
     require_confirmation(yes=yes, dry_run=dry_run)
-    directory = TileDirectory(root)
     with connect(socket_path) as client:
         usage = client.admin.GetStorageUsage(pb.GetStorageUsageRequest(), timeout=CALL_TIMEOUT_S)
         pending = usage.pending_removal
         files = format_count(pending.tile_count, "file")
         listed = f"{files} ({format_size(pending.used_bytes)})"
-        if dry_run:
-            _list_files(client, directory)
-            click.echo(f"Would remove {listed} below {directory.path}. Nothing was changed.")
+        if not pending.tile_count:
+            click.echo("The list is empty.")
             return
-        if pending.tile_count and not yes:
-            confirm(f"This removes {listed} below {directory.path}. Continue?")
-        removed, remaining = _remove(client, directory, pending.used_bytes)
+        with _tile_files(client, root) as directory:
+            if dry_run:
+                _list_files(client, directory)
+                click.echo(f"Would remove {listed} below {directory.root}. Nothing was changed.")
+                return
+            if not yes:
+                confirm(f"This removes {listed} below {directory.root}. Continue?")
+            removed, remaining = _remove(client, directory, pending.used_bytes)
     click.echo(f"Removed {format_count(removed, 'file')}; {remaining:,} remain on the list.")
     context.exit(ExitCode.IN_PART if remaining else ExitCode.DONE)
 
 
-class TileDirectory:
-    """The directory of the tiles' files. Paths that lead out of it are rejected."""
-
-    def __init__(self, root: Path) -> None:
-        self.path = root.resolve()
-
-    def find(self, file_path: str) -> Path:
-        """The file of a stored path; raises ValueError if it is outside the directory."""
-        parts = PurePosixPath(file_path).parts
-        path = self.path.joinpath(*parts)
-        if not parts or ".." in parts or not path.parent.resolve().is_relative_to(self.path):
-            raise ValueError(f"{file_path}: outside {self.path}")
-        return path
-
-    def remove(self, file_paths: Sequence[str]) -> dict[str, str]:
-        """Removes files durably; returns those that remain, each with the reason."""
-        problems: dict[str, str] = {}
-        changed: set[Path] = set()
-        for file_path in file_paths:
-            try:
-                path = self.find(file_path)
-                path.unlink(missing_ok=True)
-                changed.add(path.parent)
-            except NotADirectoryError:
-                continue
-            except (OSError, ValueError) as error:
-                problems[file_path] = str(error)
-        for parent in changed:
-            _sync(parent)
-        return problems
-
-
-def _sync(directory: Path) -> None:
-    """Makes removals durable: a file that reappears after a power failure is on no list."""
+@contextmanager
+def _tile_files(client: TileCacheClient, root: Path) -> Iterator[TileFiles]:
+    """The files below a root that is locked and has stored tiles' files. Ends the command
+    otherwise."""
     try:
-        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    except FileNotFoundError:
-        return
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        with closing(TileFiles(root)) as files:
+            files.check_root(_sample_stored(client))
+            yield files
+    except RootError as error:
+        fail(ExitCode.USAGE, str(error))
 
 
-def _pages(client: TileCacheClient) -> Iterator[Sequence[pb.EvictedTile]]:
+def _sample_stored(client: TileCacheClient) -> list[str]:
+    """The file paths of some stored tiles."""
+    request = pb.EvictTilesRequest(max_used_bytes=0, include_pending_uploads=True, dry_run=True)
+    answers = client.admin.EvictTiles(request, timeout=CALL_TIMEOUT_S)
+    first = next(answers)
+    answers.cancel()
+    return [tile.file_path for tile in first.tiles[:SAMPLE_SIZE]]
+
+
+def _pages(
+    client: TileCacheClient, page_size: int = PAGE_SIZE
+) -> Iterator[Sequence[pb.EvictedTile]]:
     token = ""
     while True:
-        request = pb.ListEvictionsRequest(page_size=PAGE_SIZE, page_token=token)
+        request = pb.ListEvictionsRequest(page_size=page_size, page_token=token)
         answer = client.admin.ListEvictions(request, timeout=CALL_TIMEOUT_S)
         yield answer.tiles
         token = answer.next_page_token
@@ -224,16 +215,16 @@ def _confirm_ids(client: TileCacheClient, eviction_ids: Sequence[int]) -> tuple[
     return sum(confirmed), problems
 
 
-def _confirm_gone(client: TileCacheClient, directory: TileDirectory) -> tuple[int, list[str]]:
+def _confirm_gone(client: TileCacheClient, files: TileFiles) -> tuple[int, list[str]]:
     """The number of confirmed files, and a message for each file that still exists."""
     confirmed, problems = 0, []
     for page in _pages(client):
         gone = []
         for tile in page:
             try:
-                exists = os.path.lexists(directory.find(tile.file_path))
-            except ValueError as error:
-                problems.append(str(error))
+                exists = files.exists(tile.file_path)
+            except (OSError, ValueError) as error:
+                problems.append(f"{tile.file_path}: {error}")
                 continue
             if exists:
                 problems.append(f"{tile.file_path}: still exists")
@@ -243,21 +234,22 @@ def _confirm_gone(client: TileCacheClient, directory: TileDirectory) -> tuple[in
     return confirmed, problems
 
 
-def _list_files(client: TileCacheClient, directory: TileDirectory) -> None:
+def _list_files(client: TileCacheClient, files: TileFiles) -> None:
     for page in _pages(client):
         for tile in page:
             try:
-                click.echo(str(directory.find(tile.file_path)))
-            except ValueError as error:
-                click.echo(str(error), err=True)
+                files.exists(tile.file_path)
+                click.echo(str(files.root / tile.file_path))
+            except (OSError, ValueError) as error:
+                click.echo(f"{tile.file_path}: {error}", err=True)
 
 
-def _remove(client: TileCacheClient, directory: TileDirectory, total_bytes: int) -> tuple[int, int]:
+def _remove(client: TileCacheClient, files: TileFiles, total_bytes: int) -> tuple[int, int]:
     """The number of removed files, and of those that remain; prints the reasons on stderr."""
     removed, remaining = 0, 0
     with progress_bar("Removing", total_bytes) as advance:
-        for page in _pages(client):
-            problems = directory.remove([tile.file_path for tile in page])
+        for page in _pages(client, REMOVAL_BATCH):
+            problems = files.remove([tile.file_path for tile in page])
             for problem in problems.values():
                 click.echo(problem, err=True)
             gone = [tile.eviction_id for tile in page if tile.file_path not in problems]

@@ -1,6 +1,9 @@
 """`tilecache evictions`."""
 
+import fcntl
 import json
+import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -142,3 +145,82 @@ def test_nothing_outside_the_root_is_removed(
     assert (root.parent / "precious").read_text() == "not a tile"
     assert not (root / "link.jpg").is_symlink()
     assert listed_paths(admin) == ["elsewhere/precious"]
+
+
+REMOVE = ("remove", "--yes")
+CONFIRM = ("confirm", "--all-gone")
+
+
+@pytest.mark.parametrize("command", [REMOVE, CONFIRM])
+def test_an_empty_mount_point_confirms_nothing(
+    admin: TileCacheClient, keys: list[TileKey], tmp_path: Path, run: Run, command: tuple[str, ...]
+) -> None:
+    listed = [each.file_path for each in evict(admin, max_used_bytes=0).tiles]
+    (tmp_path / "card").mkdir()
+
+    refused = run("evictions", *command, "--root", tmp_path / "card")
+
+    assert refused.returncode == 2
+    assert "is empty: is its file system mounted?" in refused.stderr
+    assert listed_paths(admin) == listed
+
+
+@pytest.mark.parametrize("command", [REMOVE, CONFIRM])
+def test_a_directory_without_any_stored_file_is_refused(
+    admin: TileCacheClient, keys: list[TileKey], tmp_path: Path, run: Run, command: tuple[str, ...]
+) -> None:
+    listed = [each.file_path for each in evict(admin, free_bytes=200_000).tiles]
+    (tmp_path / "other").write_text("not a tile")
+
+    refused = run("evictions", *command, "--root", tmp_path)
+
+    assert refused.returncode == 2
+    assert "has none of the files of 9 stored tiles" in refused.stderr
+    assert listed_paths(admin) == listed
+
+
+def test_a_missing_file_below_an_empty_directory_stays_on_the_list(
+    admin: TileCacheClient, keys: list[TileKey], root: Path, run: Run, block: Block
+) -> None:
+    (root / "card").mkdir()
+    lost = tile(block.key(0, 2), file_path="card/18/1/1.jpg")
+    bulk_insert(admin, [lost])
+    run("delete", tile_uuid(lost.key), "--yes")
+
+    done = run("evictions", "remove", "--root", root, "--yes")
+
+    assert done.returncode == 1
+    assert f"card/18/1/1.jpg: {root / 'card'} is empty" in done.stderr
+    assert listed_paths(admin) == ["card/18/1/1.jpg"]
+
+
+def test_only_one_process_removes_files_below_a_root(
+    admin: TileCacheClient, keys: list[TileKey], root: Path, run: Run
+) -> None:
+    listed = [each.file_path for each in evict(admin, free_bytes=200_000).tiles]
+    other = os.open(root, os.O_RDONLY)
+    fcntl.flock(other, fcntl.LOCK_EX)
+
+    refused = run("evictions", "remove", "--root", root, "--yes")
+    os.close(other)
+
+    assert refused.returncode == 2
+    assert "another process removes or unpacks files there" in refused.stderr
+    assert listed_paths(admin) == listed
+    assert run("evictions", "remove", "--root", root, "--yes").returncode == 0
+
+
+def test_a_directory_that_was_replaced_by_a_link_is_not_followed(
+    admin: TileCacheClient, keys: list[TileKey], root: Path, run: Run
+) -> None:
+    (listed,) = (each.file_path for each in evict(admin, free_bytes=100_000).tiles)
+    parent = (root / listed).parent
+    elsewhere = Path(shutil.move(parent, root.parent / "elsewhere"))
+    parent.symlink_to(elsewhere)
+
+    done = run("evictions", "remove", "--root", root, "--yes")
+
+    assert done.returncode == 1
+    assert f"outside {root}: {parent.name} is a symbolic link" in done.stderr
+    assert (elsewhere / parent.name).with_name(Path(listed).name).exists()
+    assert listed_paths(admin) == [listed]
