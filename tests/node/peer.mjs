@@ -58,7 +58,11 @@ const commands = {
 }
 
 function connect (Client) {
-  const options = settings.authority ? { 'grpc.default_authority': settings.authority } : {}
+  const options = {
+    'grpc.keepalive_time_ms': 10_000,
+    'grpc.keepalive_timeout_ms': 20_000,
+    ...(settings.authority && { 'grpc.default_authority': settings.authority })
+  }
   return new Client(`unix:${settings.socket}`, grpc.credentials.createInsecure(), options)
 }
 

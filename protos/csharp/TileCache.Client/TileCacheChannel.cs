@@ -1,3 +1,4 @@
+using System;
 using System.IO;
 using System.Net;
 using System.Net.Http;
@@ -13,6 +14,9 @@ namespace TileCache.Client
     {
         private const int MaxMessageBytes = 64 * 1024 * 1024;
 
+        private static readonly TimeSpan KeepAliveDelay = TimeSpan.FromSeconds(10);
+        private static readonly TimeSpan KeepAliveTimeout = TimeSpan.FromSeconds(20);
+
         /// <summary>
         /// A channel on a daemon's socket. It connects with its first call, and anew when the daemon was restarted.
         /// Idempotent calls are retried while the daemon is unavailable, at most three times and within their deadline.
@@ -26,6 +30,9 @@ namespace TileCache.Client
             var handler = new SocketsHttpHandler
             {
                 UseProxy = false,
+                KeepAlivePingDelay = KeepAliveDelay,
+                KeepAlivePingTimeout = KeepAliveTimeout,
+                KeepAlivePingPolicy = HttpKeepAlivePingPolicy.WithActiveRequests,
                 ConnectCallback = (_, cancellationToken) => ConnectAsync(endPoint, cancellationToken),
             };
             // The address gives no more than the scheme and the authority that is sent.

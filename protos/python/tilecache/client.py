@@ -70,6 +70,8 @@ _SERVICE_CONFIG: Final = {
 }
 
 _MAX_MESSAGE_BYTES: Final = 64 * 1024 * 1024
+_KEEPALIVE_TIME_S: Final = 10
+_KEEPALIVE_TIMEOUT_S: Final = 20
 
 _STATES: Final = {
     HealthCheckResponse.SERVING_STATUS_NOT_SERVING: "NOT_SERVING (it runs, but is not ready)",
@@ -93,6 +95,10 @@ class TileCacheClient:
                 ("grpc.initial_reconnect_backoff_ms", 100),
                 ("grpc.min_reconnect_backoff_ms", 100),
                 ("grpc.max_reconnect_backoff_ms", 1000),
+                # A daemon that hangs is noticed during a call, also without a deadline.
+                ("grpc.keepalive_time_ms", _KEEPALIVE_TIME_S * 1000),
+                ("grpc.keepalive_timeout_ms", _KEEPALIVE_TIMEOUT_S * 1000),
+                ("grpc.http2.max_pings_without_data", 0),
                 ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
                 ("grpc.max_send_message_length", _MAX_MESSAGE_BYTES),
                 ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),
