@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,10 +17,17 @@ from typing import Final, TypeVar
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from tilecache.client import TileCacheClient
+from tilecache.errors import CallError
+from tilecache.identity import MAX_ZOOM
+from tilecache.mercator import BlockKey, CellRectangle, block_of, bounds_of
 from tilecache.v1.tile_identity_pb2 import TileKey, TileSource
 from tilecache.v1.tile_metadata_store_pb2 import (
     BulkInsertTilesResponse,
+    CellRange,
+    FreshnessLabel,
     OnConflict,
+    QueryTilesRequest,
+    Region,
     TileMetadata,
 )
 from tilecache_daemon.ingest.images import (
@@ -51,6 +58,9 @@ Outcome = TypeVar("Outcome")
 
 _WORKERS: Final = min(8, (os.cpu_count() or 1) + 2)
 _MAX_IMAGES_IN_MEMORY: Final = 4 * _WORKERS
+_QUERY_TIMEOUT_S: Final = 60
+_ALL_LABELS: Final = [label for label in FreshnessLabel.values() if label]
+_DEGRADED: Final = ("tilecache-degraded", "1")
 _BATCH_INDEX: Final = re.compile(r"^tiles\[\d+\]\.?")
 
 
@@ -101,6 +111,7 @@ class TileImporter:
         self._on_refused = on_refused
         self._on_ignored = on_ignored
         self._on_progress = on_progress
+        self._client = client
         self._sender = BatchSender(client, options.on_conflict, self.stopping, options.retry_policy)
 
     def run(self, source: Source) -> None:
@@ -196,13 +207,57 @@ class TileImporter:
         self.counts.already_present += answer.already_present_count
         self.counts.kept_existing += answer.kept_existing_count
         self.counts.replaced += answer.replaced_count
+        self._discard_unnamed(batch, answer)
         for refused in answer.refused:
             tile = batch[refused.index]
-            if tile.discard is not None:
-                tile.discard()
             field = _BATCH_INDEX.sub("", refused.field)
             self._refuse(Refusal(tile.file, field, refused.reason, refused.message))
         self._on_progress(len(batch))
+
+    def _discard_unnamed(self, batch: Batch, answer: BulkInsertTilesResponse) -> None:
+        """Removes the files that were unpacked for tiles that were not stored, unless a stored
+        tile names them. The answer does not say which tiles it has kept."""
+        if answer.kept_existing_count or answer.already_present_count:
+            tiles = batch
+        else:
+            tiles = [batch[refused.index] for refused in answer.refused]
+        by_block: defaultdict[BlockKey, list[PreparedTile]] = defaultdict(list)
+        for tile in tiles:
+            if tile.discard:
+                key = tile.metadata.key
+                by_block[block_of(key.zoom, key.x, key.y)].append(tile)
+        for block, unpacked in by_block.items():
+            named = self._find_named_files(block, unpacked)
+            for tile in unpacked:
+                if tile.discard and named is not None and tile.metadata.file_path not in named:
+                    tile.discard()
+
+    def _find_named_files(self, block: BlockKey, tiles: list[PreparedTile]) -> set[str] | None:
+        """The files that the stored tiles in the cells of some tiles name, whatever their source
+        and label; None if that is not known for certain."""
+        edge = 1 << min(block.zoom, MAX_ZOOM)
+        keys = [tile.metadata.key for tile in tiles]
+        cells = [
+            CellRectangle(key.x, key.x, key.y, key.y)
+            for key in keys
+            if key.x < edge and key.y < edge and key.zoom <= MAX_ZOOM
+        ]
+        if not cells:
+            return set()
+        request = QueryTilesRequest(
+            zoom=block.zoom,
+            region=Region(cell_range=CellRange(**bounds_of(cells)._asdict())),
+            labels=_ALL_LABELS,
+        )
+        named: set[str] = set()
+        try:
+            answers = self._client.store.QueryTiles(request, timeout=_QUERY_TIMEOUT_S)
+            for answer in answers:
+                named.update(tile.file_path for tile in answer.tiles)
+        except CallError:
+            return None
+        degraded = _DEGRADED in tuple(answers.trailing_metadata() or ())
+        return None if degraded else named
 
     def _refuse(self, refusal: Refusal) -> None:
         self.counts.refused += 1

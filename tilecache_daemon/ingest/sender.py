@@ -26,7 +26,7 @@ class PreparedTile(NamedTuple):
     file: str
     metadata: TileMetadata
     discard: Callable[[], None] | None = None
-    """Undoes the unpacking of its image, to be called if the tile is refused."""
+    """Undoes the unpacking of its image, if this import has unpacked it."""
 
 
 Batch = list[PreparedTile]

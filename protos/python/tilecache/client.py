@@ -213,3 +213,7 @@ class _Answers(Iterator[Any]):
 
     def cancel(self) -> None:
         self._answers.cancel()
+
+    def trailing_metadata(self) -> Any:
+        """As gRPC's; known after the last answer. It says whether the answers were degraded."""
+        return self._answers.trailing_metadata()

@@ -202,6 +202,44 @@ def test_the_image_of_a_stored_tile_survives_a_conflicting_archive(
         assert hashlib.sha256((into / path).read_bytes()).hexdigest() == tile.content_sha256
 
 
+@pytest.mark.parametrize("policy", ["keep-existing", "replace-if-newer"])
+def test_an_archive_whose_tiles_are_not_stored_leaves_no_files(
+    policy: str, daemon: DaemonProcess, pyramid: Path, tmp_path: Path
+) -> None:
+    archive, into = tmp_path / "world.pmtiles", tmp_path / "unpacked"
+    write_pmtiles(pyramid, archive)
+    run_import(daemon, archive, "--into", into)
+    for zoom, _, _, path in list_pyramid(pyramid):
+        if zoom == 3:
+            repaint(path)
+    write_pmtiles(pyramid, archive)
+    lost = into / "0/0/0.jpg"
+    lost.unlink()
+    _, report = run_import(
+        daemon,
+        *(archive, "--into", into, "--on-conflict", policy),
+        *("--captured-at", "2020-01-01T00:00:00Z"),
+    )
+
+    assert (report["kept_existing_count"], report["already_present_count"]) == (64, 21)
+    files = {path.relative_to(into).as_posix() for path in into.rglob("*") if path.is_file()}
+    assert files == set(stored_by_path(daemon))
+    for path, tile in stored_by_path(daemon).items():
+        assert hashlib.sha256((into / path).read_bytes()).hexdigest() == tile.content_sha256
+
+
+def test_an_archive_whose_tiles_are_stored_elsewhere_leaves_no_files(
+    daemon: DaemonProcess, pyramid: Path, tmp_path: Path
+) -> None:
+    archive, into = tmp_path / "world.pmtiles", tmp_path / "unpacked"
+    write_pmtiles(pyramid, archive)
+    run_import(daemon, pyramid)
+    _, report = run_import(daemon, archive, "--into", into, "--root", tmp_path)
+
+    assert report["already_present_count"] == TILE_COUNT
+    assert not [path for path in into.rglob("*") if path.is_file()]
+
+
 def test_nothing_of_an_unreadable_archive_is_stored(daemon: DaemonProcess, tmp_path: Path) -> None:
     foreign = tmp_path / "world.mbtiles"
     foreign.write_bytes(b"not SQLite" * 1000)
