@@ -275,6 +275,28 @@ def test_a_stopped_start_can_be_repeated(open_directory: Path) -> None:
         assert daemon.stop() == 0
 
 
+@pytest.mark.parametrize("linked", ["state", "state/postgres"])
+def test_the_state_directory_may_be_a_link_to_another_disk(
+    open_directory: Path, short_directory: Path, linked: str
+) -> None:
+    short_directory.chmod(0o755)
+    link = open_directory / linked
+    link.parent.mkdir(mode=0o755, exist_ok=True)
+    link.symlink_to(short_directory)
+    with DaemonProcess(open_directory) as daemon:
+        assert daemon.client.is_serving()
+        assert daemon.stop() == 0
+    assert any(short_directory.rglob("PG_VERSION"))
+
+
+def test_a_state_directory_that_cannot_be_made_is_reported(short_directory: Path) -> None:
+    (short_directory / "state").symlink_to("/nonexistent/directory")
+    refused = serve(short_directory)
+    assert refused.returncode == 5
+    assert f"PostgreSQL cannot be started in {short_directory}/state" in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
 def test_a_start_fails_after_a_bounded_wait_for_the_database(
     short_directory: Path,
 ) -> None:

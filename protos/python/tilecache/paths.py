@@ -1,6 +1,7 @@
 """The default places of the daemon's sockets and data.
 
-Users' own directories are those of the XDG base directory specification.
+Users' own directories are those of the XDG base directory specification. A user without a home
+directory has those of the system.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ def runtime_directory() -> Path:
         return Path(given)
     if os.geteuid() == 0:
         return SYSTEM_RUNTIME_DIRECTORY
-    return _user_directory("XDG_RUNTIME_DIR") or state_directory()
+    return _user_directory("XDG_RUNTIME_DIR") or _directory_at_home() or SYSTEM_RUNTIME_DIRECTORY
 
 
 def state_directory() -> Path:
@@ -39,7 +40,7 @@ def state_directory() -> Path:
         return Path(given)
     if os.geteuid() == 0:
         return SYSTEM_STATE_DIRECTORY
-    return _user_directory("XDG_STATE_HOME") or Path.home() / ".local" / "state" / "tilecache"
+    return _user_directory("XDG_STATE_HOME") or _directory_at_home() or SYSTEM_STATE_DIRECTORY
 
 
 def default_socket_path(name: str = SOCKET_NAME) -> Path:
@@ -51,6 +52,14 @@ def default_socket_path(name: str = SOCKET_NAME) -> Path:
 def socket_target(path: Path | str) -> str:
     """gRPC's target for a socket. It is a URI: a `%` in the path, for example, is escaped."""
     return f"unix:{quote(os.fsencode(path))}"
+
+
+def _directory_at_home() -> Path | None:
+    try:
+        home = Path.home()
+    except RuntimeError:  # no HOME, and a user without a passwd entry
+        return None
+    return home / ".local" / "state" / "tilecache"
 
 
 def _user_directory(variable: str) -> Path | None:

@@ -1,6 +1,7 @@
 """Where the sockets and the data are by default."""
 
 import os
+import pwd
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,18 @@ def test_a_user_without_them_has_directories_at_home(
 
     assert state_directory() == tmp_path / ".local/state/tilecache"
     assert runtime_directory() == state_directory()
+
+
+def test_a_user_without_a_home_has_the_systems(monkeypatch: pytest.MonkeyPatch) -> None:
+    def find_nobody(uid: int) -> None:
+        raise KeyError(uid)
+
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(pwd, "getpwuid", find_nobody)
+
+    assert runtime_directory() == Path("/run/tilecache")
+    assert state_directory() == Path("/var/lib/tilecache")
+    assert default_socket_path() == Path("/run/tilecache/tilecache.sock")
 
 
 @pytest.mark.parametrize("user", [ROOT, USER])
