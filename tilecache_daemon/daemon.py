@@ -27,7 +27,7 @@ from tilecache_daemon.schema.migrator import (
     Interruption,
     MigrationResult,
     apply_migrations,
-    current_revision,
+    check_database,
     pending_revisions,
 )
 from tilecache_daemon.service.access_log import AccessLog
@@ -134,7 +134,7 @@ class Daemon:
         """If it is cancelled, nothing is migrated from then on."""
         report("waiting for the database")
         interruption = Interruption()
-        read_revision = partial(current_revision, config.dsn or "")
+        read_revision = partial(check_database, config.dsn or "", config.pool_max_size)
         migrate = partial(apply_migrations, config, interruption=interruption)
         deadline = self._clock.monotonic() + config.database_wait_s
         while True:

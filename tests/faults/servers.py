@@ -27,6 +27,11 @@ class ForeignPostgres:
         self._server = EmbeddedPostgres(directory)
 
     @property
+    def data(self) -> Path:
+        """The server's data directory."""
+        return self._directory / "postgres" / "data"
+
+    @property
     def pid(self) -> int:
         assert self._server.server_pid is not None
         return self._server.server_pid

@@ -69,6 +69,7 @@ def connect(
         raise MigrationError("the dsn is not a connection string that libpq reads") from None
     parameters.setdefault("connect_timeout", CONNECT_TIMEOUT_S)
     parameters.setdefault("application_name", "tilecache migrate")
+    parameters["client_encoding"] = "UTF8"
     connection = psycopg.connect(**parameters, autocommit=True)
     if interruption:
         interruption.cover(connection)
@@ -132,7 +133,10 @@ def _migration_error(error: psycopg.Error) -> MigrationError:
         case pg.SerializationFailure():
             return MigrationError(f"the migration could not be serialized, twice: {text}")
         case pg.InsufficientPrivilege():
-            return MigrationError(f"the database user lacks the privileges to migrate: {text}")
+            return MigrationError(
+                f"the database user lacks the privileges to migrate: {text}. The owner of the "
+                "tables migrates them, with `tilecache migrate up`"
+            )
         case pg.LockNotAvailable():
             return MigrationError(f"other sessions locked the tables; nothing was changed: {text}")
         case pg.DiskFull():

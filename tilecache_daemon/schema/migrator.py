@@ -26,6 +26,11 @@ from tilecache_daemon.schema.connection import (
     read_revision,
     translating_errors,
 )
+from tilecache_daemon.schema.requirements import (
+    check_connection_limit,
+    check_privileges,
+    check_server,
+)
 
 __all__ = [
     "HEAD_REVISION",
@@ -34,6 +39,7 @@ __all__ = [
     "MigrationError",
     "MigrationResult",
     "apply_migrations",
+    "check_database",
     "current_revision",
     "downgrade",
     "plan_migrations",
@@ -133,6 +139,16 @@ def current_revision(dsn: str) -> str | None:
         return read_revision(connection)
 
 
+def check_database(dsn: str, pool_max_size: int) -> str | None:
+    """As `current_revision`, of a database that the daemon can use; else raises MigrationError,
+    which says what to do."""
+    with translating_errors(), connect(dsn) as connection:
+        check_server(connection, lambda: connect(dsn))
+        check_connection_limit(connection, pool_max_size)
+        check_privileges(connection)
+        return read_revision(connection)
+
+
 def plan_migrations(dsn: str) -> list[PlannedRevision]:
     """The revisions that `apply_migrations` would apply. Changes nothing."""
     current = current_revision(dsn)
@@ -177,6 +193,7 @@ class _Run:
 
     def upgrade(self) -> MigrationResult:
         with translating_errors(), self._connect() as connection:
+            check_server(connection, self._connect)
             current = read_revision(connection)
             if not pending_revisions(current):
                 return self._result(current, current, ())

@@ -7,8 +7,9 @@ the same server. Therefore the connection's socket is shut down.
 
 import asyncio
 import contextlib
+import select
 from collections.abc import Iterator
-from typing import Final
+from typing import Any, Final
 
 import psycopg
 from psycopg import AsyncConnection
@@ -21,6 +22,8 @@ Connection = AsyncConnection[TupleRow]
 
 ANSWER_TIMEOUT_S: Final = 2.0
 """How long a healthy server may take to accept a connection, or to answer."""
+_KEEPALIVES: Final = {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
+"""So that firewalls do not forget idle connections; in seconds. The address may set others."""
 
 
 def connect_timeout_s(dsn: str) -> float:
@@ -29,15 +32,59 @@ def connect_timeout_s(dsn: str) -> float:
     return ANSWER_TIMEOUT_S * (str(hosts).count(",") + 1)
 
 
+def connection_parameters(dsn: str, application_name: str) -> dict[str, Any]:
+    """What is passed to psycopg beside the address."""
+    own = {
+        "autocommit": True,
+        "application_name": application_name,
+        "client_encoding": "UTF8",
+        "connect_timeout": round(ANSWER_TIMEOUT_S),
+    }
+    return _KEEPALIVES | conninfo_to_dict(dsn) | own
+
+
 async def connect(dsn: str, application_name: str) -> Connection:
     """Opens a connection outside the pool; raises psycopg.OperationalError if no host answers
     in time."""
-    return await AsyncConnection.connect(
-        dsn,
-        autocommit=True,
-        application_name=application_name,
-        connect_timeout=round(ANSWER_TIMEOUT_S),
-    )
+    connection = await AsyncConnection.connect(**connection_parameters(dsn, application_name))
+    try:
+        await set_session(connection)
+    except BaseException:
+        await connection.close()
+        raise
+    return connection
+
+
+async def set_session(
+    connection: Connection, statement_timeout_s: float = 0, idle_in_transaction_s: float = 0
+) -> None:
+    """Replaces what is set for the role or the database by the daemon's own values. As
+    statements, because poolers refuse the parameter `options`. 0 is no timeout."""
+    settings = {
+        "statement_timeout": round(statement_timeout_s * 1000),
+        "idle_in_transaction_session_timeout": round(idle_in_transaction_s * 1000),
+        "idle_session_timeout": 0,
+        "lock_timeout": 0,
+        # In other time zones, times on the first and last day of Python's calendar overflow.
+        "timezone": "'UTC'",
+        "datestyle": "'ISO'",
+        "default_transaction_isolation": "'read committed'",
+    }
+    if connection.info.server_version >= 170000:
+        settings["transaction_timeout"] = 0
+    statements = "; ".join(f"SET {name} = {value}" for name, value in settings.items())
+    with cut_after(connection, ANSWER_TIMEOUT_S):
+        await connection.execute(statements.encode())
+
+
+def has_ended(connection: Connection) -> bool:
+    """Whether the other side has closed an idle connection, without asking it. On an idle
+    connection there is nothing to read but its end, or notices that nobody needs."""
+    if connection.closed:
+        return True
+    poll = select.poll()
+    poll.register(connection.fileno(), select.POLLIN)
+    return bool(poll.poll(0))
 
 
 async def execute_promptly(connection: Connection, statement: str = "SELECT 1") -> None:

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from typing import Final, NamedTuple
@@ -10,7 +9,6 @@ from typing import Final, NamedTuple
 import psycopg
 import structlog
 from psycopg import errors
-from psycopg.conninfo import conninfo_to_dict
 from psycopg.types.numeric import Int8BinaryLoader
 from psycopg_pool import AsyncConnectionPool, PoolTimeout, TooManyRequests
 
@@ -28,9 +26,12 @@ from tilecache_daemon.store.connections import (
     Connection,
     connect,
     connect_timeout_s,
+    connection_parameters,
     cut,
     cut_after,
     execute_promptly,
+    has_ended,
+    set_session,
 )
 
 PROBE_INTERVAL_S: Final = 1.0
@@ -39,6 +40,7 @@ _UNRESPONSIVE_S: Final = 1.5
 connection means that the server does not respond, not that the pool is busy."""
 WAITING_PER_CONNECTION: Final = 16
 """How many calls may wait, per connection of the pool."""
+IDLE_IN_TRANSACTION_S: Final = 60.0
 KEPT_FOR_READS: Final = 3
 """Connections of the pool that are reserved for reads."""
 _CLOSE_TIMEOUT_S: Final = 0.5
@@ -124,6 +126,10 @@ class Database:
                 call_failed = self._probe_now.is_set()
                 self._probe_now.clear()
                 try:
+                    if probe and has_ended(probe):
+                        # By a proxy or an administrator, perhaps; connecting tells.
+                        await probe.close()
+                        probe = None
                     probe = probe or await connect(self._dsn, "tilecache-probe")
                     await execute_promptly(probe)
                     self._answered_at = _now()
@@ -154,7 +160,7 @@ class Database:
             raise DatabaseUnavailableError("PostgreSQL does not answer")
         try:
             with translated_errors():
-                async with pool.connection() as connection:
+                async with self._live_connection(pool) as connection:
                     self._in_use.add(connection)
                     try:
                         with cut_after(connection, 2 * self._statement_timeout_s):
@@ -184,17 +190,27 @@ class Database:
         ):
             yield connection
 
+    @asynccontextmanager
+    async def _live_connection(
+        self, pool: AsyncConnectionPool[Connection]
+    ) -> AsyncIterator[Connection]:
+        """A connection of the pool that the other side has not closed. Nothing was sent on those
+        that are replaced, so that nothing is executed twice. (The pool's own check asks the
+        server, and pauses between attempts.)"""
+        while has_ended(connection := await pool.getconn()):
+            self._probe_now.set()
+            await connection.close()
+            await pool.putconn(connection)
+        try:
+            async with connection:
+                yield connection
+        finally:
+            await pool.putconn(connection)
+
     async def _open_pool(self) -> None:
         min_size, max_size = self._sizes
         pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
-            self._dsn,
-            kwargs={
-                "autocommit": True,
-                "options": self._options(),
-                "application_name": "tilecache",
-                "connect_timeout": round(ANSWER_TIMEOUT_S),
-                "prepare_threshold": 1,
-            },
+            kwargs=connection_parameters(self._dsn, "tilecache") | {"prepare_threshold": 1},
             min_size=min_size,
             max_size=max_size,
             max_waiting=max_size * WAITING_PER_CONNECTION,
@@ -211,19 +227,12 @@ class Database:
         self._pool = pool
         self._answered_at = _now()
 
-    def _options(self) -> str:
-        """The options of the address, followed by our own, which take precedence."""
-        own = conninfo_to_dict(self._dsn).get("options") or os.environ.get("PGOPTIONS", "")
-        return (
-            f"{own} -c statement_timeout={round(self._statement_timeout_s * 1000)}"
-            # In other time zones, times on the first and last day of Python's calendar overflow.
-            " -c timezone=UTC -c idle_in_transaction_session_timeout=60000"
-        )
-
     async def _prepare(self, connection: Connection) -> None:
-        """Makes commits durable even if the server's `synchronous_commit` is off, and loads
-        times of binary results as microseconds since 2000."""
+        """Sets the session's own values, makes commits durable even if the server's
+        `synchronous_commit` is off, and loads times of binary results as microseconds since
+        2000."""
         connection.adapters.register_loader("timestamptz", Int8BinaryLoader)
+        await set_session(connection, self._statement_timeout_s, IDLE_IN_TRANSACTION_S)
         await connection.execute(
             "SELECT set_config(name, 'on', false) FROM pg_settings"
             " WHERE name = 'synchronous_commit' AND setting = 'off'"

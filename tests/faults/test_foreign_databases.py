@@ -1,0 +1,320 @@
+"""Databases that an administrator has set up in another way than the daemon would."""
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import psycopg
+import pytest
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.sql import SQL, Composed, Identifier
+
+from tests.admin import (
+    DOWNGRADE,
+    STABLE_REAR,
+    confirm,
+    delete,
+    evict,
+    list_evictions,
+    reevaluate,
+    set_rule,
+    set_sector,
+    touch,
+)
+from tests.daemon_process import DaemonProcess, run_tilecache
+from tests.faults.daemons import Daemon
+from tests.faults.servers import ForeignPostgres
+from tests.tiles import TIMEOUT_S, Block, bulk_insert, insert, sha256, tile, tile_uuid
+from tests.waiting import eventually
+from tilecache.v1.tile_cache_admin_pb2 import DeleteSectorRequest
+from tilecache.v1.tile_metadata_store_pb2 import (
+    ON_CONFLICT_REPLACE_IF_NEWER as REPLACE,
+)
+from tilecache.v1.tile_metadata_store_pb2 import (
+    MarkUploadedRequest,
+    UploadedTile,
+)
+from tilecache_daemon.cli.output import ExitCode
+
+INSTALL_GUIDE = Path(__file__).parents[2] / "docs" / "install.md"
+PASSWORD = "secret"
+
+
+def execute(dsn: str, *statements: SQL | Composed) -> None:
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        for statement in statements:
+            connection.execute(statement)
+
+
+def refusal(directory: Path, dsn: str, **settings: Any) -> tuple[int, str]:
+    """Starts a daemon that ends by itself; its exit code, and the last line of its log."""
+    daemon = Daemon(directory, dsn=dsn, database_wait_s=0, **settings)
+    daemon.launch()
+    try:
+        code = daemon.wait_until_ended()
+    finally:
+        daemon.close()
+    assert "Traceback" not in daemon.log
+    return code, daemon.log.strip().splitlines()[-1]
+
+
+@contextmanager
+def role(dsn: str, options: str = "") -> Iterator[tuple[str, Identifier]]:
+    """A role without privileges, and the address at which it connects."""
+    name = f"tilecache_{uuid4().hex}"
+    execute(dsn, SQL(f"CREATE ROLE {name} LOGIN PASSWORD '{PASSWORD}' {options}"))
+    try:
+        yield make_conninfo(dsn, user=name, password=PASSWORD), Identifier(name)
+    finally:
+        execute(dsn, SQL("DROP OWNED BY {0}").format(Identifier(name)), SQL(f"DROP ROLE {name}"))
+
+
+@contextmanager
+def database_with(dsn: str, encoding: str) -> Iterator[str]:
+    name = f"tilecache_{encoding.lower()}_{uuid4().hex}"
+    execute(dsn, SQL(f"CREATE DATABASE {name} TEMPLATE template0 ENCODING '{encoding}' LOCALE 'C'"))
+    try:
+        yield make_conninfo(dsn, dbname=name)
+    finally:
+        execute(dsn, SQL(f"DROP DATABASE {name} WITH (FORCE)"))
+
+
+@pytest.mark.parametrize("encoding", ["SQL_ASCII", "LATIN1"])
+def test_a_database_in_another_encoding_is_refused(
+    postgres_dsn: str, short_directory: Path, encoding: str
+) -> None:
+    with database_with(postgres_dsn, encoding) as dsn:
+        code, message = refusal(short_directory, dsn)
+        assert code == ExitCode.FAILED
+        assert f"has the encoding {encoding}, not UTF8" in message
+        migration = run_tilecache("migrate", "up", dsn=dsn)
+        assert migration.returncode == ExitCode.FAILED
+        with psycopg.connect(dsn) as connection:
+            assert connection.execute("SELECT to_regclass('tiles')").fetchone() == (None,)
+
+        create = message[message.index("CREATE DATABASE") :]
+        name = conninfo_to_dict(dsn)["dbname"]
+        execute(postgres_dsn, SQL(f"DROP DATABASE {name}"), SQL(create))
+        assert run_tilecache("migrate", "up", dsn=dsn).returncode == ExitCode.DONE
+
+
+def test_the_encoding_of_the_client_is_utf8_whatever_is_set(
+    database: str, short_directory: Path
+) -> None:
+    name = conninfo_to_dict(database)["dbname"]
+    execute(database, SQL(f"ALTER DATABASE {name} SET client_encoding = 'LATIN1'"))
+    stored = tile(Block().key(), file_path="Zürich/🧀.jpg")
+    with DaemonProcess(short_directory, dsn=f"{database} client_encoding=LATIN1") as daemon:
+        insert(daemon.client, stored)
+    with psycopg.connect(database, client_encoding="UTF8") as connection:
+        assert connection.execute("SELECT file_path FROM tiles").fetchall() == [("Zürich/🧀.jpg",)]
+
+
+def test_missing_privileges_are_named_with_the_statements_that_grant_them(
+    database: str, short_directory: Path
+) -> None:
+    with role(database) as (dsn, name):
+        execute(database, SQL("REVOKE ALL ON SCHEMA public FROM PUBLIC"))
+        for _ in range(2):  # without the schema, the tables are not seen
+            code, message = refusal(short_directory, dsn)
+            assert code == ExitCode.FAILED
+            assert "lacks privileges" in message
+            execute(database, SQL(message[message.index("GRANT") :]))
+        with DaemonProcess(short_directory, dsn=dsn) as daemon:
+            use_everything(daemon)
+        execute(
+            database, SQL("REVOKE USAGE ON SEQUENCE tile_access_order_seq FROM {}").format(name)
+        )
+        code, message = refusal(short_directory, dsn)
+        grant = SQL('GRANT USAGE ON SEQUENCE "tile_access_order_seq" TO {}').format(name)
+        assert message.endswith(grant.as_string())
+
+
+def test_the_privileges_of_the_install_guide_suffice(database: str, short_directory: Path) -> None:
+    (grants,) = re.findall(r"```sql\n(GRANT.*?)```", INSTALL_GUIDE.read_text(), re.DOTALL)
+    with role(database) as (dsn, name):
+        execute(
+            database,
+            SQL("REVOKE ALL ON SCHEMA public FROM PUBLIC"),
+            SQL("REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA public FROM PUBLIC"),
+            SQL(grants.replace("TO tilecache", f"TO {name.as_string()}")),
+        )
+        with DaemonProcess(short_directory, dsn=dsn) as daemon:
+            use_everything(daemon)
+
+
+def use_everything(daemon: DaemonProcess) -> None:
+    """Calls whose statements need each of the privileges."""
+    client, admin, block = daemon.client, daemon.admin_client, Block()
+    keys = list(block.keys(4))
+    insert(client, tile(keys[0]))
+    (stored,) = bulk_insert(client, [tile(key) for key in keys[1:]])
+    assert stored.inserted_count == 3
+    assert insert(client, tile(keys[0], "newer"), REPLACE).tile.tile_uuid
+    mark = MarkUploadedRequest(
+        tiles=[UploadedTile(tile_uuid=tile_uuid(keys[0]), content_sha256=sha256("newer"))]
+    )
+    client.store.MarkUploaded(mark, timeout=TIMEOUT_S)
+    touch(client, *keys)
+    set_rule(admin, STABLE_REAR, 12, DOWNGRADE)
+    set_sector(admin, "north", STABLE_REAR, (-80, -170, 80, 170))
+    reevaluate(admin)
+    admin.admin.DeleteSector(DeleteSectorRequest(name="north"), timeout=TIMEOUT_S)
+    assert evict(admin, free_bytes=1).summary.evicted_count == 1
+    assert delete(admin, region=block.region, zooms=[block.zoom]).summary.deleted_count == 3
+    listed = [entry.eviction_id for entry in list_evictions(admin)]
+    assert all(confirm(admin, listed))
+    assert daemon.stop() == 0, "accesses are written"
+    assert "permission denied" not in daemon.log
+
+
+@pytest.mark.parametrize("options", ["CONNECTION LIMIT 9", ""])
+def test_a_connection_limit_below_what_is_needed_is_named(
+    foreign: ForeignPostgres, short_directory: Path, options: str
+) -> None:
+    if not options:
+        foreign.settings |= {"max_connections": "12"}  # of which three are reserved
+        foreign.stop()
+        foreign.start()
+    assert run_tilecache("migrate", "up", dsn=foreign.dsn).returncode == 0
+    with role(foreign.dsn, options) as (dsn, name):
+        execute(foreign.dsn, SQL("GRANT ALL ON ALL TABLES IN SCHEMA public TO {}").format(name))
+        execute(foreign.dsn, SQL("GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO {}").format(name))
+        code, message = refusal(short_directory, dsn)
+        assert code == ExitCode.FAILED
+        limit = "the role's CONNECTION LIMIT" if options else "max_connections"
+        assert (
+            f"needs 10 connections (pool_max_size and 2 more), but {limit} leaves it 9" in message
+        )
+        with DaemonProcess(short_directory, dsn=dsn, pool_max_size=7) as daemon:
+            insert(daemon.client, tile(Block().key()))
+
+
+def test_a_standby_is_named_and_may_be_promoted(
+    foreign: ForeignPostgres, short_directory: Path
+) -> None:
+    assert run_tilecache("migrate", "up", dsn=foreign.dsn).returncode == 0
+    foreign.stop_for_a_while()
+    (foreign.data / "standby.signal").touch()
+    shutil.chown(foreign.data / "standby.signal", foreign.data.owner(), foreign.data.group())
+    foreign.start_again()
+    code, message = refusal(short_directory, foreign.dsn)
+    assert code == ExitCode.UNREACHABLE
+    assert "is a standby, which accepts no writes: name the primary in dsn" in message
+    daemon = Daemon(short_directory, dsn=foreign.dsn)
+    daemon.launch()
+    try:
+        eventually(lambda: "waiting for the database" in daemon.log)
+        execute(foreign.dsn, SQL("SELECT pg_promote()"))
+        daemon.wait_until_ready()
+    finally:
+        daemon.close()
+
+
+def test_a_role_that_is_set_read_only_is_named(database: str, short_directory: Path) -> None:
+    name = conninfo_to_dict(database)["dbname"]
+    execute(database, SQL(f"ALTER DATABASE {name} SET default_transaction_read_only = on"))
+    code, message = refusal(short_directory, database)
+    assert code == ExitCode.FAILED
+    assert "default_transaction_read_only is on" in message
+
+
+@contextmanager
+def pgbouncer(directory: Path, server: ForeignPostgres, pool_mode: str) -> Iterator[str]:
+    """The address of a PgBouncer before a server, whose user it runs as."""
+    program = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")
+    if program is None:
+        pytest.skip("pgbouncer is not installed")
+    address = conninfo_to_dict(server.dsn)
+    (directory / "pgbouncer.ini").write_text(
+        f"[databases]\n{address['dbname']} = host={address['host']} port={address['port']} "
+        f"user={address['user']}\n"
+        f"[pgbouncer]\npool_mode = {pool_mode}\nlisten_port = 6432\nlisten_addr =\n"
+        f"unix_socket_dir = {directory}\nauth_type = any\n"
+        f"user = {server.data.owner() if os.getuid() == 0 else ''}\n"
+    )
+    directory.chmod(0o777)  # for PgBouncer's unprivileged user
+    process = subprocess.Popen([program, directory / "pgbouncer.ini"])
+    try:
+        eventually((directory / ".s.PGSQL.6432").exists)
+        yield make_conninfo(server.dsn, host=str(directory), port=6432)
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def test_a_pooler_that_shares_sessions_is_named(
+    foreign: ForeignPostgres, short_directory: Path, open_directory: Path
+) -> None:
+    with pgbouncer(open_directory, foreign, "transaction") as dsn:
+        code, message = refusal(short_directory, dsn)
+        assert code == ExitCode.FAILED
+        assert "PgBouncer with pool_mode=transaction" in message
+
+
+def test_a_pooler_that_does_not_share_sessions_works(
+    foreign: ForeignPostgres, short_directory: Path, open_directory: Path
+) -> None:
+    with (
+        pgbouncer(open_directory, foreign, "session") as dsn,
+        DaemonProcess(short_directory, dsn=dsn) as daemon,
+    ):
+        use_everything(daemon)
+
+
+SHORT_TIMEOUTS = {
+    "idle_session_timeout": "300ms",
+    "idle_in_transaction_session_timeout": "1ms",
+    "statement_timeout": "1ms",
+    "lock_timeout": "1ms",
+}
+
+
+def test_timeouts_that_are_set_for_the_role_do_not_apply(
+    database: str, short_directory: Path
+) -> None:
+    with role(database, "SUPERUSER") as (dsn, name):
+        for setting, value in SHORT_TIMEOUTS.items():
+            execute(database, SQL(f"ALTER ROLE {{}} SET {setting} = '{value}'").format(name))
+        with DaemonProcess(short_directory, dsn=dsn) as daemon:
+            eventually(lambda: longest_idle_s(database) > 1.0)
+            use_everything(daemon)
+            assert "database_lost" not in daemon.log
+
+
+def test_idle_connections_that_are_closed_cost_no_call(
+    database: str, short_directory: Path
+) -> None:
+    block = Block()
+    with DaemonProcess(short_directory, dsn=database, pool_min_size=8) as daemon:
+        for key in block.keys(5):
+            assert end_sessions(database) >= 8
+            insert(daemon.client, tile(key))
+        with psycopg.connect(database) as connection:
+            assert connection.execute("SELECT count(*) FROM tiles").fetchone() == (5,)
+        assert "database_lost" not in daemon.log
+
+
+def longest_idle_s(dsn: str) -> float:
+    """How long the session of the pool that waits longest has been idle."""
+    query = """SELECT extract(epoch FROM now() - min(state_change))::float8 FROM pg_stat_activity
+               WHERE datname = current_database() AND application_name = 'tilecache'"""
+    with psycopg.connect(dsn) as connection:
+        ((idle_s,),) = connection.execute(query).fetchall()
+    return float(idle_s or 0)
+
+
+def end_sessions(dsn: str) -> int:
+    """Ends all sessions of the daemon, and waits for their end; returns how many."""
+    of_daemon = "datname = current_database() AND application_name LIKE 'tilecache%'"
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        ended = connection.execute(
+            f"SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE {of_daemon}"
+        )
+        return ended.rowcount
