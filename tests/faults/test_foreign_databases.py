@@ -294,7 +294,8 @@ def test_idle_connections_that_are_closed_cost_no_call(
     block = Block()
     with DaemonProcess(short_directory, dsn=database, pool_min_size=8) as daemon:
         for key in block.keys(5):
-            assert end_sessions(database) >= 8
+            eventually(lambda: count_idle_sessions(database) == 8)
+            end_sessions(database)
             insert(daemon.client, tile(key))
         with psycopg.connect(database) as connection:
             assert connection.execute("SELECT count(*) FROM tiles").fetchone() == (5,)
@@ -310,11 +311,19 @@ def longest_idle_s(dsn: str) -> float:
     return float(idle_s or 0)
 
 
-def end_sessions(dsn: str) -> int:
-    """Ends all sessions of the daemon, and waits for their end; returns how many."""
-    of_daemon = "datname = current_database() AND application_name LIKE 'tilecache%'"
+def count_idle_sessions(dsn: str) -> int:
+    """How many sessions of the pool are prepared and idle."""
+    query = """SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
+               AND application_name = 'tilecache' AND state = 'idle' AND query = 'COMMIT'"""
+    with psycopg.connect(dsn) as connection:
+        ((count,),) = connection.execute(query).fetchall()
+    return int(count)
+
+
+def end_sessions(dsn: str) -> None:
+    """Ends all sessions of the daemon, and waits for their end."""
     with psycopg.connect(dsn, autocommit=True) as connection:
-        ended = connection.execute(
-            f"SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE {of_daemon}"
+        connection.execute(
+            """SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity
+               WHERE datname = current_database() AND application_name LIKE 'tilecache%'"""
         )
-        return ended.rowcount
