@@ -38,6 +38,7 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 DATABASE_RETRY_S: Final = 0.5
 POSTGRES_CHECK_S: Final = 0.5
+MIGRATING: Final = "migrating the schema"
 
 
 class Daemon:
@@ -135,13 +136,23 @@ class Daemon:
         report("waiting for the database")
         interruption = Interruption()
         read_revision = partial(check_database, config.dsn or "", config.pool_max_size)
-        migrate = partial(apply_migrations, config, interruption=interruption)
+        loop = asyncio.get_running_loop()
+
+        def report_progress(done: str) -> None:
+            loop.call_soon_threadsafe(report, f"{MIGRATING}: {done}")
+
+        migrate = partial(
+            apply_migrations,
+            config,
+            interruption=interruption,
+            report_progress=report_progress,
+        )
         deadline = self._clock.monotonic() + config.database_wait_s
         while True:
             try:
                 revision = await tasks.run_in_thread(read_revision, interruption.request)
                 if pending_revisions(revision):
-                    report("migrating the schema")
+                    report(MIGRATING)
                 return await tasks.run_in_thread(migrate, interruption.request)
             except DatabaseUnreachableError:
                 if self._clock.monotonic() >= deadline:

@@ -15,10 +15,14 @@ down_revision = "0001_initial"
 branch_labels = None
 depends_on = None
 
+# Measured: most of it is the derivation, and the copies of rows that it leaves to vacuum.
+MICROSECONDS_PER_TILE = 45
+BYTES_PER_TILE = 450
+
 # A copy, because the result of a revision must never change.
 TILE_NAMESPACE_UUID = UUID("5b8d0c2e-1a4f-4b3a-8c9d-e7f6a3b2c1d0")
 NO_FLIGHT = "00000000-0000-0000-0000-000000000000"
-BATCH_ROWS = 10_000
+BATCH_ROWS = 20_000
 NAMED_ROWS = 20
 
 UNDERIVABLE_TILES = """
@@ -108,6 +112,10 @@ def _refuse(fault: str, finding_query: str) -> None:
 
 def _fill_in_identities() -> None:
     bind = op.get_bind()
+    config = op.get_context().config
+    report_progress = config.attributes.get("report_progress") if config else None
+    tile_count = bind.scalar(text("SELECT count(*) FROM tiles"))
+    derived_count = 0
     last_id = None
     while rows := bind.execute(
         text("""
@@ -139,6 +147,9 @@ def _fill_in_identities() -> None:
             },
         )
         last_id = rows[-1].id
+        derived_count += len(rows)
+        if report_progress:
+            report_progress(f"derived the ids of {derived_count:,} of {tile_count:,} tiles")
 
 
 def _constrain_tiles() -> None:

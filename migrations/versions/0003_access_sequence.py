@@ -7,6 +7,9 @@ down_revision = "0002_c6_tile_identity_and_lru"
 branch_labels = None
 depends_on = None
 
+# Where no access was recorded, as after 0002; else the table is rewritten once more.
+MICROSECONDS_PER_TILE = 3
+
 # A tile that waits for upload is evicted only on request, and one of unknown or no size frees
 # nothing. Each row is in one of the two indexes at most, so that an access is written once.
 PENDING = "source = 'onboard_ingest' AND uploaded_at IS NULL"

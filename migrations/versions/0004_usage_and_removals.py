@@ -7,6 +7,8 @@ down_revision = "0003_access_sequence"
 branch_labels = None
 depends_on = None
 
+MICROSECONDS_PER_TILE = 1
+
 FOLD_LOCK = 0x7469_6C65_0004  # the daemon's, for adding up the usage
 
 # The columns of the usage for a tile that counts `count` times.

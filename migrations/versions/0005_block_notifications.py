@@ -7,6 +7,9 @@ down_revision = "0004_usage_and_removals"
 branch_labels = None
 depends_on = None
 
+MICROSECONDS_PER_TILE = 2
+BYTES_PER_TILE = 8
+
 CHANNEL = "tilecache_changes"
 BLOCKS_A_NOTIFICATION = 400  # "22/131071/131071," has 17 bytes, a notification fewer than 8000
 

@@ -12,6 +12,9 @@ down_revision = "0005_block_notifications"
 branch_labels = None
 depends_on = None
 
+MICROSECONDS_PER_TILE = 2
+BYTES_PER_TILE = 41
+
 FILES_LOCK = 0x7469_6C65_0005
 
 # In another isolation level the checks below would read an old snapshot.

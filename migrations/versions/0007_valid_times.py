@@ -7,6 +7,9 @@ down_revision = "0006_file_owners"
 branch_labels = None
 depends_on = None
 
+MICROSECONDS_PER_TILE = 1
+BYTES_PER_TILE = 32
+
 # The calendar of google.protobuf.Timestamp and of Python. Compared as UTC, whatever the session's
 # time zone.
 FIRST, LAST = "timestamptz '0001-01-01 00:00:00+00'", "timestamptz '9999-12-31 23:59:59.999999+00'"

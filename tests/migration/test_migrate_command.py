@@ -52,6 +52,10 @@ def test_up_logs_what_it_applied(empty: Database) -> None:
     assert empty.revisions() == [HEAD_REVISION]
 
 
+def test_up_shows_its_progress(old: Database) -> None:
+    assert "derived the ids of 5 of 5 tiles\n" in migrate("up", "--dsn", old.dsn).stderr
+
+
 def test_the_database_may_come_from_a_file_or_the_environment(
     empty: Database, tmp_path: Path
 ) -> None:
@@ -115,6 +119,7 @@ def test_plan_shows_the_sql_and_changes_nothing(old: Database) -> None:
     assert [step["revision"] for step in steps] == list(REVISIONS[1:])
     assert all(step["sql"] in shown for step in steps)
     assert "ADD COLUMN tile_uuid uuid" in shown
+    assert "-- Takes about 1 s" in shown
     assert old.catalog() == before
     assert old.revisions() == ["0001_initial"]
 

@@ -392,3 +392,39 @@ def test_a_downgrade_to_a_later_or_unknown_revision_is_refused(
         downgrade(old.dsn, revision)
 
     assert old.revisions() == ["0001_initial"]
+
+
+def test_an_upgrade_reports_its_progress_and_updates_the_statistics(old: Database) -> None:
+    reported: list[str] = []
+
+    apply_migrations(Config(dsn=old.dsn), report_progress=reported.append)
+
+    assert reported == ["derived the ids of 5 of 5 tiles"]
+    ((analysed,),) = old.query(
+        "SELECT count(*) FROM pg_stats WHERE tablename = 'tiles' AND attname = 'tile_uuid'"
+    )
+    assert analysed == 1
+
+
+@pytest.mark.parametrize("statistics", ["current", "absent"])
+def test_a_plan_estimates_time_and_space_from_the_tables_size(
+    old: Database, statistics: str
+) -> None:
+    old.query("ALTER TABLE tiles SET (autovacuum_enabled = false)")
+    old.query("""
+        INSERT INTO tiles (zoom, x, y, source, latitude, longitude, tile_size_meters,
+                           tile_size_pixels, file_path, captured_at)
+        SELECT 18, number, 0, 'googlemaps', 0, 0, 1, 256, '18/' || number || '/0.jpg', now()
+        FROM generate_series(1, 20000) AS number
+    """)
+    if statistics == "current":
+        old.query("ANALYZE tiles")
+
+    planned = plan_migrations(old.dsn)
+    ((before,),) = old.query("SELECT pg_total_relation_size('tiles')")
+    apply_migrations(Config(dsn=old.dsn))
+    ((after,),) = old.query("SELECT pg_total_relation_size('tiles')")
+
+    assert all(step.estimated_s > 0 for step in planned)
+    estimated = sum(step.estimated_bytes for step in planned)
+    assert 0.5 < estimated / (after - before) < 2

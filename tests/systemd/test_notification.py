@@ -15,6 +15,7 @@ import pytest
 from tests.admin import touch
 from tests.daemon_process import DaemonProcess
 from tests.failing_writes import failing_access_writes
+from tests.migration.observed_database import Database
 from tests.tiles import Block, insert, tile
 from tests.waiting import eventually
 from tilecache.client import TileCacheClient
@@ -81,6 +82,19 @@ def test_a_start_reports_its_steps_and_is_ready_when_it_serves(
         assert statuses[:2] == ["STATUS=waiting for the database", "STATUS=migrating the schema"]
         assert any(word.startswith("EXTEND_TIMEOUT_USEC=") for word in before)
         assert "WATCHDOG=1" not in before
+
+
+def test_a_migration_reports_its_progress(
+    manager: Manager, short_directory: Path, empty_database: str
+) -> None:
+    old = Database(empty_database)
+    old.upgrade_to("0001_initial")
+    old.insert_old_tile(18, 154321, 95812, "googlemaps")
+
+    with DaemonProcess(short_directory, dsn=old.dsn):
+        statuses = manager.receive_until("READY=1")
+
+    assert "STATUS=migrating the schema: derived the ids of 1 of 1 tiles" in statuses
 
 
 def test_it_sends_keep_alives_until_it_stops(

@@ -11,6 +11,7 @@ import click
 
 from tilecache.identity import TILE_NAMESPACE_UUID
 from tilecache_daemon.cli.output import DSN_HELP, ExitCode, fail, json_option, print_json
+from tilecache_daemon.cli.sizes import format_size
 from tilecache_daemon.config import Config, ConfigError, load_config
 from tilecache_daemon.schema import migrator as schema
 
@@ -116,7 +117,8 @@ def plan(as_json: bool, dsn: str | None, config_file: Path | None) -> None:
     """Show the SQL that `up` would run. Changes nothing.
 
     The output is for review, not for psql. Where `up` computes values for existing
-    rows, it has only a comment.
+    rows, it has only a comment. Time and disk space are estimated from the size of the
+    table; on a slow disk it takes longer.
     """
     config = _load_config(dsn, config_file)
     with _reporting():
@@ -125,9 +127,19 @@ def plan(as_json: bool, dsn: str | None, config_file: Path | None) -> None:
         print_json([revision._asdict() for revision in revisions])
     elif revisions:
         steps = (f"-- {step.revision}: {step.doc}\n\n{step.sql}" for step in revisions)
+        click.echo(_describe_cost(revisions))
         click.echo("\n\n\n".join(("BEGIN;", *steps, "COMMIT;")))
     else:
         click.echo(f"-- Nothing to do: the schema is at {schema.HEAD_REVISION}.")
+
+
+def _describe_cost(revisions: list[schema.PlannedRevision]) -> str:
+    seconds = sum(step.estimated_s for step in revisions)
+    space = format_size(sum(step.estimated_bytes for step in revisions))
+    return (
+        f"-- Takes about {max(1, round(seconds))} s, during which the tables are locked,\n"
+        f"-- and about {space} of disk space, and as much for the write-ahead log."
+    )
 
 
 def _load_config(dsn: str | None, config_file: Path | None) -> Config:

@@ -7,7 +7,7 @@ time and memory at every start.
 import io
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 import psycopg
 from alembic import command
@@ -32,8 +32,12 @@ def run_alembic(
     direction: Direction,
     target: str,
     connect: Callable[[], psycopg.Connection],
+    report_progress: Callable[[str], None] = lambda _: None,
 ) -> None:
-    """Migrates to a revision in one transaction; raises psycopg.Error or MigrationError."""
+    """Migrates to a revision in one transaction; raises psycopg.Error or MigrationError.
+
+    `report_progress` is called with what has been done, in the course of long work.
+    """
 
     def connect_for_transaction() -> psycopg.Connection:
         connection = connect()
@@ -47,6 +51,7 @@ def run_alembic(
     try:
         with engine.begin() as connection:
             config.attributes["connection"] = connection
+            config.attributes["report_progress"] = report_progress
             _COMMANDS[direction](config, target)
     except DBAPIError as error:
         if isinstance(error.orig, psycopg.Error):
@@ -56,13 +61,28 @@ def run_alembic(
         raise MigrationError(str(error)) from error
 
 
-def describe_upgrade(migrations: Path, previous: str | None, revision: str) -> tuple[str, str]:
-    """The summary of one revision and the SQL that its upgrade runs."""
+class Description(NamedTuple):
+    """What is known of one revision's upgrade."""
+
+    doc: str
+    sql: str
+    seconds_per_tile: float
+    bytes_per_tile: int
+
+
+def describe_upgrade(migrations: Path, previous: str | None, revision: str) -> Description:
+    """The summary of one revision, the SQL that its upgrade runs, and what that costs."""
     config = _config(migrations)
     config.output_buffer = written = io.StringIO()
     command.upgrade(config, f"{previous or 'base'}:{revision}", sql=True)
     sql = written.getvalue().strip().replace("\n        ", "\n")  # as indented in the files
-    return ScriptDirectory.from_config(config).get_revision(revision).doc, sql
+    script = ScriptDirectory.from_config(config).get_revision(revision)
+    return Description(
+        script.doc,
+        sql,
+        getattr(script.module, "MICROSECONDS_PER_TILE", 0) / 1_000_000,
+        getattr(script.module, "BYTES_PER_TILE", 0),
+    )
 
 
 def _config(migrations: Path) -> Config:

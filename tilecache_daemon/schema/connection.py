@@ -1,5 +1,6 @@
 """Connections for migrations, and the translation of their errors."""
 
+import logging
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -18,12 +19,17 @@ LOCK_TIMEOUT_S: Final = 60.0
 MIGRATION_LOCK_KEY: Final = int.from_bytes(b"tilecach", "big")
 """The key of the session advisory lock that a migrating process holds."""
 
+_TYPICAL_ROW_BYTES: Final = 150
+"""Of a tile before 0002, with its page's overhead."""
+
 _CONNECTION_LOST: Final = (
     "08",  # connection_exception
     "57P01",  # admin_shutdown
     "57P02",  # crash_shutdown
     "57P03",  # cannot_connect_now
 )
+
+_log = logging.getLogger(__name__)
 
 
 class DatabaseUnreachableError(MigrationError):
@@ -116,6 +122,30 @@ def read_revision(connection: psycopg.Connection[Any]) -> str | None:
             "writes; nothing was changed"
         )
     return rows[0][0] if rows else None
+
+
+def estimate_tile_count(connection: psycopg.Connection[Any]) -> int:
+    """The number of rows of `tiles`, from PostgreSQL's statistics and the table's size."""
+    row = connection.execute(
+        """
+        SELECT CASE WHEN relpages > 0 AND reltuples > 0
+                    -- As PostgreSQL's planner does: the density of the last analysis.
+                    THEN reltuples / relpages * pg_relation_size(oid)
+                         / current_setting('block_size')::int
+                    ELSE pg_relation_size(oid) / %s END::bigint
+        FROM pg_class WHERE oid = to_regclass('tiles')
+        """,
+        [_TYPICAL_ROW_BYTES],
+    ).fetchone()
+    return row[0] if row else 0
+
+
+def analyze_tiles(connection: psycopg.Connection[Any]) -> None:
+    """Updates the statistics of `tiles`. A failure is logged: autovacuum does it later."""
+    try:
+        connection.execute("ANALYZE tiles")
+    except psycopg.Error as error:
+        _log.warning("The table tiles could not be analysed: %s", error)
 
 
 @contextmanager

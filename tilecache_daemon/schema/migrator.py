@@ -8,6 +8,7 @@ it is recognized without loading Alembic or SQLAlchemy.
 import importlib
 import logging
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple, Protocol
@@ -21,7 +22,9 @@ from tilecache_daemon.schema.connection import (
     LOCK_TIMEOUT_S,
     DatabaseUnreachableError,
     Interruption,
+    analyze_tiles,
     connect,
+    estimate_tile_count,
     lock,
     read_revision,
     translating_errors,
@@ -75,6 +78,9 @@ class PlannedRevision(NamedTuple):
     revision: str
     doc: str
     sql: str
+    estimated_s: float
+    estimated_bytes: int
+    """Of disk space that the database takes more than before, until a vacuum reuses it."""
 
 
 def find_migrations() -> Path:
@@ -94,10 +100,14 @@ HEAD_REVISION: Final = REVISIONS[-1]
 
 
 def apply_migrations(
-    config: HasDsn, clock: Clock | None = None, interruption: Interruption | None = None
+    config: HasDsn,
+    clock: Clock | None = None,
+    interruption: Interruption | None = None,
+    report_progress: Callable[[str], None] = _log.info,
 ) -> MigrationResult:
-    """Upgrades the database to `HEAD_REVISION`, in one transaction.
+    """Upgrades the database to `HEAD_REVISION`, in one transaction; then analyses `tiles`.
 
+    `report_progress` is called with what has been done, in the course of long work.
     The address is the configuration's `dsn`, else `$DB_URL`. Raises MigrationError,
     with the schema unchanged; its subclass DatabaseUnreachableError if PostgreSQL
     does not answer.
@@ -106,7 +116,7 @@ def apply_migrations(
     if not dsn:
         raise MigrationError("no database is configured: set dsn or DB_URL")
     lock_timeout_s = float(getattr(config, "migration_lock_timeout_s", LOCK_TIMEOUT_S))
-    result = _Run(dsn, lock_timeout_s, clock or Clock(), interruption).upgrade()
+    result = _Run(dsn, lock_timeout_s, clock or Clock(), interruption, report_progress).upgrade()
     if result.revisions_applied:
         _log_change("schema_migrated", "Migrated the schema", result)
     else:
@@ -151,15 +161,19 @@ def check_database(dsn: str, pool_max_size: int) -> str | None:
 
 def plan_migrations(dsn: str) -> list[PlannedRevision]:
     """The revisions that `apply_migrations` would apply. Changes nothing."""
-    current = current_revision(dsn)
-    pending = pending_revisions(current)
-    if not pending:
-        return []
+    with translating_errors(), connect(dsn) as connection:
+        current = read_revision(connection)
+        pending = pending_revisions(current)
+        if not pending:
+            return []
+        tile_count = estimate_tile_count(connection)
     describe = _load_alembic_runner().describe_upgrade
-    return [
-        PlannedRevision(revision, *describe(find_migrations(), before, revision))
-        for before, revision in zip((current, *pending), pending, strict=False)
-    ]
+    planned = []
+    for before, revision in zip((current, *pending), pending, strict=False):
+        known = describe(find_migrations(), before, revision)
+        estimate = (tile_count * known.seconds_per_tile, tile_count * known.bytes_per_tile)
+        planned.append(PlannedRevision(revision, known.doc, known.sql, *estimate))
+    return planned
 
 
 def pending_revisions(current: str | None) -> tuple[str, ...]:
@@ -184,8 +198,10 @@ class _Run:
         lock_timeout_s: float,
         clock: Clock,
         interruption: Interruption | None = None,
+        report_progress: Callable[[str], None] = _log.info,
     ) -> None:
         self._dsn = dsn
+        self._report_progress = report_progress
         self._interruption = interruption
         self._lock_timeout_s = lock_timeout_s
         self._monotonic = clock.monotonic
@@ -203,6 +219,8 @@ class _Run:
             pending = pending_revisions(current)
             if pending:
                 self._run_alembic("upgrade", HEAD_REVISION)
+                if current:
+                    analyze_tiles(connection)
             return self._result(current, HEAD_REVISION, pending)
 
     def downgrade(self, revision: str) -> MigrationResult:
@@ -224,9 +242,9 @@ class _Run:
     def _run_alembic(self, direction: Literal["upgrade", "downgrade"], target: str) -> None:
         run = _load_alembic_runner().run_alembic
         try:
-            run(find_migrations(), direction, target, self._connect)
+            run(find_migrations(), direction, target, self._connect, self._report_progress)
         except psycopg.errors.SerializationFailure:
-            run(find_migrations(), direction, target, self._connect)
+            run(find_migrations(), direction, target, self._connect, self._report_progress)
 
     def _result(
         self, before: str | None, after: str | None, applied: tuple[str, ...]
