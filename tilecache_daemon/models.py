@@ -16,9 +16,15 @@ def micros_of(moment: datetime) -> int:
     return (moment - _POSTGRES_EPOCH) // _MICROSECOND
 
 
+FIRST_MICROS: Final = micros_of(datetime.min.replace(tzinfo=timezone.utc))
+LAST_MICROS: Final = micros_of(datetime.max.replace(tzinfo=timezone.utc))
+"""The calendar of Python and of `google.protobuf.Timestamp`: the years 1 to 9999."""
+
+
 def moment_of(micros: int) -> datetime:
-    """The inverse of `micros_of`; raises OverflowError outside the years 1 to 9999."""
-    return _POSTGRES_EPOCH + micros * _MICROSECOND
+    """The inverse of `micros_of`. PostgreSQL knows earlier and later times, and infinite ones:
+    for those the nearest time of the calendar."""
+    return _POSTGRES_EPOCH + min(max(micros, FIRST_MICROS), LAST_MICROS) * _MICROSECOND
 
 
 class FreshnessLabel(str, Enum):

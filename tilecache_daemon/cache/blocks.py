@@ -33,7 +33,8 @@ def in_order(tiles: TileColumns) -> TileColumns:
     order = np.argsort(cells)
     if bool((np.diff(cells[order]) == 0).any()):
         uuids = tiles.rows["tile_uuid"].view(">u8")
-        captured = -tiles.rows["captured_us"]
+        # Not the negative, which does not exist for -infinity.
+        captured = ~tiles.rows["captured_us"]
         order = np.lexsort((uuids[:, 1], uuids[:, 0], captured, tiles.label_index, cells))
     return tiles.take(order)
 

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tilecache.v1 import tile_metadata_store_pb2
-from tilecache_daemon.models import UNIX_SECONDS_AT_2000
+from tilecache_daemon.models import FIRST_MICROS, LAST_MICROS, UNIX_SECONDS_AT_2000
 from tilecache_daemon.rpc.wire import LABEL_NUMBERS, quality_struct, timestamp
 from tilecache_daemon.store.tile_columns import (
     NO_FLIGHT,
@@ -68,8 +68,9 @@ def pack_tiles(tiles: TileColumns) -> list[bytes]:
     tile.text(b"\x42", tiles.file_path, _EVERYWHERE)
     tile.text(b"\x4a", tiles.content_sha256, tiles.content_sha256.sizes > 0)
     tile.number(0x50, rows["disk_bytes"], absent=NO_SIZE)
-    tile.time(0x5A, rows["captured_us"])
-    tile.time(0x62, rows["created_us"])
+    # -infinity reads as NO_TIME, but these are never null.
+    tile.time(0x5A, np.maximum(rows["captured_us"], FIRST_MICROS))
+    tile.time(0x62, np.maximum(rows["created_us"], FIRST_MICROS))
     tile.time(0x6A, rows["accessed_us"])
     tile.time(0x72, rows["uploaded_us"])
     tile.number(0x78, _LABEL_NUMBERS[_shared(tiles.label_index)])
@@ -139,12 +140,12 @@ class _Message:
             self._add(texts.padded(), texts.sizes if uneven else None)
 
     def time(self, tag: int, column: NDArray[Any]) -> None:
-        """A Timestamp; left out where there is none."""
+        """A Timestamp, the nearest one that there is; left out where there is none."""
         micros = _shared(column)
         present = micros != NO_TIME
         if not present.any():
             return
-        seconds, rest = np.divmod(micros.astype(np.int64), _MICROS)
+        seconds, rest = np.divmod(np.clip(micros, FIRST_MICROS, LAST_MICROS), _MICROS)
         moment = _Message()
         moment.number(0x08, seconds + UNIX_SECONDS_AT_2000)
         moment.number(0x10, rest * 1_000)

@@ -5,7 +5,7 @@ Each function raises InvalidRequestError with the invalid fields that it finds.
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import datetime, timezone
+from datetime import datetime
 from typing import Final, TypeVar
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -40,6 +40,8 @@ from tilecache.v1.tile_metadata_store_pb2 import (
 from tilecache_daemon.errors import InvalidRequestError, LimitExceededError
 from tilecache_daemon.models import (
     DEFAULT_LIMITS,
+    FIRST_MICROS,
+    LAST_MICROS,
     UNIX_SECONDS_AT_2000,
     USABLE_LABELS,
     FreshnessLabel,
@@ -47,7 +49,6 @@ from tilecache_daemon.models import (
     TileFilter,
     TileKey,
     TileSelection,
-    micros_of,
     moment_of,
 )
 
@@ -56,8 +57,6 @@ UUID_TEXT: Final = re.compile("-".join(f"{_HEX}{{{digits}}}" for digits in (8, 4
 MAX_PAGE_SIZE: Final = DEFAULT_LIMITS.max_page_size
 SHA256: Final = re.compile(r"[0-9a-f]{64}")
 SHA256_EXPECTED: Final = "must be 64 lower-case hexadecimal digits"
-_FIRST_MICROS: Final = micros_of(datetime(1, 1, 1, tzinfo=timezone.utc))
-_LAST_MICROS: Final = micros_of(datetime(9999, 12, 31, 23, 59, 59, 999_999, timezone.utc))
 _LABELS: Final[dict[int, str]] = {
     FreshnessLabelMessage.Value(f"FRESHNESS_LABEL_{label.name}"): label.value
     for label in FreshnessLabel
@@ -171,7 +170,7 @@ def micros(field: str, message: Timestamp) -> int:
     if not 0 <= nanos < 1_000_000_000:
         raise invalid(field, f"has {nanos} nanos, must be within 0..999999999")
     after_2000 = (message.seconds - UNIX_SECONDS_AT_2000) * 1_000_000 + nanos // 1_000
-    if not _FIRST_MICROS <= after_2000 <= _LAST_MICROS:
+    if not FIRST_MICROS <= after_2000 <= LAST_MICROS:
         raise invalid(field, "must be within the years 1 to 9999")
     return after_2000
 

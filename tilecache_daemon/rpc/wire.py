@@ -13,11 +13,14 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from tilecache.identity import SOURCE_NUMBERS
 from tilecache.v1 import tile_identity_pb2, tile_metadata_store_pb2
 from tilecache_daemon.models import (
+    FIRST_MICROS,
+    LAST_MICROS,
     UNIX_SECONDS_AT_2000,
     FreshnessLabel,
     Tile,
     micros_of,
 )
+from tilecache_daemon.store.tile_columns import NO_TIME
 
 LABEL_NUMBERS: Final = {
     label.value: tile_metadata_store_pb2.FreshnessLabel.Value(f"FRESHNESS_LABEL_{label.name}")
@@ -51,8 +54,8 @@ def tile_messages(tiles: Iterable[Tile]) -> Iterator[tile_metadata_store_pb2.Til
             disk_bytes=tile.disk_bytes,
             captured_at=_timestamp(tile.captured_us),
             created_at=_timestamp(tile.created_us),
-            accessed_at=None if tile.accessed_us is None else _timestamp(tile.accessed_us),
-            uploaded_at=None if tile.uploaded_us is None else _timestamp(tile.uploaded_us),
+            accessed_at=_optional_timestamp(tile.accessed_us),
+            uploaded_at=_optional_timestamp(tile.uploaded_us),
             freshness_label=LABEL_NUMBERS[tile.freshness_label],
             quality_metadata=None
             if tile.quality_metadata is None
@@ -91,5 +94,10 @@ def timestamp(moment: datetime | None) -> Timestamp | None:
 
 
 def _timestamp(micros: int) -> Timestamp:
-    seconds, rest = divmod(micros, 1_000_000)
+    seconds, rest = divmod(min(max(micros, FIRST_MICROS), LAST_MICROS), 1_000_000)
     return Timestamp(seconds=UNIX_SECONDS_AT_2000 + seconds, nanos=rest * 1_000)
+
+
+def _optional_timestamp(micros: int | None) -> Timestamp | None:
+    # As `packing.py`, which cannot tell -infinity from null.
+    return None if micros is None or micros == NO_TIME else _timestamp(micros)

@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
 from functools import partial
 from typing import Final, NamedTuple
 
@@ -15,7 +14,7 @@ from tilecache_daemon.store.evictions import Candidate, EvictionQueries
 from tilecache_daemon.store.store import Store
 
 _FIRST_CELL: Final = (-1, -1, 0)
-_FIRST_CAPTURE: Final = (datetime(1, 1, 1, tzinfo=timezone.utc), 0)
+_FIRST_CAPTURE: Final = (-(2**63), 0)
 
 
 class Area(NamedTuple):
@@ -114,7 +113,7 @@ class PurgeService:
             )
             if not found:
                 return
-            position = (found[-1].tile.captured_at, found[-1].id)
+            position = (found[-1].tile.captured_us, found[-1].id)
             yield deleted
 
     async def _delete(

@@ -4,11 +4,14 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
+from datetime import datetime
 from typing import Final, NamedTuple
 
 import psycopg
 import structlog
 from psycopg import errors
+from psycopg.abc import Buffer
+from psycopg.types.datetime import TimestamptzLoader
 from psycopg.types.numeric import Int8BinaryLoader
 from psycopg_pool import AsyncConnectionPool, PoolTimeout, TooManyRequests
 
@@ -21,6 +24,7 @@ from tilecache_daemon.errors import (
     TileCacheError,
     WriteConflictError,
 )
+from tilecache_daemon.models import FIRST_MICROS, LAST_MICROS, moment_of
 from tilecache_daemon.store.connections import (
     ANSWER_TIMEOUT_S,
     Connection,
@@ -57,6 +61,19 @@ class PoolStatus(NamedTuple):
     in_use: int
     max_size: int
     waiting: int
+
+
+class NearestTimeLoader(TimestamptzLoader):
+    """Times of text results. PostgreSQL knows times that Python's calendar has not, and other
+    programs may have stored some: for those the nearest one that it has."""
+
+    def load(self, data: Buffer) -> datetime:
+        try:
+            return super().load(data)
+        except psycopg.DataError:
+            text = bytes(data)
+            is_early = text.startswith(b"-") or text.endswith(b"BC")
+            return moment_of(FIRST_MICROS if is_early else LAST_MICROS)
 
 
 class Database:
@@ -232,6 +249,7 @@ class Database:
         `synchronous_commit` is off, and loads times of binary results as microseconds since
         2000."""
         connection.adapters.register_loader("timestamptz", Int8BinaryLoader)
+        connection.adapters.register_loader("timestamptz", NearestTimeLoader)
         await set_session(connection, self._statement_timeout_s, IDLE_IN_TRANSACTION_S)
         await connection.execute(
             "SELECT set_config(name, 'on', false) FROM pg_settings"

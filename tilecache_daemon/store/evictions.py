@@ -68,14 +68,14 @@ class EvictionQueries(Statements):
         self,
         zooms: Sequence[int],
         purge: Purge,
-        after: tuple[datetime, int],
+        after: tuple[int, int],
         limit: int,
         *,
         lock: bool,
     ) -> list[Candidate]:
-        """Matching tiles of some zooms, oldest capture first, after the position (captured_at,
+        """Matching tiles of some zooms, oldest capture first, after the position (captured_us,
         id). `lock` as in `list_deletable`."""
-        position = {"zooms": list(zooms), "after_captured_at": after[0], "after_id": after[1]}
+        position = {"zooms": list(zooms), "after_us": after[0], "after_id": after[1]}
         return await self._candidates(
             "list_deletable_by_capture", {"limit": limit} | purge._asdict() | position, lock=lock
         )

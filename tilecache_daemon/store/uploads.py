@@ -27,14 +27,14 @@ class UploadQueries(Statements):
     """Queries on tiles made onboard."""
 
     async def list_pending_uploads(
-        self, after: tuple[datetime, int], flight_id: str | None, limit: int
+        self, after: tuple[int, int], flight_id: str | None, limit: int
     ) -> list[PendingUpload]:
         """Onboard tiles that are not uploaded yet, oldest capture first, after the position
-        (captured_at, id)."""
+        (captured_us, id)."""
         rows = await self._binary_rows(
             "list_pending_uploads",
             {
-                "after_captured_at": after[0],
+                "after_us": after[0],
                 "after_id": after[1],
                 "flight_id": flight_id,
                 "limit": limit,

@@ -42,6 +42,17 @@ _LABEL: Final = _code(
 _LABEL_RANK: Final = _code(
     "t.freshness_status", {label.value: rank for rank, label in enumerate(FreshnessLabel)}
 )
+# A position in exact microseconds since 2000, also of times that no calendar has.
+_AFTER_CAPTURED_AT: Final = """
+    CASE %(after_us)s::bigint
+        WHEN 9223372036854775807 THEN 'infinity'
+        WHEN -9223372036854775808 THEN '-infinity'
+        ELSE timestamptz '2000-01-01 00:00:00+00' + make_interval(
+            days => (%(after_us)s::bigint / 86400000000)::int,
+            secs => mod(%(after_us)s::bigint, 86400000000) / 1000000.0
+        )
+    END
+"""
 _SHA256: Final = f"CASE WHEN t.content_sha256 IS NULL THEN 0 ELSE {1 << SHA256_SHIFT} END"
 
 _NO_FLIGHT: Final = rf"'\x{NO_FLIGHT.hex()}'::bytea"
@@ -90,6 +101,7 @@ def load_queries(*names: str) -> dict[str, str]:
             body = match["body"].replace("{tile_columns}", TILE_COLUMNS)
             body = body.replace("{tile_records}", TILE_RECORDS)
             body = body.replace("{label_rank}", _LABEL_RANK)
+            body = body.replace("{after_captured_at}", _AFTER_CAPTURED_AT)
             body = body.replace("{eviction_columns}", EVICTION_COLUMNS)
             queries[match["name"]] = body.strip().rstrip(";")
     return queries

@@ -143,8 +143,8 @@ LIMIT %(limit)s;
 -- Tiles that match a purge, oldest capture first, after a position.
 SELECT {tile_columns}, t.id, t.access_order
 FROM tiles t
-WHERE (t.captured_at, t.id) > (%(after_captured_at)s::timestamptz, %(after_id)s)
-  AND t.captured_at < coalesce(%(captured_before)s::timestamptz, 'infinity')
+WHERE (t.captured_at, t.id) > ({after_captured_at}, %(after_id)s)
+  AND (%(captured_before)s::timestamptz IS NULL OR t.captured_at < %(captured_before)s)
   AND t.zoom = ANY(%(zooms)s::int[])
   AND (%(sources)s::text[] IS NULL OR t.source = ANY(%(sources)s::text[]))
   AND (%(flight_id)s::uuid IS NULL OR t.flight_id = %(flight_id)s::uuid)

@@ -32,7 +32,7 @@ WITH batch AS (
     LEFT JOIN LATERAL (
         SELECT CASE
                    WHEN r.classification IS NULL THEN NULL
-                   WHEN (batch.captured_at AT TIME ZONE 'UTC'
+                   WHEN (least(batch.captured_at, '9999-01-01') AT TIME ZONE 'UTC'
                          + make_interval(months => r.max_age_months)) AT TIME ZONE 'UTC'
                         > %(now)s THEN 'fresh'
                    WHEN r.action = 'reject' THEN 'rejected'

@@ -4,7 +4,7 @@ SELECT {tile_columns}, t.id
 FROM tiles t
 WHERE t.source = 'onboard_ingest'
   AND t.uploaded_at IS NULL
-  AND (t.captured_at, t.id) > (%(after_captured_at)s::timestamptz, %(after_id)s::bigint)
+  AND (t.captured_at, t.id) > ({after_captured_at}, %(after_id)s::bigint)
   AND (%(flight_id)s::uuid IS NULL OR t.flight_id = %(flight_id)s::uuid)
 ORDER BY t.captured_at, t.id
 LIMIT %(limit)s;
