@@ -70,6 +70,16 @@ Timeout = Annotated[float, Field(ge=0.001, le=MAX_SECONDS)]
 Bytes = Annotated[int, Field(ge=0, lt=1 << 63)]
 
 
+PostgresSetting = Literal[
+    "shared_buffers",
+    "effective_cache_size",
+    "maintenance_work_mem",
+    "work_mem",
+    "max_wal_size",
+    "checkpoint_timeout",
+]
+
+
 class Config(BaseSettings):
     """All settings. Immutable."""
 
@@ -84,6 +94,9 @@ class Config(BaseSettings):
     """
     state_directory: Path = Field(default_factory=state_directory)
     """Where the daemon's own PostgreSQL stores its data."""
+    postgres_settings: dict[PostgresSetting, Name] = Field(default_factory=dict)
+    """Memory and checkpoint settings of the daemon's own PostgreSQL, in the place of those that
+    follow the machine's memory. In the environment: a JSON object."""
     tiles_directory: Path | None = None
     """Where the image files are stored. Only reported to clients, never opened."""
 

@@ -21,6 +21,7 @@ from tilecache_daemon.config import Config
 from tilecache_daemon.observability.metrics import Sources
 from tilecache_daemon.observability.observation import Observation
 from tilecache_daemon.postgres.embedded import EmbeddedPostgres
+from tilecache_daemon.postgres.memory import available_memory_bytes, memory_settings
 from tilecache_daemon.rpc.server import Server
 from tilecache_daemon.schema.migrator import (
     DatabaseUnreachableError,
@@ -124,7 +125,8 @@ class Daemon:
         if self._config.dsn is not None:
             return self._config
         report("starting PostgreSQL")
-        postgres = EmbeddedPostgres(self._config.state_directory)
+        settings = memory_settings(available_memory_bytes()) | self._config.postgres_settings
+        postgres = EmbeddedPostgres(self._config.state_directory, settings=settings)
         # This also ends a start that is cancelled.
         self._closing.push_async_callback(asyncio.to_thread, postgres.stop)
         dsn = await asyncio.to_thread(postgres.start)

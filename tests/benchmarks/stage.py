@@ -19,6 +19,7 @@ from tests.daemon_process import DaemonProcess
 from tilecache.client import TileCacheClient
 from tilecache_daemon.config import Config
 from tilecache_daemon.postgres.embedded import EmbeddedPostgres
+from tilecache_daemon.postgres.memory import available_memory_bytes, memory_settings
 from tilecache_daemon.schema.migrator import apply_migrations
 
 CACHE_BYTES = 1024**3
@@ -30,7 +31,8 @@ class Stage:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._closing = ExitStack()
-        server = EmbeddedPostgres(directory / "server")
+        settings = memory_settings(available_memory_bytes())
+        server = EmbeddedPostgres(directory / "server", settings=settings)
         self._closing.callback(server.stop)
         self.dsn = server.start()
 

@@ -49,7 +49,7 @@ _SETTINGS: Final = {
     "log_timezone": "UTC",
     # The pool's maximum size, and some for migrations and administrators.
     "max_connections": "120",
-    # An edge computer shares its memory with the picture matching.
+    # The least; memory.py has what a machine's memory allows.
     "shared_buffers": "48MB",
     "max_parallel_workers_per_gather": "0",
     # Flash wears out, and full-page images are most of what a checkpoint adds to the WAL.

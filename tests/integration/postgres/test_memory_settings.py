@@ -1,0 +1,35 @@
+"""A daemon's own PostgreSQL has settings that fit the machine, or those of the configuration."""
+
+import json
+from pathlib import Path
+
+import psycopg
+
+from tests.daemon_process import DaemonProcess, run_tilecache
+from tests.faults.servers import embedded_dsn
+from tilecache_daemon.postgres.memory import available_memory_bytes, memory_settings
+
+
+def test_the_server_takes_them(open_directory: Path) -> None:
+    given = {"shared_buffers": "64MB", "checkpoint_timeout": "20min"}
+    with DaemonProcess(open_directory, postgres_settings=json.dumps(given)) as daemon:
+        expected = memory_settings(available_memory_bytes()) | given
+        with psycopg.connect(embedded_dsn(open_directory / "state")) as connection:
+            for name, value in expected.items():
+                ((same,),) = connection.execute(
+                    "SELECT pg_size_bytes(current_setting(%(name)s)) = pg_size_bytes(%(value)s)"
+                    if value.endswith("MB")
+                    else "SELECT current_setting(%(name)s)::interval = %(value)s::interval",
+                    {"name": name, "value": value},
+                ).fetchall()
+                assert same, name
+        daemon.stop()
+
+
+def test_another_setting_is_refused_by_name(open_directory: Path) -> None:
+    refused = run_tilecache(
+        "serve", state_directory=open_directory, postgres_settings='{"fsync": "off"}'
+    )
+    assert refused.returncode == 2
+    assert "postgres_settings" in refused.stderr
+    assert "fsync" in refused.stderr
