@@ -29,6 +29,7 @@ from tilecache.errors import CallError
 from tilecache.v1.tile_metadata_store_pb2 import GetTileRequest
 
 CANCELED = "DEADLINE_EXCEEDED QUERY_CANCELED"
+OVERLOADED = "RESOURCE_EXHAUSTED OVERLOADED"
 FULL = "RESOURCE_EXHAUSTED DATABASE_FULL"
 UNAVAILABLE = "UNAVAILABLE DATABASE_UNAVAILABLE"
 
@@ -141,7 +142,9 @@ def test_unresponsive_sessions_are_cut_without_a_deadline(
         finally:
             for pid in suspended:
                 thaw(pid)
-        assert load.refused("navigate") == Counter()
+        # A read that waits for a connection while writers wait for a frozen session's locks may be
+        # told to try again later.
+        assert set(load.refused("navigate")) <= {OVERLOADED}
         load.verify(foreign.dsn)
 
 

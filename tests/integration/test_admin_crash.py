@@ -10,11 +10,17 @@ from tests.admin import confirm, evict, list_evictions, read_usage
 from tests.daemon_process import DaemonProcess
 from tests.filling import fill
 from tests.tiles import TIMEOUT_S
+from tests.waiting import eventually
 from tilecache.v1.tile_cache_admin_pb2 import DeleteTilesRequest, EvictTilesRequest
 
 TILES = 30_000
 WITH_A_ROW = "SELECT file_path FROM tiles"
 LISTED = "SELECT file_path FROM tile_evictions"
+TERMINATE_EVICTION = """
+    SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+    WHERE datname = current_database() AND application_name = 'tilecache' AND state = 'active'
+      AND query LIKE '%INSERT INTO tile_evictions%'
+"""
 
 
 def files(sql: psycopg.Connection[Any], query: str) -> list[str]:
@@ -73,10 +79,8 @@ def test_a_lost_database_leaves_each_file_with_a_row_or_on_the_list(
         request = EvictTilesRequest(max_used_bytes=0)
         answers = daemon.admin_client.admin.EvictTiles(request, timeout=TIMEOUT_S)
         next(answers)
-        sql.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
-            "WHERE datname = current_database() AND pid <> pg_backend_pid()"
-        )
+        # In the middle of a statement: an idle connection would be replaced unnoticed.
+        eventually(lambda: sql.execute(TERMINATE_EVICTION).fetchall())
         with pytest.raises(Exception, match="PostgreSQL") as failure:
             list(answers)
 
