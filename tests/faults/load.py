@@ -4,7 +4,8 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -72,6 +73,8 @@ class Caller:
         self.call = call
         self.began_s = 0.0
         """When the last successful call began."""
+        self.turn = threading.Lock()
+        """Held during a call."""
         self.successes = 0
         self.refusals: Counter[str] = Counter()
 
@@ -186,6 +189,14 @@ class Load:
         """Lets the callers run for a while."""
         self._stopping.wait(seconds)
 
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """No call is under way within the block."""
+        with ExitStack() as turns:
+            for caller in self._callers:
+                turns.enter_context(caller.turn)
+            yield
+
     def verify(self, dsn: str) -> None:
         """Checks that all acknowledged tiles are stored, and are read by id and by region."""
         self.stop()
@@ -213,9 +224,10 @@ class Load:
 
     def _work(self, caller: Caller) -> None:
         while not self._stopping.wait(_PAUSE_S):
-            began = time.monotonic()
             try:
-                caller.call()
+                with caller.turn:
+                    began = time.monotonic()
+                    caller.call()
             except grpc.RpcError as error:
                 self._note_refusal(caller, error)
             except WrongAnswerError as error:

@@ -80,11 +80,14 @@ def embedded_dsn(state_directory: Path) -> str:
     return make_conninfo(host=host, port=5432, user="tilecache", dbname="tilecache")
 
 
-def backend_pids(dsn: str, application_name: str) -> list[int]:
-    """The process ids of the sessions with this application name."""
+def backend_pids(dsn: str, application_name: str, *, busy: bool = False) -> list[int]:
+    """The process ids of the sessions with this application name; with `busy`, of those that
+    execute a statement or are in a transaction."""
     with psycopg.connect(dsn) as connection:
         rows = connection.execute(
-            "SELECT pid FROM pg_stat_activity WHERE application_name = %s", [application_name]
+            "SELECT pid FROM pg_stat_activity"
+            " WHERE application_name = %s AND (state <> 'idle' OR NOT %s)",
+            [application_name, busy],
         ).fetchall()
     return [pid for (pid,) in rows]
 

@@ -29,7 +29,6 @@ from tilecache.errors import CallError
 from tilecache.v1.tile_metadata_store_pb2 import GetTileRequest
 
 CANCELED = "DEADLINE_EXCEEDED QUERY_CANCELED"
-OVERLOADED = "RESOURCE_EXHAUSTED OVERLOADED"
 FULL = "RESOURCE_EXHAUSTED DATABASE_FULL"
 UNAVAILABLE = "UNAVAILABLE DATABASE_UNAVAILABLE"
 
@@ -128,23 +127,39 @@ def test_a_silently_lost_connection_is_replaced(
 def test_unresponsive_sessions_are_cut_without_a_deadline(
     foreign: ForeignPostgres, short_directory: Path
 ) -> None:
-    """The probe does not detect it, since its own session answers. Waiting for a lock of an
-    unresponsive session ends with the statement timeout."""
+    """The probe does not detect it, since its own session answers."""
     with (
         Daemon(short_directory, dsn=foreign.dsn, statement_timeout_s=2) as daemon,
-        Load(daemon.socket_path, expected=CANCELED) as load,
+        Load(daemon.socket_path) as load,
     ):
-        suspended = backend_pids(foreign.dsn, "tilecache")
-        for pid in suspended:
-            os.kill(pid, signal.SIGSTOP)
+        with load.paused():
+            # A session that is frozen in a transaction would keep its locks.
+            eventually(lambda: not backend_pids(foreign.dsn, "tilecache", busy=True))
+            suspended = backend_pids(foreign.dsn, "tilecache")
+            for pid in suspended:
+                os.kill(pid, signal.SIGSTOP)
         try:
             load.wait_until_all_succeed()
         finally:
             for pid in suspended:
                 thaw(pid)
-        # A read that waits for a connection while writers wait for a frozen session's locks may be
-        # told to try again later.
-        assert set(load.refused("navigate")) <= {OVERLOADED}
+        assert load.refused("navigate") == Counter()
+        load.verify(foreign.dsn)
+
+
+def test_writes_that_wait_for_a_lock_end_with_the_statement_timeout(
+    foreign: ForeignPostgres, short_directory: Path
+) -> None:
+    with (
+        Daemon(short_directory, dsn=foreign.dsn, statement_timeout_s=2) as daemon,
+        Load(daemon.socket_path, expected=CANCELED) as load,
+    ):
+        with psycopg.connect(foreign.dsn) as other:
+            other.execute("LOCK TABLE tiles IN EXCLUSIVE MODE")
+            load.wait_until_refused("bulk", "insert")
+        load.wait_until_all_succeed()
+        assert load.refused("bulk").keys() | load.refused("insert").keys() == {CANCELED}
+        assert load.refused("navigate") == Counter()
         load.verify(foreign.dsn)
 
 
