@@ -30,6 +30,7 @@ from tilecache_daemon.service.purge import PurgeService
 from tilecache_daemon.service.reading import ReadingService
 from tilecache_daemon.service.storage import Ceiling, StorageService
 from tilecache_daemon.service.uploads import UploadService
+from tilecache_daemon.service.watching import WatchService
 from tilecache_daemon.store.change_feed import ChangeFeed
 from tilecache_daemon.store.database import Database
 from tilecache_daemon.store.store import Store, warm_up
@@ -72,6 +73,7 @@ class Services:
     purge: PurgeService
     policy: PolicyService
     freshness: FreshnessService
+    watching: WatchService
 
 
 @dataclass(frozen=True)
@@ -157,6 +159,9 @@ def build_services(base: Foundation, tiles: StoreSide, schema_revision: str) -> 
         purge=PurgeService(store, clock),
         policy=PolicyService(store, freshness, clock),
         freshness=freshness,
+        watching=WatchService(
+            store, tiles.changes, tiles.cache, packing, base.read_priority, config.watch_max_bytes
+        ),
     )
 
 
@@ -170,6 +175,7 @@ def build_server_side(
         services.reading,
         services.coverage,
         services.uploads,
+        services.watching,
         limits,
         base.read_priority,
     )
@@ -209,6 +215,7 @@ def background_tasks(
     """
     yield "change-feed", tiles.changes.run
     yield "block-loading", tiles.cache.run
+    yield "watch-publisher", services.watching.run
     yield "access-log", tiles.accesses.run
     yield "usage-summary", services.storage.run
     yield "freshness", partial(services.freshness.run, base.config.reevaluate_interval_s)

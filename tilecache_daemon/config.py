@@ -132,6 +132,9 @@ class Config(BaseSettings):
 
     cache_max_bytes: Bytes = 128 * 1024 * 1024
     """The maximum size of the cache. 0: no cache."""
+    watch_max_bytes: Bytes = 32 * 1024 * 1024
+    """The maximum memory of what has changed in watched blocks, as a part of `cache_max_bytes`.
+    A block that is not in it is sent whole when it changes."""
     access_flush_interval_s: Timeout = 5.0
     """How often recorded accesses are written. A crash loses the unwritten ones."""
     access_recent_s: Seconds = 60.0

@@ -110,6 +110,8 @@ class Daemon:
         for name, work in assembly.background_tasks(base, tiles, services, observation):
             self._run(name, work)
         await self._serve(server_side.servers, tiles.database, monitor)
+        # First: draining does not wait for streams that stay open.
+        self._closing.push_async_callback(services.watching.end)
         log.info("serving", socket=str(config.socket_path), schema_revision=migration.to_revision)
 
     def _claim_sockets(self) -> Sockets:

@@ -99,6 +99,12 @@ class PeerNotAllowedError(TileCacheError):
     reason = "PEER_NOT_ALLOWED"
 
 
+class ShuttingDownError(TileCacheError):
+    """The daemon stops, so it has ended the stream. The next one can be called soon."""
+
+    reason = "SHUTTING_DOWN"
+
+
 class DatabaseUnavailableError(TileCacheError):
     """PostgreSQL does not answer, or accepts no writes."""
 

@@ -232,6 +232,10 @@ class Limits:
     max_radius_meters: int = 20_015_087
     """Half the Earth's circumference."""
     max_goal_bytes: int = 1 << 62
+    max_watch_streams: int = 32
+    max_watched_areas: int = 64
+    max_watched_blocks: int = 1_024
+    """A million cells: as many tiles as an answer holds at most."""
 
 
 DEFAULT_LIMITS: Final = Limits()

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from tilecache.identity import SOURCE_NUMBERS
 from tilecache.mercator import BLOCK_BITS, BLOCK_CELLS, BlockKey, CellRectangle
 from tilecache_daemon.models import FreshnessLabel, TileFilter, TileSelection, micros_of
-from tilecache_daemon.store.tile_columns import TileColumns, uuid_texts
+from tilecache_daemon.store.tile_columns import UUID_BYTES, TileColumns, uuid_texts
 
 TILE_OVERHEAD_BYTES: Final = 300
 """Memory of a tile beside its element's bytes: object headers, its id, and its places in the
@@ -86,6 +86,12 @@ class Block:
     def tile_uuids(self) -> list[str]:
         """The ids of the tiles, made anew each time."""
         return uuid_texts(self._uuids)
+
+    @property
+    def ids(self) -> list[bytes]:
+        """As `tile_uuids`, as 16 bytes each."""
+        data = self._uuids.tobytes()
+        return [data[at : at + UUID_BYTES] for at in range(0, len(data), UUID_BYTES)]
 
     def replace(self, index: int, element: bytes) -> None:
         """Another element of the same tile; nothing that a filter tests may differ."""

@@ -22,6 +22,8 @@ class CacheStorage:
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
         self.used_bytes = 0
+        self.reserved_bytes = 0
+        """For others, under the same ceiling."""
         self.tile_count = 0
         self._blocks: OrderedDict[BlockKey, Block] = OrderedDict()
         """The least recently used first."""
@@ -79,6 +81,11 @@ class CacheStorage:
         block.replace(index, element)
         self._account(block.byte_count - bytes_before)
 
+    def reserve(self, byte_count: int) -> None:
+        """Leaves so many bytes below the ceiling to others."""
+        self.reserved_bytes = byte_count
+        self._account(0)
+
     def invalidate(self, keys: Iterable[BlockKey]) -> None:
         """Makes blocks stale."""
         for key in keys:
@@ -104,5 +111,5 @@ class CacheStorage:
     def _account(self, byte_count: int, tile_count: int = 0) -> None:
         self.used_bytes += byte_count
         self.tile_count += tile_count
-        while self.used_bytes > self.max_bytes and self._blocks:
+        while self.used_bytes + self.reserved_bytes > self.max_bytes and self._blocks:
             self._remove(next(iter(self._blocks)))

@@ -57,11 +57,15 @@ _MAX_WAITING_BLOCKS: Final = 256
 _REWRITE_BATCH_TILES: Final = 64
 
 
-class Packer(Protocol):
-    """Turns tiles into the bytes of their wire form, which the cache does not read."""
+class TilePacker(Protocol):
+    """Turns tiles into the bytes of their wire form, which nothing else reads."""
 
     def pack_tiles(self, tiles: TileColumns) -> list[bytes]:
         """Each tile as an element of field 1 of a message."""
+
+
+class Packer(TilePacker, Protocol):
+    """What the cache needs."""
 
     def with_access(self, element: bytes, accessed_at: datetime) -> bytes:
         """The same tile with another access time."""
@@ -120,11 +124,15 @@ class TileCache:
     def status(self) -> CacheStatus:
         return CacheStatus(
             self._storage.tile_count,
-            self._storage.used_bytes,
+            self._storage.used_bytes + self._storage.reserved_bytes,
             self._storage.max_bytes,
             self._hits,
             self._misses,
         )
+
+    def reserve(self, byte_count: int) -> None:
+        """Takes so much of the cache's memory for other uses, and counts it as used."""
+        self._storage.reserve(byte_count)
 
     async def find(self, tile_uuids: Sequence[str]) -> FoundTiles:
         """Tiles by id. Raises DatabaseUnavailableError if PostgreSQL is away and one of them
@@ -276,22 +284,15 @@ class TileCache:
                 with self._loading() as load:
                     async with self._store.connection() as queries:
                         tiles = await queries.tiles.read_blocks(zoom, list(missing.values()))
-                    for block in split_blocks(missing, *await self._pack(tiles)):
+                    ordered, elements = await pack_in_order(self._packer, tiles)
+                    if elements:
+                        self._tile_bytes = sum(map(len, elements)) // len(elements)
+                    for block in split_blocks(missing, ordered, elements):
                         blocks[block.key] = block
                         is_whole = missing[block.key] == cells_of(block.key)
                         if is_whole and self._changes.subscribed and load.is_valid(block.key):
                             self._storage.put(block)
         return list(blocks.values())
-
-    async def _pack(self, tiles: TileColumns) -> tuple[TileColumns, list[bytes]]:
-        ordered = in_order(tiles)
-        elements: list[bytes] = []
-        for start in range(0, tiles.tile_count, PACK_BATCH_TILES):
-            await asyncio.sleep(0)
-            elements += self._packer.pack_tiles(ordered.part(start, start + PACK_BATCH_TILES))
-        if elements:
-            self._tile_bytes = sum(map(len, elements)) // len(elements)
-        return ordered, elements
 
     def _find_valid_block(self, key: BlockKey) -> Block | None:
         return self._storage.find_block(key) if self._changes.subscribed else None
@@ -308,6 +309,16 @@ class TileCache:
     def _count(self, *, hits: int, misses: int) -> None:
         self._hits += hits
         self._misses += misses
+
+
+async def pack_in_order(packer: TilePacker, tiles: TileColumns) -> tuple[TileColumns, list[bytes]]:
+    """The tiles `in_order`, and their elements. Other calls continue in between."""
+    ordered = in_order(tiles)
+    elements: list[bytes] = []
+    for start in range(0, tiles.tile_count, PACK_BATCH_TILES):
+        await asyncio.sleep(0)
+        elements += packer.pack_tiles(ordered.part(start, start + PACK_BATCH_TILES))
+    return ordered, elements
 
 
 class _Load:

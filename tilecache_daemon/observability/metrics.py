@@ -128,6 +128,8 @@ class _CallCollector(Collector):
             handled.add_metric((*rpc, "OK"), counts.succeeded)
             for code, count in counts.failed.items():
                 handled.add_metric((*rpc, code.name), count)
+            if not counts.is_timed:
+                continue
             buckets = list(zip(_LATENCY_BOUNDS, accumulate(counts.within), strict=True))
             latency.add_metric(rpc, buckets, counts.seconds)
         yield from (started, handled, latency)
@@ -176,6 +178,11 @@ class _StateCollector(Collector):
         yield _gauge("calls_under_way", "Calls that are being answered.", under_way)
         most = info.limits.max_concurrent_calls
         yield _gauge("calls_max", "Calls that are accepted at once.", most)
+
+        watches = self._sources.calls.open_watches
+        yield _gauge("watches_open", "WatchTiles streams that are open.", watches)
+        most = info.limits.max_watch_streams
+        yield _gauge("watches_max", "WatchTiles streams that are accepted at once.", most)
 
     def _tasks(self) -> Iterator[Metric]:
         failures = CounterMetricFamily(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 import grpc
 from google.protobuf.descriptor import MethodDescriptor
 
+from tilecache_daemon.rpc.calls import WATCHES
 from tilecache_daemon.rpc.observers import Begin, End
 
 if TYPE_CHECKING:
@@ -33,6 +34,11 @@ class MethodCounts:
         """A histogram: how many calls took longer than the previous bound and up to this one.
         The last bucket has no upper bound."""
 
+    @property
+    def is_timed(self) -> bool:
+        """Whether latencies are counted. How long a watch stays open is none."""
+        return self.method.name not in WATCHES
+
 
 class CallCounts:
     """A `CallObserver` that counts calls."""
@@ -49,6 +55,7 @@ class CallCounts:
     def watch(self, method: MethodDescriptor) -> Begin:
         """See `CallObserver`. The counts of an RPC include all sockets that serve it."""
         counts = self._methods.setdefault(method.full_name, MethodCounts(method))
+        is_timed = counts.is_timed
         monotonic = self._monotonic
 
         def begin(_: "Context") -> End:
@@ -56,9 +63,10 @@ class CallCounts:
             began_at = monotonic()
 
             def end(code: grpc.StatusCode) -> None:
-                elapsed_s = monotonic() - began_at
-                counts.seconds += elapsed_s
-                counts.within[bisect_left(LATENCY_BOUNDS_S, elapsed_s)] += 1
+                if is_timed:
+                    elapsed_s = monotonic() - began_at
+                    counts.seconds += elapsed_s
+                    counts.within[bisect_left(LATENCY_BOUNDS_S, elapsed_s)] += 1
                 if code is grpc.StatusCode.OK:
                     counts.succeeded += 1
                 else:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, aclosing, contextmanager
+from contextlib import AbstractContextManager, aclosing, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import grpc
@@ -55,6 +55,10 @@ READS: Final = frozenset(
 """The calls that navigation depends on, and those that diagnose the daemon. A quarter of all
 concurrent calls is reserved for them."""
 
+WATCHES: Final = frozenset({"WatchTiles"})
+"""Streams that stay open. They are no concurrent calls, but have a limit of their own; their
+clients may be silent."""
+
 
 class Degraded(bytes):
     """An answer from the cache while PostgreSQL is unavailable: it may be out of date."""
@@ -89,6 +93,12 @@ class Calls:
         self._calls = _Admission("calls", most)
         self._reads = _Admission("reads", most, self._calls, read_priority.note_read)
         self._writes = _Admission("writes", max(most * 3 // 4, 1), self._calls)
+        self._watches = _Admission("watches", limits.max_watch_streams)
+
+    @property
+    def open_watches(self) -> int:
+        """The number of streams that are watched."""
+        return self._watches.under_way
 
     @property
     def under_way(self) -> int:
@@ -104,8 +114,11 @@ class Calls:
         decode = self._decoder(method)
         begins = [observer.watch(method) for observer in self._observers]
         admission = self._reads if method.name in READS else self._writes
+        if method.name in WATCHES:
+            call: Any = self._duplex(behaviour, decode, self._watches, may_be_silent=True)
+            return grpc.stream_stream_rpc_method_handler(observed(call, begins))
         if method.client_streaming:
-            call: Any = self._duplex(behaviour, decode, admission)
+            call = self._duplex(behaviour, decode, admission)
             return grpc.stream_stream_rpc_method_handler(observed(call, begins))
         if method.server_streaming:
             call = self._stream(behaviour, decode, admission)
@@ -148,10 +161,16 @@ class Calls:
         behaviour: Callable[[AsyncIterator[Any]], AsyncIterator[Answer]],
         decode: Callable[[bytes], Any],
         admission: AbstractContextManager[None],
+        *,
+        may_be_silent: bool = False,
     ) -> Callable[[AsyncIterator[bytes], Context], Awaitable[None]]:
         async def call(_: AsyncIterator[bytes], context: Context) -> None:
             async def requests() -> AsyncIterator[Any]:
-                while (data := await self._receive(context)) is not None:
+                while True:
+                    with nullcontext() if may_be_silent else self._stall_timeout("sent"):
+                        data = await context.read()
+                    if data is grpc.aio.EOF:
+                        return
                     yield decode(data)
 
             try:
@@ -161,12 +180,6 @@ class Calls:
                 await abort(context, error)
 
         return call
-
-    async def _receive(self, context: Context) -> bytes | None:
-        """The next message; None at the end of the client's stream."""
-        with self._stall_timeout("sent"):
-            data = await context.read()
-        return None if data is grpc.aio.EOF else data
 
     async def _send(self, answers: AsyncIterator[Answer], context: Context) -> None:
         async with aclosing(answers):  # type: ignore[type-var]

@@ -11,7 +11,7 @@ left out at the end. Tags are those of the .proto: a field's number times eight 
 type.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from functools import lru_cache
 from itertools import chain, pairwise
@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from tilecache.v1 import tile_metadata_store_pb2
 from tilecache_daemon.models import FIRST_MICROS, LAST_MICROS, UNIX_SECONDS_AT_2000
 from tilecache_daemon.rpc.wire import LABEL_NUMBERS, quality_struct, timestamp
+from tilecache_daemon.service.watching import BlockUpdate
 from tilecache_daemon.store.tile_columns import (
     NO_FLIGHT,
     NO_SIZE,
@@ -35,6 +36,7 @@ from tilecache_daemon.store.tile_columns import (
 
 Sizes = NDArray[np.int64]
 
+_MOST_PART_BYTES: Final = 1024 * 1024
 _MOST_MATRIX_BYTES: Final = 2 * 1024 * 1024
 _LABEL_NUMBERS: Final = np.array(list(LABEL_NUMBERS.values()), dtype=np.uint8)
 _MICROS: Final = 1_000_000
@@ -86,6 +88,32 @@ def pack_results(elements: Iterable[bytes | None]) -> bytes:
     results = [element or b"" for element in elements]
     heads = map(_result_head, map(len, results))
     return b"".join(chain.from_iterable(zip(heads, results, strict=True)))
+
+
+def pack_update(update: BlockUpdate) -> list[bytes]:
+    """An update as elements of `WatchTilesResponse.blocks`, in parts of a bounded size."""
+    parts = [[]] if not update.elements else list(_parts(update.elements))
+    packed = []
+    for index, elements in enumerate(parts):
+        is_last = index == len(parts) - 1
+        head = tile_metadata_store_pb2.BlockUpdate(
+            zoom=update.key.zoom,
+            block_x=update.key.x,
+            block_y=update.key.y,
+            version=update.version,
+            base_version=update.base_version,
+            removed_tile_uuids=update.removed if is_last else (),
+            is_partial=not is_last,
+        ).SerializeToString()
+        size = len(head) + sum(map(len, elements))
+        packed.append(b"".join((b"\x12", _varint(size), *elements, head)))
+    return packed
+
+
+def _parts(elements: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
+    size = max(_MOST_PART_BYTES // max(map(len, elements)), 1)
+    for start in range(0, len(elements), size):
+        yield elements[start : start + size]
 
 
 @lru_cache(maxsize=4_096)
@@ -271,6 +299,6 @@ def _structs(texts: Texts) -> Texts:
     for index in range(len(texts.sizes)):
         text = texts.at(index)
         if text not in packed:
-            packed[text] = quality_struct(text).SerializeToString()
+            packed[text] = quality_struct(text).SerializeToString(deterministic=True)
         structs.append(packed[text])
     return Texts.of(structs)

@@ -45,6 +45,7 @@ TABLE: Final[dict[type[TileCacheError], ErrorStatus]] = {
     errors.OverloadedError: ErrorStatus(code_pb2.RESOURCE_EXHAUSTED, _SOON),
     errors.DatabaseFullError: ErrorStatus(code_pb2.RESOURCE_EXHAUSTED, _LATER),
     errors.PeerNotAllowedError: ErrorStatus(code_pb2.PERMISSION_DENIED),
+    errors.ShuttingDownError: ErrorStatus(code_pb2.UNAVAILABLE, _LATER),
     errors.DatabaseUnavailableError: ErrorStatus(code_pb2.UNAVAILABLE, _LATER),
     errors.QueryCanceledError: ErrorStatus(code_pb2.DEADLINE_EXCEEDED),
 }

@@ -19,11 +19,13 @@ from tilecache_daemon.rpc import packing, requests, wire
 from tilecache_daemon.rpc.bulk_insert import BulkInsert
 from tilecache_daemon.rpc.calls import MAX_ANSWER_BYTES, Degraded
 from tilecache_daemon.rpc.new_tile import new_tile
+from tilecache_daemon.rpc.watch_tiles import WatchTiles
 from tilecache_daemon.service.coverage import Coverage, CoverageService
 from tilecache_daemon.service.information import InformationService
 from tilecache_daemon.service.insertion import InsertionService
 from tilecache_daemon.service.reading import ReadingService
 from tilecache_daemon.service.uploads import UploadService
+from tilecache_daemon.service.watching import WatchService
 
 CHUNK_RECTANGLES: Final = 50_000
 PIECE_BYTES: Final = 1024 * 1024
@@ -45,6 +47,7 @@ class StoreServicer:
         reading: ReadingService,
         coverage: CoverageService,
         uploads: UploadService,
+        watching: WatchService,
         limits: Limits,
         read_priority: ReadPriority,
     ) -> None:
@@ -53,6 +56,7 @@ class StoreServicer:
         self._reading = reading
         self._coverage = coverage
         self._uploads = uploads
+        self._watching = watching
         self._limits = limits
         self._read_priority = read_priority
 
@@ -181,6 +185,9 @@ class StoreServicer:
         return pb.MarkUploadedResponse(
             outcomes=[pb.MarkOutcome.Value(f"MARK_OUTCOME_{outcome.name}") for outcome in outcomes]
         )
+
+    def watch_tiles(self, messages: AsyncIterator[pb.WatchTilesRequest]) -> AsyncIterator[bytes]:
+        return WatchTiles(self._watching, self._limits).run(messages)
 
 
 def _pieces(elements: list[bytes]) -> Iterator[list[bytes]]:

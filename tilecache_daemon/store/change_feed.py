@@ -13,15 +13,16 @@ form is treated as `*`: anybody who may connect can send one.
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Collection
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 from uuid import uuid4
 
 import psycopg
 import structlog
 
 from tilecache.mercator import BlockKey
-from tilecache_daemon.store.connections import connect, execute_promptly
+from tilecache_daemon.store.connections import Connection, connect, execute_promptly
 
 CHANNEL: Final = "tilecache_changes"
 RETRY_S: Final = 0.5
@@ -29,6 +30,7 @@ PROBE_INTERVAL_S: Final = 1.0
 """How often the server is probed: a connection that was dropped without a word is as silent
 as one on which nothing happens."""
 MARKER_TIMEOUT_S: Final = 2.0
+_KEPT_CONFIRMATIONS: Final = 120
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -47,6 +49,13 @@ class Subscriber(Protocol):
         """Changes are received from now on, or no longer."""
 
 
+class _Confirmation(NamedTuple):
+    """By the event loop's clock: what was committed before `until` had been received at `at`."""
+
+    until: float
+    at: float
+
+
 class ChangeFeed:
     """Receives notifications on a connection of its own and passes them to subscribers.
 
@@ -61,10 +70,19 @@ class ChangeFeed:
         self.subscribed = False
         self._subscribers: list[Subscriber] = []
         self._markers: dict[str, asyncio.Future[None]] = {}
+        self._confirmations: deque[_Confirmation] = deque(maxlen=_KEPT_CONFIRMATIONS)
 
     def add_subscriber(self, subscriber: Subscriber) -> None:
         """Subscribers are called in the order in which they were added."""
         self._subscribers.append(subscriber)
+
+    def confirmed_until(self, received_by: float) -> float | None:
+        """A time up to which all committed changes had been passed to the subscribers at
+        `received_by`, both by the event loop's clock; None if it is not known."""
+        for until, at in reversed(self._confirmations):
+            if at <= received_by:
+                return until
+        return None
 
     def new_marker(self) -> str:
         """The payload of a transaction's last notification, for `wait_for_marker`."""
@@ -103,9 +121,16 @@ class ChangeFeed:
             await execute_promptly(connection, f"LISTEN {CHANNEL}")
             self._set_subscribed(subscribed=True)
             while self.subscribed:
-                async for notification in connection.notifies(timeout=PROBE_INTERVAL_S):
-                    self._receive(notification.payload)
+                probed_at = _now()
                 await execute_promptly(connection)
+                await self._receive_for(connection, 0)
+                self._confirmations.append(_Confirmation(probed_at, _now()))
+                await self._receive_for(connection, PROBE_INTERVAL_S)
+
+    async def _receive_for(self, connection: Connection, timeout_s: float) -> None:
+        """Without waiting: what has arrived already."""
+        async for notification in connection.notifies(timeout=timeout_s):
+            self._receive(notification.payload)
 
     def _receive(self, payload: str) -> None:
         writer, _, change = payload.partition(" ")
@@ -135,6 +160,10 @@ class ChangeFeed:
             for marker in self._markers.values():
                 if not marker.done():
                     marker.set_result(None)
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
 
 
 def _token(marker: str) -> str:

@@ -44,6 +44,7 @@ NO_FLIGHT: Final = bytes(16)
 NO_SIZE: Final = -1
 NO_TIME: Final = -(2**63)
 
+UUID_BYTES: Final = 16
 UUID_CHARACTERS: Final = 36
 _DIGITS: Final = np.dtype([("a", "V8"), ("b", "V4"), ("c", "V4"), ("d", "V4"), ("e", "V12")])
 """The digits of a UUID in its five groups."""
@@ -190,6 +191,12 @@ class TileColumns(NamedTuple):
         # Indexing a record array is many times as slow as take().
         rows, *texts = self
         return TileColumns(rows.take(indexes), *(text.take(indexes) for text in texts))
+
+    def without_accesses(self) -> "TileColumns":
+        """The same without the times of their last use."""
+        rows = self.rows.copy()
+        rows["accessed_us"] = NO_TIME
+        return self._replace(rows=rows)
 
     def part(self, start: int | None, stop: int | None) -> "TileColumns":
         """Those from `start` to before `stop`. Nothing is copied."""

@@ -20,6 +20,7 @@ from grpc.experimental import ChannelOptions
 
 from tilecache.errors import CallError, call_error
 from tilecache.paths import default_socket_path, socket_target
+from tilecache.replica import TileReplica
 from tilecache.status.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from tilecache.v1.tile_cache_admin_pb2_grpc import TileCacheAdminStub
 from tilecache.v1.tile_metadata_store_pb2_grpc import TileMetadataStoreStub
@@ -129,6 +130,10 @@ class TileCacheClient:
     def close(self) -> None:
         """Ends the channel and every call on it."""
         self._channel.close()
+
+    def replica(self, **options: Any) -> TileReplica:
+        """A `TileReplica` on this channel, with its options; close it before the client."""
+        return TileReplica(self, **options)
 
     def is_serving(self, service: str = STORE_SERVICE, timeout_s: float = 1.0) -> bool:
         """Whether a service is ready; raises CallError if no daemon answers."""

@@ -609,6 +609,9 @@ class Limits(_message.Message):
     MAX_AGE_MONTHS_FIELD_NUMBER: _builtins.int
     MAX_RADIUS_METERS_FIELD_NUMBER: _builtins.int
     MAX_GOAL_BYTES_FIELD_NUMBER: _builtins.int
+    MAX_WATCH_STREAMS_FIELD_NUMBER: _builtins.int
+    MAX_WATCHED_AREAS_FIELD_NUMBER: _builtins.int
+    MAX_WATCHED_BLOCKS_FIELD_NUMBER: _builtins.int
     max_batch_tiles: _builtins.int
     """Tiles in a batch of `BulkInsertTiles`."""
     max_request_items: _builtins.int
@@ -641,6 +644,12 @@ class Limits(_message.Message):
     """`Circle.radius_meters`."""
     max_goal_bytes: _builtins.int
     """The goal of an eviction, in bytes."""
+    max_watch_streams: _builtins.int
+    """Concurrent `WatchTiles` streams. They do not count as concurrent calls."""
+    max_watched_areas: _builtins.int
+    """Areas in a request of `WatchTiles`."""
+    max_watched_blocks: _builtins.int
+    """Blocks that the areas of a `WatchTiles` stream cover."""
     def __init__(
         self,
         *,
@@ -660,10 +669,13 @@ class Limits(_message.Message):
         max_age_months: _builtins.int = ...,
         max_radius_meters: _builtins.int = ...,
         max_goal_bytes: _builtins.int = ...,
+        max_watch_streams: _builtins.int = ...,
+        max_watched_areas: _builtins.int = ...,
+        max_watched_blocks: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_age_months", b"max_age_months", "max_answer_tiles", b"max_answer_tiles", "max_batch_tiles", b"max_batch_tiles", "max_concurrent_calls", b"max_concurrent_calls", "max_disk_bytes", b"max_disk_bytes", "max_file_path_bytes", b"max_file_path_bytes", "max_goal_bytes", b"max_goal_bytes", "max_message_bytes", b"max_message_bytes", "max_page_size", b"max_page_size", "max_quality_bytes", b"max_quality_bytes", "max_radius_meters", b"max_radius_meters", "max_region_cells", b"max_region_cells", "max_request_items", b"max_request_items", "max_sector_name_characters", b"max_sector_name_characters", "max_tile_size_meters", b"max_tile_size_meters", "max_tile_size_pixels", b"max_tile_size_pixels"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_age_months", b"max_age_months", "max_answer_tiles", b"max_answer_tiles", "max_batch_tiles", b"max_batch_tiles", "max_concurrent_calls", b"max_concurrent_calls", "max_disk_bytes", b"max_disk_bytes", "max_file_path_bytes", b"max_file_path_bytes", "max_goal_bytes", b"max_goal_bytes", "max_message_bytes", b"max_message_bytes", "max_page_size", b"max_page_size", "max_quality_bytes", b"max_quality_bytes", "max_radius_meters", b"max_radius_meters", "max_region_cells", b"max_region_cells", "max_request_items", b"max_request_items", "max_sector_name_characters", b"max_sector_name_characters", "max_tile_size_meters", b"max_tile_size_meters", "max_tile_size_pixels", b"max_tile_size_pixels", "max_watch_streams", b"max_watch_streams", "max_watched_areas", b"max_watched_areas", "max_watched_blocks", b"max_watched_blocks"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1440,3 +1452,243 @@ class MarkUploadedResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___MarkUploadedResponse: _TypeAlias = MarkUploadedResponse  # noqa: Y015
+
+@_typing.final
+class WatchTilesRequest(_message.Message):
+    """Replaces the areas that are followed. The blocks outside the new areas are
+    forgotten by both sides.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NUMBER_FIELD_NUMBER: _builtins.int
+    AREAS_FIELD_NUMBER: _builtins.int
+    HELD_FIELD_NUMBER: _builtins.int
+    number: _builtins.int
+    """More than the number of the request before; at least 1."""
+    @_builtins.property
+    def areas(self) -> _containers.RepeatedCompositeFieldContainer[Global___WatchedArea]:
+        """At most `Limits.max_watched_areas`, which cover at most
+        `Limits.max_watched_blocks`. Empty: nothing is followed.
+        """
+
+    @_builtins.property
+    def held(self) -> _containers.RepeatedCompositeFieldContainer[Global___HeldBlock]:
+        """Blocks in these areas that the client holds and the stream does not know
+        of, as after a reconnection, each with its version; and blocks that the
+        client wants anew, each without a version.
+        """
+
+    def __init__(
+        self,
+        *,
+        number: _builtins.int = ...,
+        areas: _abc.Iterable[Global___WatchedArea] | None = ...,
+        held: _abc.Iterable[Global___HeldBlock] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["areas", b"areas", "held", b"held", "number", b"number"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchTilesRequest: _TypeAlias = WatchTilesRequest  # noqa: Y015
+
+@_typing.final
+class WatchedArea(_message.Message):
+    """An area of a zoom."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ZOOM_FIELD_NUMBER: _builtins.int
+    REGION_FIELD_NUMBER: _builtins.int
+    zoom: _builtins.int
+    """0 to 22."""
+    @_builtins.property
+    def region(self) -> Global___Region:
+        """Required; at most `Limits.max_region_cells`."""
+
+    def __init__(
+        self,
+        *,
+        zoom: _builtins.int = ...,
+        region: Global___Region | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["region", b"region"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["region", b"region", "zoom", b"zoom"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchedArea: _TypeAlias = WatchedArea  # noqa: Y015
+
+@_typing.final
+class HeldBlock(_message.Message):
+    """A block of 32 x 32 cells in a version."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ZOOM_FIELD_NUMBER: _builtins.int
+    BLOCK_X_FIELD_NUMBER: _builtins.int
+    BLOCK_Y_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    zoom: _builtins.int
+    """0 to 22."""
+    block_x: _builtins.int
+    """The column of the block's cells, divided by 32 and rounded down."""
+    block_y: _builtins.int
+    """The row of the block's cells, divided by 32 and rounded down."""
+    version: _builtins.bytes
+    """The version that is held; 64 bytes at most. Empty: send the block anew."""
+    def __init__(
+        self,
+        *,
+        zoom: _builtins.int = ...,
+        block_x: _builtins.int = ...,
+        block_y: _builtins.int = ...,
+        version: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_x", b"block_x", "block_y", b"block_y", "version", b"version", "zoom", b"zoom"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HeldBlock: _TypeAlias = HeldBlock  # noqa: Y015
+
+@_typing.final
+class WatchTilesResponse(_message.Message):
+    """To be applied in the order of the fields."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NUMBER_FIELD_NUMBER: _builtins.int
+    BLOCKS_FIELD_NUMBER: _builtins.int
+    SYNCED_FIELD_NUMBER: _builtins.int
+    HEARTBEAT_FIELD_NUMBER: _builtins.int
+    number: _builtins.int
+    """The number of the last request that was received before this was sent."""
+    synced: _builtins.bool
+    """Whether all blocks of the request with that number have been sent now."""
+    @_builtins.property
+    def blocks(self) -> _containers.RepeatedCompositeFieldContainer[Global___BlockUpdate]:
+        """Blocks that changed, or that were not sent before."""
+
+    @_builtins.property
+    def heartbeat(self) -> Global___Heartbeat:
+        """Present once a second."""
+
+    def __init__(
+        self,
+        *,
+        number: _builtins.int = ...,
+        blocks: _abc.Iterable[Global___BlockUpdate] | None = ...,
+        synced: _builtins.bool = ...,
+        heartbeat: Global___Heartbeat | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["heartbeat", b"heartbeat"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["blocks", b"blocks", "heartbeat", b"heartbeat", "number", b"number", "synced", b"synced"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchTilesResponse: _TypeAlias = WatchTilesResponse  # noqa: Y015
+
+@_typing.final
+class BlockUpdate(_message.Message):
+    """The next version of a block, or a part of it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TILES_FIELD_NUMBER: _builtins.int
+    ZOOM_FIELD_NUMBER: _builtins.int
+    BLOCK_X_FIELD_NUMBER: _builtins.int
+    BLOCK_Y_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    BASE_VERSION_FIELD_NUMBER: _builtins.int
+    REMOVED_TILE_UUIDS_FIELD_NUMBER: _builtins.int
+    IS_PARTIAL_FIELD_NUMBER: _builtins.int
+    zoom: _builtins.int
+    """The zoom."""
+    block_x: _builtins.int
+    """The column of the block's cells, divided by 32 and rounded down."""
+    block_y: _builtins.int
+    """The row of the block's cells, divided by 32 and rounded down."""
+    version: _builtins.bytes
+    """The block's new version. Opaque; the same for the same tiles, whose
+    `accessed_at` does not count.
+    """
+    base_version: _builtins.bytes
+    """The version that this update changes. Empty: the update replaces the block."""
+    is_partial: _builtins.bool
+    """Whether another part of this update follows. The parts are applied together,
+    when the last one has arrived.
+    """
+    @_builtins.property
+    def tiles(self) -> _containers.RepeatedCompositeFieldContainer[Global___TileMetadata]:
+        """The tiles that were stored or changed since `base_version`, or all of the
+        block if that is empty. Without `accessed_at`.
+        """
+
+    @_builtins.property
+    def removed_tile_uuids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Ids of the tiles that were deleted since `base_version`."""
+
+    def __init__(
+        self,
+        *,
+        tiles: _abc.Iterable[Global___TileMetadata] | None = ...,
+        zoom: _builtins.int = ...,
+        block_x: _builtins.int = ...,
+        block_y: _builtins.int = ...,
+        version: _builtins.bytes = ...,
+        base_version: _builtins.bytes = ...,
+        removed_tile_uuids: _abc.Iterable[_builtins.str] | None = ...,
+        is_partial: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_version", b"base_version", "block_x", b"block_x", "block_y", b"block_y", "is_partial", b"is_partial", "removed_tile_uuids", b"removed_tile_uuids", "tiles", b"tiles", "version", b"version", "zoom", b"zoom"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BlockUpdate: _TypeAlias = BlockUpdate  # noqa: Y015
+
+@_typing.final
+class Heartbeat(_message.Message):
+    """How true the blocks are that were sent on this stream."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AGE_MS_FIELD_NUMBER: _builtins.int
+    DEGRADED_FIELD_NUMBER: _builtins.int
+    ELAPSED_MS_FIELD_NUMBER: _builtins.int
+    age_ms: _builtins.int
+    """All changes that were committed up to so many milliseconds before this was
+    sent have been sent before it. Absent while blocks that the client has
+    named as held are not yet compared.
+    """
+    degraded: _builtins.bool
+    """Whether changes may go unnoticed at present: PostgreSQL does not answer, or
+    the daemon is not subscribed to its notifications.
+    """
+    elapsed_ms: _builtins.int
+    """Milliseconds since the stream began, by the daemon's monotonic clock. A
+    heartbeat that arrives later than others by this measure has been delayed.
+    """
+    def __init__(
+        self,
+        *,
+        age_ms: _builtins.int | None = ...,
+        degraded: _builtins.bool = ...,
+        elapsed_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_age_ms", b"_age_ms", "age_ms", b"age_ms"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_age_ms", b"_age_ms", "age_ms", b"age_ms", "degraded", b"degraded", "elapsed_ms", b"elapsed_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__age_ms: _TypeAlias = _typing.Literal["age_ms"]  # noqa: Y015
+    _WhichOneofArgType__age_ms: _TypeAlias = _typing.Literal["_age_ms", b"_age_ms"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__age_ms) -> _WhichOneofReturnType__age_ms | None: ...
+
+Global___Heartbeat: _TypeAlias = Heartbeat  # noqa: Y015

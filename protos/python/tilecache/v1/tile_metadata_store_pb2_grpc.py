@@ -70,6 +70,11 @@ class TileMetadataStoreStub(object):
                 request_serializer=tilecache_dot_v1_dot_tile__metadata__store__pb2.MarkUploadedRequest.SerializeToString,
                 response_deserializer=tilecache_dot_v1_dot_tile__metadata__store__pb2.MarkUploadedResponse.FromString,
                 )
+        self.WatchTiles = channel.stream_stream(
+                '/tilecache.v1.TileMetadataStore/WatchTiles',
+                request_serializer=tilecache_dot_v1_dot_tile__metadata__store__pb2.WatchTilesRequest.SerializeToString,
+                response_deserializer=tilecache_dot_v1_dot_tile__metadata__store__pb2.WatchTilesResponse.FromString,
+                )
 
 
 class TileMetadataStoreServicer(object):
@@ -164,6 +169,18 @@ class TileMetadataStoreServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WatchTiles(self, request_iterator, context):
+        """Keeps a copy of the tiles of some areas up to date, from state to state.
+
+        The areas are followed in blocks of 32 x 32 cells. The daemon sends each
+        block that the client does not hold in its current version, then a mark
+        that all is sent, then what changes, merged over 20 milliseconds, and a
+        heartbeat each second. docs/contract.md describes the rules for both sides.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_TileMetadataStoreServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -221,6 +238,11 @@ def add_TileMetadataStoreServicer_to_server(servicer, server):
                     servicer.MarkUploaded,
                     request_deserializer=tilecache_dot_v1_dot_tile__metadata__store__pb2.MarkUploadedRequest.FromString,
                     response_serializer=tilecache_dot_v1_dot_tile__metadata__store__pb2.MarkUploadedResponse.SerializeToString,
+            ),
+            'WatchTiles': grpc.stream_stream_rpc_method_handler(
+                    servicer.WatchTiles,
+                    request_deserializer=tilecache_dot_v1_dot_tile__metadata__store__pb2.WatchTilesRequest.FromString,
+                    response_serializer=tilecache_dot_v1_dot_tile__metadata__store__pb2.WatchTilesResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -417,5 +439,22 @@ class TileMetadataStore(object):
         return grpc.experimental.unary_unary(request, target, '/tilecache.v1.TileMetadataStore/MarkUploaded',
             tilecache_dot_v1_dot_tile__metadata__store__pb2.MarkUploadedRequest.SerializeToString,
             tilecache_dot_v1_dot_tile__metadata__store__pb2.MarkUploadedResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def WatchTiles(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(request_iterator, target, '/tilecache.v1.TileMetadataStore/WatchTiles',
+            tilecache_dot_v1_dot_tile__metadata__store__pb2.WatchTilesRequest.SerializeToString,
+            tilecache_dot_v1_dot_tile__metadata__store__pb2.WatchTilesResponse.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)

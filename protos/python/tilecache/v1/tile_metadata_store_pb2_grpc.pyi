@@ -80,6 +80,14 @@ class TileMetadataStoreStub:
     """Lists the onboard tiles that are not yet uploaded, oldest capture first."""
     MarkUploaded: _grpc.UnaryUnaryMultiCallable[_tile_metadata_store_pb2.MarkUploadedRequest, _tile_metadata_store_pb2.MarkUploadedResponse]
     """Marks tiles as uploaded, each only if it still has the given content."""
+    WatchTiles: _grpc.StreamStreamMultiCallable[_tile_metadata_store_pb2.WatchTilesRequest, _tile_metadata_store_pb2.WatchTilesResponse]
+    """Keeps a copy of the tiles of some areas up to date, from state to state.
+
+    The areas are followed in blocks of 32 x 32 cells. The daemon sends each
+    block that the client does not hold in its current version, then a mark
+    that all is sent, then what changes, merged over 20 milliseconds, and a
+    heartbeat each second. docs/contract.md describes the rules for both sides.
+    """
 
 @_typing.type_check_only
 class TileMetadataStoreAsyncStub(TileMetadataStoreStub):
@@ -126,6 +134,14 @@ class TileMetadataStoreAsyncStub(TileMetadataStoreStub):
     """Lists the onboard tiles that are not yet uploaded, oldest capture first."""
     MarkUploaded: _aio.UnaryUnaryMultiCallable[_tile_metadata_store_pb2.MarkUploadedRequest, _tile_metadata_store_pb2.MarkUploadedResponse]  # type: ignore[assignment]
     """Marks tiles as uploaded, each only if it still has the given content."""
+    WatchTiles: _aio.StreamStreamMultiCallable[_tile_metadata_store_pb2.WatchTilesRequest, _tile_metadata_store_pb2.WatchTilesResponse]  # type: ignore[assignment]
+    """Keeps a copy of the tiles of some areas up to date, from state to state.
+
+    The areas are followed in blocks of 32 x 32 cells. The daemon sends each
+    block that the client does not hold in its current version, then a mark
+    that all is sent, then what changes, merged over 20 milliseconds, and a
+    heartbeat each second. docs/contract.md describes the rules for both sides.
+    """
 
 class TileMetadataStoreServicer(metaclass=_abc_1.ABCMeta):
     """Stores and finds tile metadata. A write that was answered is committed."""
@@ -235,5 +251,19 @@ class TileMetadataStoreServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_tile_metadata_store_pb2.MarkUploadedResponse, _abc.Awaitable[_tile_metadata_store_pb2.MarkUploadedResponse]]:
         """Marks tiles as uploaded, each only if it still has the given content."""
+
+    @_abc_1.abstractmethod
+    def WatchTiles(
+        self,
+        request_iterator: _MaybeAsyncIterator[_tile_metadata_store_pb2.WatchTilesRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_tile_metadata_store_pb2.WatchTilesResponse], _abc.AsyncIterator[_tile_metadata_store_pb2.WatchTilesResponse]]:
+        """Keeps a copy of the tiles of some areas up to date, from state to state.
+
+        The areas are followed in blocks of 32 x 32 cells. The daemon sends each
+        block that the client does not hold in its current version, then a mark
+        that all is sent, then what changes, merged over 20 milliseconds, and a
+        heartbeat each second. docs/contract.md describes the rules for both sides.
+        """
 
 def add_TileMetadataStoreServicer_to_server(servicer: TileMetadataStoreServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
