@@ -172,6 +172,7 @@ class ReplicaState(Generic[T]):
         if base is None or base.version != update.base_version:
             self._replace(key, None)
             self._number += 1
+            self._followed_since[key] = self._number
             self.synced = False
             return key, Request(self._number, {key: b""})
         self._change(key, base, update, put)
