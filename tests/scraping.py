@@ -14,18 +14,18 @@ class Scrape:
 
     def __init__(self, text: str) -> None:
         families = text_string_to_metric_families(text)
-        self._samples = [sample for family in families for sample in family.samples]
+        self.samples = [sample for family in families for sample in family.samples]
 
     @property
     def names(self) -> set[str]:
         """The names of all samples."""
-        return {sample.name for sample in self._samples}
+        return {sample.name for sample in self.samples}
 
     def value(self, name: str, **labels: str) -> float:
         """The sum of the samples with this name and these labels."""
         found = [
             sample.value
-            for sample in self._samples
+            for sample in self.samples
             if sample.name == name and labels.items() <= sample.labels.items()
         ]
         assert found, f"no sample {name} with {labels}"
@@ -33,7 +33,7 @@ class Scrape:
 
     def labels(self, name: str) -> dict[str, str]:
         """The labels of the only sample with this name."""
-        (sample,) = (sample for sample in self._samples if sample.name == name)
+        (sample,) = (sample for sample in self.samples if sample.name == name)
         return dict(sample.labels)
 
 

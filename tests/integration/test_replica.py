@@ -1,45 +1,27 @@
 """The replica beside a daemon: what it holds is what a query returns."""
 
-import math
-import threading
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
-import grpc
-import psycopg
 import pytest
 
-from tests.daemon_process import DaemonProcess
 from tests.tiles import (
-    GOOGLEMAPS,
-    ONBOARD,
     TIMEOUT_S,
     YESTERDAY,
     Block,
     bulk_insert,
-    cell_region,
     insert,
-    random_flight,
-    store_row,
     tile,
-    tile_uuid,
 )
 from tests.waiting import eventually
 from tilecache.client import TileCacheClient
-from tilecache.errors import CallError
-from tilecache.mercator import BlockKey, block_of, cell_centre
-from tilecache.replica import NotHeldError, TileReplica
-from tilecache.v1.tile_cache_admin_pb2 import DeleteTilesRequest
+from tilecache.mercator import cell_centre
+from tilecache.replica import TileReplica
 from tilecache.v1.tile_metadata_store_pb2 import (
-    FRESHNESS_LABEL_REJECTED,
     ON_CONFLICT_REPLACE_IF_NEWER,
-    TILE_SELECTION_BEST_PER_CELL,
     QueryTilesRequest,
-    Region,
     TileMetadata,
-    TileRef,
-    TouchTilesRequest,
     WatchedArea,
 )
 

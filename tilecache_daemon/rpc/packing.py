@@ -36,7 +36,7 @@ from tilecache_daemon.store.tile_columns import (
 
 Sizes = NDArray[np.int64]
 
-_MOST_PART_BYTES: Final = 1024 * 1024
+_MOST_PART_BYTES: Final = 256 * 1024
 _MOST_MATRIX_BYTES: Final = 2 * 1024 * 1024
 _LABEL_NUMBERS: Final = np.array(list(LABEL_NUMBERS.values()), dtype=np.uint8)
 _MICROS: Final = 1_000_000

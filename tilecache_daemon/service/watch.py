@@ -14,7 +14,7 @@ from tilecache.mercator import BlockKey
 from tilecache_daemon.errors import InvalidRequestError, ShuttingDownError
 
 HEARTBEAT_S: Final = 1.0
-MESSAGE_BYTES: Final = 512 * 1024
+MESSAGE_BYTES: Final = 256 * 1024
 OUTBOX_BYTES: Final = 1024 * 1024
 """A watch with more unsent bytes is sent nothing new. So it holds at most what one reading
 adds to this."""
@@ -175,6 +175,11 @@ class Watch:
         if not (blocks or synced or heartbeat):
             return None
         return Message(self._number, blocks, synced, heartbeat)
+
+    def hasten_heartbeat(self) -> None:
+        """Sends a heartbeat now."""
+        self._heartbeat_at = _now()
+        self.wake()
 
     def wake(self) -> None:
         """Makes `next_message` return."""

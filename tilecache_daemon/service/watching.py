@@ -145,6 +145,8 @@ class WatchService:
         """As `change_feed.Subscriber`. Changes until now may have been missed."""
         if subscribed:
             self.all_changed()
+        for watch in self._watches:
+            watch.hasten_heartbeat()
 
     def confirmed_until(self, received_by: float) -> float | None:
         """As `ChangeFeed.confirmed_until`."""

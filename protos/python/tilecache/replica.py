@@ -347,13 +347,17 @@ class TileReplica:
     ) -> Window[TileMetadata]:
         if self._failure:
             self._raise_failure()
+        # Before the tiles are read: they may only be newer than this.
+        confirmed_at = self._state.confirmed_at
         by_cell, complete = tiles_by_cell(self._state.blocks, zoom, cells, usable=not labels)
         if labels or sources:
             by_cell = [_passing(tiles, labels, sources) for tiles in by_cell]
         found = [tiles[0] for tiles in by_cell if tiles] if best_per_cell else flatten(by_cell)
         if record_access:
             self._uses.note(found)
-        return Window(found, complete, self.age_s, self.degraded)
+        now = monotonic()
+        degraded = self._state.degraded or now - self._heard_at > SILENCE_S
+        return Window(found, complete, now - confirmed_at, degraded)
 
     def _block(self, zoom: int, x: int, y: int) -> Block[TileMetadata]:
         self._raise_failure()
