@@ -1,8 +1,10 @@
 """Records what was sent and acknowledged, and checks what is read."""
 
 import threading
+import time
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 
 from tests.tiles import YESTERDAY, sha256, tile, tile_uuid, timestamp
@@ -22,6 +24,9 @@ class Entry:
     uuid: str
     sent: int = 0
     acknowledged: int = 0
+    acknowledged_at: list[float] = field(default_factory=list)
+    versions: list[int] = field(default_factory=list)
+    """The acknowledged versions, and when each was acknowledged, by the monotonic clock."""
 
 
 class Ledger:
@@ -59,6 +64,8 @@ class Ledger:
             for message in tiles:
                 entry = self._entries[tile_uuid(message.key)]
                 entry.acknowledged = max(entry.acknowledged, _version_number(message))
+                entry.acknowledged_at.append(time.monotonic())
+                entry.versions.append(entry.acknowledged)
 
     def acknowledged(self) -> dict[str, int]:
         """The acknowledged version of each tile, which reads from now on must not miss."""
@@ -67,6 +74,19 @@ class Ledger:
                 uuid: entry.acknowledged
                 for uuid, entry in self._entries.items()
                 if entry.acknowledged
+            }
+
+    def acknowledged_until(self, moment: float) -> dict[str, int]:
+        """As `acknowledged`, for a time by the monotonic clock."""
+        with self._lock:
+            known = {
+                uuid: bisect_right(entry.acknowledged_at, moment)
+                for uuid, entry in self._entries.items()
+            }
+            return {
+                uuid: self._entries[uuid].versions[count - 1]
+                for uuid, count in known.items()
+                if count
             }
 
     def check(self, uuid: str, found: TileMetadata | None, least: int) -> None:

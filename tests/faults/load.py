@@ -18,6 +18,7 @@ from grpc_status import rpc_status
 from tests.faults.ledger import Ledger, WrongAnswerError
 from tests.tiles import ZOOM, cell_region, tile_key
 from tests.waiting import eventually
+from tilecache.client import TileCacheClient
 from tilecache.v1.tile_identity_pb2 import TileKey
 from tilecache.v1.tile_metadata_store_pb2 import (
     ON_CONFLICT_REPLACE_IF_NEWER,
@@ -26,11 +27,14 @@ from tilecache.v1.tile_metadata_store_pb2 import (
     InsertTileRequest,
     LookupTilesRequest,
     QueryTilesRequest,
+    Region,
     TileMetadata,
     TileRef,
     TouchTilesRequest,
+    WatchedArea,
 )
 from tilecache.v1.tile_metadata_store_pb2_grpc import TileMetadataStoreStub
+from tilecache.window import Window
 
 COLUMNS, ROWS = 24, 40
 FIRST_X = 50_000
@@ -46,7 +50,13 @@ _RETRYABLE = {
     grpc.StatusCode.ABORTED,
 }
 
+_FRESH_S = 5.0
+
 T = TypeVar("T")
+
+
+class _OldReplicaError(Exception):
+    """The replica is right, but not up to date."""
 
 
 def open_channel(socket_path: Path, *options: tuple[str, int]) -> grpc.Channel:
@@ -100,6 +110,8 @@ class Load:
             for column in range(COLUMNS)
         ]
         self.ledger = Ledger(keys)
+        self._client = TileCacheClient(socket_path)
+        self._replica = self._client.replica()
         self._calm = Ledger(
             tile_key(ZOOM, CALM_X + column, self._first_y + row)
             for column in range(10)
@@ -114,6 +126,7 @@ class Load:
             Caller("query", self._query),
             Caller("touch", self._touch),
             Caller("navigate", self._navigate),
+            Caller("replica", self._read_replica),
         ]
         self._stopping = threading.Event()
         self._threads = [
@@ -127,6 +140,8 @@ class Load:
     def __enter__(self) -> "Load":
         self._write_calm()
         eventually(self._cache_answers)
+        self._replica.follow_areas([WatchedArea(zoom=ZOOM, region=self._region)])
+        self._replica.wait_until_synced(CALL_TIMEOUT_S)
         for thread in self._threads:
             thread.start()
         self.wait_until_all_succeed()
@@ -140,6 +155,8 @@ class Load:
     ) -> None:
         self.stop()
         self._channel.close()
+        self._replica.close()
+        self._client.close()
         if error is None:
             self.check()
         else:
@@ -216,6 +233,10 @@ class Load:
             for uuid in self.ledger.uuids:
                 self.ledger.check(uuid, found.get(uuid), least.get(uuid, 0))
             assert {uuid: tile.content_sha256 for uuid, tile in found.items()} | calm == stored
+        written = {uuid: content for uuid, content in stored.items() if uuid not in calm}
+        eventually(
+            lambda: {tile.tile_uuid: tile.content_sha256 for tile in self._held()} == written
+        )
 
     def _wait_for(self, names: Iterable[str]) -> None:
         now = time.monotonic()
@@ -230,6 +251,8 @@ class Load:
                     caller.call()
             except grpc.RpcError as error:
                 self._note_refusal(caller, error)
+            except _OldReplicaError:
+                caller.refusals["out of date"] += 1
             except WrongAnswerError as error:
                 self.wrong.append(f"{caller.name}: {error}")
             except Exception as error:  # an error of the test itself
@@ -294,6 +317,27 @@ class Load:
             raise WrongAnswerError("a query returned tiles outside its region")
         for uuid in within:
             self.ledger.check(uuid, by_uuid.get(uuid), 0 if degraded else least.get(uuid, 0))
+
+    def _read_replica(self) -> None:
+        """What is read is no older than the replica says, and it is up to date without faults."""
+        began_at = time.monotonic()
+        window = self._held()
+        if not window.complete:
+            raise WrongAnswerError("the replica does not hold what it follows")
+        by_uuid = {tile.tile_uuid: tile for tile in window}
+        least = self.ledger.acknowledged_until(began_at - window.age_s)
+        for uuid in self.ledger.uuids:
+            self.ledger.check(uuid, by_uuid.get(uuid), least.get(uuid, 0))
+        if window.age_s > _FRESH_S or window.degraded:
+            raise _OldReplicaError
+
+    @property
+    def _region(self) -> Region:
+        return cell_region(FIRST_X, FIRST_X + COLUMNS - 1, self._first_y, self._first_y + ROWS - 1)
+
+    def _held(self) -> Window[TileMetadata]:
+        cells = self._region.cell_range
+        return self._replica.cells(ZOOM, cells.x_from, cells.x_to, cells.y_from, cells.y_to)
 
     def _touch(self) -> None:
         uuids = self._some(self.ledger.uuids, 20)

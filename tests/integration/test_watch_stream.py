@@ -269,6 +269,16 @@ def test_heartbeats_bound_the_age_and_the_daemon_is_not_degraded(
     assert elapsed == sorted(elapsed)
 
 
+def test_no_heartbeat_tells_an_age_before_the_daemon_knows_what_is_held(stream: Stream) -> None:
+    beats = stream.heartbeats()
+    silent = next(beats)
+    assert silent.number == 0
+    assert not silent.heartbeat.HasField("age_ms")
+
+    stream.follow()
+    assert next(beat for beat in beats if beat.number == 1).heartbeat.HasField("age_ms")
+
+
 @pytest.mark.parametrize(
     ("request_fields", "field"),
     [

@@ -217,7 +217,8 @@ class Watch:
             return None
         self._heartbeat_at = now + HEARTBEAT_S
         age_ms = None
-        if not any(self._versions[key] for key in self._unsynced):
+        # Before the first request it is not known what the client holds.
+        if self._number and not any(self._versions[key] for key in self._unsynced):
             unsent_since = min(
                 chain(
                     (since for key, since in self._behind.items() if self._versions[key]),

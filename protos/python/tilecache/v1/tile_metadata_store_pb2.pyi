@@ -1665,8 +1665,8 @@ class Heartbeat(_message.Message):
     ELAPSED_MS_FIELD_NUMBER: _builtins.int
     age_ms: _builtins.int
     """All changes that were committed up to so many milliseconds before this was
-    sent have been sent before it. Absent while blocks that the client has
-    named as held are not yet compared.
+    sent have been sent before it. Absent while blocks that the client may have
+    named as held are not yet known or not yet compared.
     """
     degraded: _builtins.bool
     """Whether changes may go unnoticed at present: PostgreSQL does not answer, or
