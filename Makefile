@@ -33,7 +33,7 @@ bench: $(INSTALLED) ## measure beside the peers: a table, build/bench.json, buil
 	$(BIN)/python -m tests.benchmarks.bench
 
 .PHONY: soak
-soak: $(INSTALLED) ## the faults, the bad bytes and the random histories for about an hour
+soak: $(INSTALLED) ## the faults, the bad bytes and the random histories for about an hour and a half
 	TILECACHE_SOAK=1 TILECACHE_SOAK_S=1200 TILECACHE_FUZZ_EXAMPLES=2000 \
 	  $(BIN)/python -m pytest tests/faults tests/fuzz tests/histories
 

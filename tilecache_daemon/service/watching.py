@@ -128,18 +128,16 @@ class WatchService:
         for key in self._followers.keys() & blocks:
             for watch in self._followers[key]:
                 watch.note_changed((key,), now)
-            if key in self._reading:
-                self._heard_again_at.setdefault(key, now)
-            self._woken.set()
+            self.wake()
+        self._note_heard_again(self._reading.intersection(blocks), now)
 
     def all_changed(self) -> None:
         """As `change_feed.Subscriber`."""
         now = _now()
         for watch in self._watches:
             watch.note_changed(None, now)
-        for key in self._reading:
-            self._heard_again_at.setdefault(key, now)
-        self._woken.set()
+        self._note_heard_again(self._reading, now)
+        self.wake()
 
     def subscription_changed(self, *, subscribed: bool) -> None:
         """As `change_feed.Subscriber`. Changes until now may have been missed."""
@@ -166,6 +164,11 @@ class WatchService:
     def wake(self) -> None:
         """There may be something to read."""
         self._woken.set()
+
+    def _note_heard_again(self, keys: Iterable[BlockKey], now: float) -> None:
+        # Also without followers: they may come before the reading ends.
+        for key in keys:
+            self._heard_again_at.setdefault(key, now)
 
     def _forget_unfollowed(self) -> None:
         for key in [key for key, followers in self._followers.items() if not followers]:
