@@ -2,7 +2,7 @@
 
 Prints a table for each figure and writes build/bench-scale.json. The number of tiles may be
 given: `python -m tests.benchmarks.scale 1000000`. The figures are taken at a tenth of it, at
-three tenths and at all.
+three tenths and at all, and the file is written after each.
 """
 
 import json
@@ -46,6 +46,7 @@ from tilecache_daemon.config import Config
 from tilecache_daemon.schema.migrator import apply_migrations
 
 TILES: Final = 10_000_000
+LEAST_TILES: Final = 200_000
 SHARES: Final = (0.1, 0.3, 1.0)
 ROUNDS: Final = 3
 INSERTED: Final = 200_000
@@ -105,7 +106,8 @@ class Scale:
             peer, copied = PsycopgPeer(self._stage.dsn), PsycopgPeer(copy)
             y = Y + tiles // EDGE - BOX
             rows = peer.query_box(ZOOM, X, y, BOX)
-            assert check_same(tiles_of(query_box(daemon.client, X, y, BOX)), rows)
+            tiles_read = tiles_of(query_box(daemon.client, X, y, BOX))
+            assert check_same(tiles_read, rows) == BOX * BOX
             figures += [
                 Figure("labels_after_start", tiles, [relabelling.total_seconds()]),
                 _usage(tiles, daemon.admin_client, peer),
@@ -293,6 +295,8 @@ def _label_text(label: Any) -> str:
 def main(arguments: list[str]) -> int:
     """Measures at three numbers of tiles; 1 if a figure misses its bound."""
     tiles = int(arguments[0]) if arguments else TILES
+    if tiles < LEAST_TILES:
+        sys.exit(f"at least {LEAST_TILES:,} tiles are needed")
     sizes = [int(tiles * share) for share in SHARES]
     directory = Path(tempfile.mkdtemp(prefix="tilecache-bench-", dir="/var/tmp"))
     directory.chmod(0o755)
@@ -303,13 +307,15 @@ def main(arguments: list[str]) -> int:
         stage = Stage(directory)
         try:
             scale = Scale(stage)
-            figures = [figure for size in sizes for figure in scale.measure(size)]
+            figures: list[Figure] = []
+            for size in sizes:
+                figures += scale.measure(size)
+                write(figures, BUILD / "bench-scale.json")
         finally:
             stage.close()
     finally:
         shutil.rmtree(directory, ignore_errors=True)
     show(figures)
-    write(figures, BUILD / "bench-scale.json")
     return 0 if all(figure.reached for figure in figures) else 1
 
 
