@@ -60,7 +60,7 @@ CALLS: Final = 50
 CONFIRMED: Final = 1_000
 EDGE: Final = 2_048
 """Cells in a row of tiles, and of the region whose coverage is asked for: 4,194,304 cells."""
-DISK_BYTES_PER_TILE: Final = 3_000
+DISK_BYTES_PER_TILE: Final = 1_600
 """Table, indexes and a copy of both, with room to spare; the log is extra."""
 LOG_BYTES: Final = 6 * 1024**3
 FILL: Final = """
