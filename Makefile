@@ -32,6 +32,10 @@ test: $(INSTALLED) ## run all tests on a real PostgreSQL ($$DB_URL, else an embe
 bench: $(INSTALLED) ## measure beside the peers: a table, build/bench.json, build/bench.png
 	$(BIN)/python -m tests.benchmarks.bench
 
+.PHONY: bench-scale
+bench-scale: $(INSTALLED) ## measure what grows with the number of tiles (TILES=10000000): build/bench-scale.json
+	$(BIN)/python -m tests.benchmarks.scale $(TILES)
+
 .PHONY: soak
 soak: $(INSTALLED) ## the faults, the bad bytes and the random histories for about an hour and a half
 	TILECACHE_SOAK=1 TILECACHE_SOAK_S=1200 TILECACHE_FUZZ_EXAMPLES=2000 \

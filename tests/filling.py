@@ -1,5 +1,7 @@
 """Bulk insertion of rows with SQL, faster than by any client."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import psycopg
@@ -25,7 +27,16 @@ def fill(
 
 
 def fill_without_upkeep(sql: psycopg.Connection[Any], count: int, *, disk_bytes: int) -> None:
-    """As `fill`, for millions: creates the indexes and the usage once, at the end."""
+    """As `fill`, for millions."""
+    with without_upkeep(sql):
+        fill(sql, count, disk_bytes=disk_bytes)
+    sql.execute("ANALYZE tiles")
+
+
+@contextmanager
+def without_upkeep(sql: psycopg.Connection[Any]) -> Iterator[None]:
+    """A transaction that stores tiles without triggers; creates the indexes and counts the usage
+    once, at its end."""
     indexes = sql.execute(
         "SELECT indexname, indexdef FROM pg_indexes "
         "WHERE tablename = 'tiles' AND indexname LIKE 'idx_%%'"
@@ -34,12 +45,12 @@ def fill_without_upkeep(sql: psycopg.Connection[Any], count: int, *, disk_bytes:
         for name, _ in indexes:
             sql.execute(SQL("DROP INDEX {}").format(Identifier(name)))
         sql.execute("ALTER TABLE tiles DISABLE TRIGGER USER")
-        fill(sql, count, disk_bytes=disk_bytes)
+        yield
         sql.execute("ALTER TABLE tiles ENABLE TRIGGER USER")
+        sql.execute("DELETE FROM tile_usage")
         sql.execute(
             "INSERT INTO tile_usage SELECT zoom, source, freshness_status, false, count(*), "
             "sum(disk_bytes), 0 FROM tiles GROUP BY zoom, source, freshness_status"
         )
         for _, definition in indexes:
             sql.execute(definition)
-    sql.execute("ANALYZE tiles")

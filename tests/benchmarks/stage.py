@@ -23,6 +23,7 @@ from tilecache_daemon.postgres.memory import available_memory_bytes, memory_sett
 from tilecache_daemon.schema.migrator import apply_migrations
 
 CACHE_BYTES = 1024**3
+START_TIMEOUT_S = 150.0
 
 
 class Stage:
@@ -32,9 +33,9 @@ class Stage:
         self._directory = directory
         self._closing = ExitStack()
         settings = memory_settings(available_memory_bytes())
-        server = EmbeddedPostgres(directory / "server", settings=settings)
-        self._closing.callback(server.stop)
-        self.dsn = server.start()
+        self.server = EmbeddedPostgres(directory / "state", settings=settings)
+        self._closing.callback(self.server.stop)
+        self.dsn = self.server.start()
 
     def close(self) -> None:
         self._closing.close()
@@ -68,18 +69,20 @@ class Stage:
             yield process
             process.stop()
 
-    def time_start(self, dsn: str) -> float:
-        """Seconds from the start of a daemon's process until it is ready."""
-        directory = self._directory / uuid4().hex[:8]
-        directory.mkdir()
+    def time_start(self, dsn: str | None) -> float:
+        """Seconds from the start of a daemon's process until it is ready. Without an address, it
+        starts the stage's server, which must not run, as its own."""
+        directory = self._directory / uuid4().hex[:8] if dsn else self._directory
+        directory.mkdir(exist_ok=True)
         daemon = DaemonProcess(directory, dsn=dsn)
         start = time.perf_counter()
         daemon.launch()
         while not daemon.socket_path.exists():
+            assert time.perf_counter() - start < START_TIMEOUT_S, daemon.log
             time.sleep(0.001)
         # A client that had tried before would wait for its next try.
         with TileCacheClient(daemon.socket_path) as client:
-            client.wait_until_ready(timeout_s=30)
+            client.wait_until_ready(timeout_s=START_TIMEOUT_S)
             taken = time.perf_counter() - start
         daemon.stop()
         daemon.close()

@@ -29,9 +29,12 @@ class Record(NamedTuple):
     captured_at: datetime
 
 
-def make_records(edge: int, count: int | None = None, zoom: int = ZOOM) -> Iterator[Record]:
-    """A square of cells, row by row, the first `count` of them."""
-    for number in range(edge * edge if count is None else count):
+def make_records(
+    edge: int, count: int | None = None, zoom: int = ZOOM, first: int = 0
+) -> Iterator[Record]:
+    """`count` cells of rows that are `edge` cells long, from number `first`; all of a square if
+    not given."""
+    for number in range(first, first + (edge * edge if count is None else count)):
         x, y = X + number % edge, Y + number // edge
         latitude, longitude = cell_centre(zoom, x, y)
         yield Record(

@@ -5,7 +5,7 @@ from typing import get_args
 
 import pytest
 
-from tilecache_daemon.config import PostgresSetting
+from tilecache_daemon.config import Config, PostgresSetting
 from tilecache_daemon.postgres.memory import (
     _control_group_limits,
     available_memory_bytes,
@@ -13,6 +13,8 @@ from tilecache_daemon.postgres.memory import (
 )
 
 GIB = 1024**3
+MIB = 1024**2
+INSTALL = Path(__file__).parents[3] / "docs" / "install.md"
 
 
 @pytest.mark.parametrize(
@@ -31,6 +33,32 @@ def test_settings_grow_with_the_memory_within_bounds(
     assert settings["shared_buffers"] == shared_buffers
     assert settings["max_wal_size"] == max_wal_size
     assert set(settings) == set(get_args(PostgresSetting)), "what a configuration may set"
+
+
+@pytest.mark.parametrize("memory_gib", [4, 8, 16, 32, 64])
+def test_the_server_leaves_the_memory_to_others(memory_gib: int) -> None:
+    size = {
+        name: int(value.removesuffix("MB")) * MIB
+        for name, value in memory_settings(memory_gib * GIB).items()
+        if value.endswith("MB")
+    }
+    autovacuum_workers = 3
+    pool_max_size = Config.model_fields["pool_max_size"].default
+    most = (
+        size["shared_buffers"]
+        + size["maintenance_work_mem"] * autovacuum_workers
+        + size["work_mem"] * pool_max_size
+    )
+    assert most <= memory_gib * GIB / 10
+
+
+def test_the_document_has_the_settings_of_each_machine() -> None:
+    rows = [line.strip("| ").split(" | ") for line in INSTALL.read_text().splitlines()]
+    header = next(row for row in rows if row[0] == "memory")
+    for memory_gib in (4, 8, 16, 32, 64):
+        documented = next(row for row in rows if row[0] == f"{memory_gib} GB")
+        names = [name.strip("`") for name in header[1:]]
+        assert dict(zip(names, documented[1:], strict=True)) == memory_settings(memory_gib * GIB)
 
 
 def test_the_lowest_limit_of_the_control_groups_counts(tmp_path: Path) -> None:
