@@ -82,19 +82,19 @@ class SqlitePeer:
     """SQLite in the caller's process."""
 
     def __init__(self, rows: Iterable[tuple[Any, ...]]) -> None:
-        self._connection = sqlite3.connect(":memory:")
-        self._connection.execute(
+        self.connection = sqlite3.connect(":memory:")
+        self.connection.execute(
             "CREATE TABLE tiles (tile_uuid, location_hash, zoom, x, y, source, flight_id,"
             " latitude, longitude, tile_size_meters, tile_size_pixels, file_path,"
             " content_sha256, disk_bytes, captured_at, created_at, accessed_at, uploaded_at,"
             " freshness_status, tile_quality_metadata)"
         )
         marks = ", ".join("?" * 20)
-        self._connection.executemany(f"INSERT INTO tiles VALUES ({marks})", rows)
-        self._connection.execute("CREATE INDEX by_cell ON tiles (zoom, x, y)")
+        self.connection.executemany(f"INSERT INTO tiles VALUES ({marks})", rows)
+        self.connection.execute("CREATE INDEX by_cell ON tiles (zoom, x, y)")
 
     def query_box(self, zoom: int, x: int, y: int, edge: int) -> list[tuple[Any, ...]]:
-        return self._connection.execute(
+        return self.connection.execute(
             "SELECT * FROM tiles WHERE zoom = ? AND x BETWEEN ? AND ? AND y BETWEEN ? AND ?",
             (zoom, x, x + edge - 1, y, y + edge - 1),
         ).fetchall()

@@ -14,6 +14,8 @@ from tests.benchmarks.measure import Ratio
 
 def draw(ratios: Sequence[Ratio], path: Path) -> None:
     """Bars of how far each figure is from its bound (1: just reached; less is missed)."""
+    # A bound of zero has no margin: it is in the table.
+    ratios = [ratio for ratio in ratios if ratio.bound]
     margins = [
         ratio.median / ratio.bound if ratio.at_least else ratio.bound / ratio.median
         for ratio in ratios
