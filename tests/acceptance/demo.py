@@ -2,7 +2,7 @@
 
 Cuts NASA's Blue Marble into tiles, starts the daemon on a PostgreSQL of its own,
 imports the tiles with the real command, reads them back by id, by key and by
-box, compares every field with what went in, lets sectors age some of them, draws
+box, compares every field with what went in, flies over them with a replica, lets sectors age some of them, draws
 the coverage, shows an operator the use, a tile's explanation and an eviction on
 trial and for real, and stops the daemon. Exits 0 only if all of it held.
 """
@@ -26,6 +26,7 @@ from rich.console import Console
 from tests.daemon_process import DaemonProcess, run_tilecache
 from tests.imagery import WHOLE_WORLD, cut_blue_marble, list_pyramid
 from tilecache.client import TileCacheClient
+from tilecache.mercator import cells_in_circle
 from tilecache.v1.tile_cache_admin_pb2 import Sector, SectorClassification, SetSectorRequest
 from tilecache.v1.tile_identity_pb2 import TileKey, TileSource
 from tilecache.v1.tile_metadata_store_pb2 import (
@@ -66,6 +67,11 @@ SECTORS: dict[str, tuple[SectorClassification.ValueType, Box, FreshnessLabel.Val
 }
 """Class, box, and the label of the detail tiles in it once they are two years old."""
 
+FLIGHT = ((38.7, -9.1), (50.45, 30.5))
+FLIGHT_WINDOWS = 200
+FOLLOWED_METERS = 1_000_000
+WINDOW_METERS = 500_000
+MAX_AGE_S = 5.0
 CEILING_BYTES = 8_000_000
 FREED = "1MB"
 CALL_TIMEOUT_S = 30.0
@@ -104,6 +110,7 @@ def main() -> int:
             greet(demo, daemon)
             import_tiles(demo, daemon, len(tiles))
             read_back(demo, daemon.client, tiles)
+            fly(demo, daemon.client, tiles)
             age_tiles(demo, daemon)
             draw_coverage(demo, daemon, tiles)
             show_usage(demo, daemon)
@@ -194,6 +201,43 @@ def read_back(demo: Demo, client: TileCacheClient, tiles: dict[str, TileMetadata
         found = query_box(client, zoom, box)
         expected = [tile for tile in tiles.values() if tile.key.zoom == zoom]
         compare(demo, f"{len(found)} by box, zoom {zoom}", found, expected)
+
+
+def fly(demo: Demo, client: TileCacheClient, tiles: dict[str, TileMetadata]) -> None:
+    """Moving windows from a replica, each compared with the tiles that were cut."""
+    demo.step("Fly from Lisbon to Kyiv with a replica of the tiles around")
+    wanted = {
+        (tile.key.x, tile.key.y): tile for tile in tiles.values() if tile.key.zoom == DETAIL_ZOOM
+    }
+    incomplete, wrong, ages = 0, [], []
+    with client.replica() as replica:
+        for number in range(FLIGHT_WINDOWS):
+            part = number / (FLIGHT_WINDOWS - 1)
+            latitude, longitude = (
+                start + part * (end - start) for start, end in zip(*FLIGHT, strict=True)
+            )
+            replica.follow(latitude, longitude, FOLLOWED_METERS, (DETAIL_ZOOM,))
+            if number == 0:
+                replica.wait_until_synced(CALL_TIMEOUT_S)
+            window = replica.around(latitude, longitude, WINDOW_METERS, DETAIL_ZOOM)
+            incomplete += not window.complete
+            ages.append(window.age_s)
+            expected = [
+                wanted[x, y]
+                for cells in cells_in_circle(DETAIL_ZOOM, latitude, longitude, WINDOW_METERS)
+                for y in range(cells.y_from, cells.y_to + 1)
+                for x in range(cells.x_from, cells.x_to + 1)
+            ]
+            if sorted(t.tile_uuid for t in window) != sorted(t.tile_uuid for t in expected):
+                wrong.append(f"window {number}: {len(window)} tiles, expected {len(expected)}")
+            wrong += [
+                f"stored:\n{found}expected:\n{tiles[found.tile_uuid]}"
+                for found in window
+                if not is_same(found, tiles[found.tile_uuid])
+            ]
+    demo.check(f"each of {FLIGHT_WINDOWS} windows was complete", incomplete == 0, incomplete)
+    demo.check("each held the tiles that were cut, equal in every field", not wrong, *wrong)
+    demo.check(f"none was older than {max(ages):.1f} s", max(ages) < MAX_AGE_S)
 
 
 def query_box(client: TileCacheClient, zoom: int, box: Box) -> list[TileMetadata]:

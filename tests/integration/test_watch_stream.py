@@ -269,6 +269,14 @@ def test_heartbeats_bound_the_age_and_the_daemon_is_not_degraded(
     assert elapsed == sorted(elapsed)
 
 
+def test_the_mark_that_all_is_sent_comes_with_the_age_of_it(stream: Stream, block: Block) -> None:
+    stream.follow(small(block))
+
+    marked = next(response for response in stream if response.synced)
+
+    assert marked.heartbeat.HasField("age_ms")
+
+
 def test_no_heartbeat_tells_an_age_before_the_daemon_knows_what_is_held(stream: Stream) -> None:
     beats = stream.heartbeats()
     silent = next(beats)
@@ -276,7 +284,7 @@ def test_no_heartbeat_tells_an_age_before_the_daemon_knows_what_is_held(stream: 
     assert not silent.heartbeat.HasField("age_ms")
 
     stream.follow()
-    assert next(beat for beat in beats if beat.number == 1).heartbeat.HasField("age_ms")
+    assert next(beats).heartbeat.HasField("age_ms")
 
 
 @pytest.mark.parametrize(

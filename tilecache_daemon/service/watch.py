@@ -202,6 +202,8 @@ class Watch:
             unsent = self._outbox.popleft()
             if unsent.key is None:
                 synced = True
+                # So that the client knows at once how old it all is.
+                self._heartbeat_at = _now()
                 break
             blocks.append(unsent.data)
             byte_count += len(unsent.data)
