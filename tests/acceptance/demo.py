@@ -2,9 +2,10 @@
 
 Cuts NASA's Blue Marble into tiles, starts the daemon on a PostgreSQL of its own,
 imports the tiles with the real command, reads them back by id, by key and by
-box, compares every field with what went in, flies over them with a replica, lets sectors age some of them, draws
-the coverage, shows an operator the use, a tile's explanation and an eviction on
-trial and for real, and stops the daemon. Exits 0 only if all of it held.
+box, compares every field with what went in, flies over them with a replica, lets
+sectors age some of them, draws the coverage, shows an operator the use, a tile's
+explanation and an eviction on trial and for real, and stops the daemon. Exits 0
+only if all of it held.
 """
 
 import hashlib

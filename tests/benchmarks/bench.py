@@ -19,7 +19,7 @@ from rich.table import Table
 from tests.benchmarks.costs import measure_costs
 from tests.benchmarks.measure import Ratio, spread
 from tests.benchmarks.reading import EDGE, measure_reading, measure_rest, measure_size
-from tests.benchmarks.replicas import measure_replicas
+from tests.benchmarks.replicas import measure_flight, measure_updates, measure_windows
 from tests.benchmarks.stage import Stage
 from tests.benchmarks.writing import (
     TILES,
@@ -36,7 +36,9 @@ GROUPS: dict[str, Callable[[Stage], list[Ratio]]] = {
     "start": lambda stage: measure_start(stage, stage.database()),
     "rest": lambda stage: measure_rest(stage, stage.database()),
     "reading": lambda stage: measure_reading(stage, stage.database(EDGE, TILES)),
-    "replicas": measure_replicas,
+    "windows": lambda stage: measure_windows(stage, stage.database(EDGE, EDGE * EDGE)),
+    "flight": lambda stage: measure_flight(stage, stage.database(EDGE, EDGE * EDGE)),
+    "updates": lambda stage: measure_updates(stage, stage.database(EDGE, EDGE * EDGE)),
     "bulk": measure_bulk,
     "touches": measure_touches,
     "costs": measure_costs,

@@ -1,15 +1,15 @@
 """A process that follows cells with a replica, for the benchmark.
 
-`python -m tests.benchmarks.follower SOCKET X_FROM X_TO Y_FROM Y_TO`: prints the bytes that the
-replica added to its memory and the number of its tiles, once it is synced and after each line
-of the input; ends with the input.
+`python -m tests.benchmarks.follower SOCKET X_FROM X_TO Y_FROM Y_TO`: prints a line once it is
+synced, and after each line of the input the bytes that the replica added to its memory and the
+number of its tiles; ends with the input.
 """
 
 import gc
 import os
 import sys
 
-from tests.benchmarks.stage import settle
+from tests.benchmarks.stage import resident_bytes, settle
 from tests.benchmarks.tiles import ZOOM
 from tests.tiles import cell_region
 from tilecache.client import TileCacheClient
@@ -23,20 +23,18 @@ def main(socket_path: str, *cells: int) -> None:
     with TileCacheClient(socket_path) as client:
         # What any client takes is not the replica's.
         client.store.GetServerInfo(GetServerInfoRequest(), timeout=SYNC_S)
-        before = settle(os.getpid())
+        before = resident_bytes(os.getpid())
         with client.replica() as replica:
             replica.follow_areas([WatchedArea(zoom=ZOOM, region=cell_region(*cells))])
             replica.wait_until_synced(SYNC_S)
 
-            def report() -> None:
+            sys.stdout.write("synced\n")
+            sys.stdout.flush()
+            for _ in sys.stdin:
                 gc.collect()
                 taken = settle(os.getpid()) - before
                 sys.stdout.write(f"{taken} {replica.status.tiles}\n")
                 sys.stdout.flush()
-
-            report()
-            for _ in sys.stdin:
-                report()
 
 
 if __name__ == "__main__":

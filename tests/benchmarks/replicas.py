@@ -57,27 +57,30 @@ _USABLE = "freshness_status NOT IN ('rejected', 'stale_reject')"
 Found = set[tuple[int, int, str]]
 
 
-def measure_replicas(stage: Stage) -> list[Ratio]:
-    """All figures of replicas, on 200,000 tiles."""
-    dsn = stage.database(EDGE, EDGE * EDGE)
+def measure_windows(stage: Stage, dsn: str) -> list[Ratio]:
+    """Windows that stand still, of 200,000 tiles."""
     with stage.daemon(dsn) as daemon, daemon.client.replica() as replica:
         replica.follow_areas([WatchedArea(zoom=ZOOM, region=cell_region(*CELLS))])
         replica.wait_until_synced(SYNC_S)
         peer = PsycopgWindows(dsn)
-        windows = [
+        return [
             *_windows(replica, peer, SqliteWindows(PsycopgPeer(dsn))),
             _circle(replica, peer),
             _one_tile(replica, peer),
         ]
-        replica.close()
-        return [
-            *windows,
-            *_flight(daemon, peer),
-            _change_seen(daemon),
-            *_bytes_sent(daemon),
-            *_followers(daemon),
-            _memory(stage),
-        ]
+
+
+def measure_flight(stage: Stage, dsn: str) -> list[Ratio]:
+    """Windows that move."""
+    with stage.daemon(dsn) as daemon:
+        return _flight(daemon, PsycopgWindows(dsn))
+
+
+def measure_updates(stage: Stage, dsn: str) -> list[Ratio]:
+    """What it takes to keep replicas up to date."""
+    with stage.daemon(dsn) as daemon:
+        ratios = [_change_seen(daemon), *_bytes_sent(daemon), *_followers(daemon)]
+    return [*ratios, _memory(stage)]
 
 
 class PsycopgWindows:
@@ -458,9 +461,12 @@ def _followers(daemon: DaemonProcess) -> list[Ratio]:
     for _ in range(5):
         for with_followers in (False, True):
             with ExitStack() as closing:
-                if with_followers:
-                    for _ in range(FOLLOWERS):
-                        closing.enter_context(following(daemon, FOLLOWED))
+                followers = [
+                    closing.enter_context(following(daemon, FOLLOWED))
+                    for _ in range(FOLLOWERS if with_followers else 0)
+                ]
+                for follower in followers:
+                    follower.wait_until_synced()
                 times = [
                     seconds(
                         daemon.client.store.InsertTile,
@@ -497,7 +503,7 @@ def delete_flights(daemon: DaemonProcess) -> None:
 
 @contextmanager
 def following(daemon: DaemonProcess, cells: Sequence[int]) -> Iterator["Follower"]:
-    """A process whose replica follows some cells, once it is synced."""
+    """A process whose replica follows some cells."""
     command = [sys.executable, "-m", "tests.benchmarks.follower", str(daemon.socket_path)]
     process = subprocess.Popen(
         [*command, *map(str, cells)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -513,19 +519,19 @@ class Follower:
 
     def __init__(self, process: "subprocess.Popen[str]") -> None:
         self._process = process
-        self.bytes_taken = self.tiles = 0
-        self._read()
 
-    def refresh(self) -> None:
-        """Has it tell again."""
+    def wait_until_synced(self) -> None:
+        assert self._process.stdout
+        assert self._process.stdout.readline() == "synced\n"
+
+    def measure(self) -> tuple[int, int]:
+        """The bytes that the replica has added to the process, and its tiles."""
         assert self._process.stdin
+        assert self._process.stdout
         self._process.stdin.write("\n")
         self._process.stdin.flush()
-        self._read()
-
-    def _read(self) -> None:
-        assert self._process.stdout
-        self.bytes_taken, self.tiles = map(int, self._process.stdout.readline().split())
+        taken, tiles = map(int, self._process.stdout.readline().split())
+        return taken, tiles
 
 
 def _memory(stage: Stage) -> Ratio:
@@ -534,22 +540,24 @@ def _memory(stage: Stage) -> Ratio:
     dsn = stage.database(edge, 100_000)
     cells = (X, X + edge - 1, Y, Y + 400)
     with stage.daemon(dsn) as daemon, following(daemon, cells) as follower:
-        assert follower.tiles == 100_000
-        synced = follower.bytes_taken / follower.tiles
+        follower.wait_until_synced()
+        taken, tiles = follower.measure()
+        assert tiles == 100_000
+        synced = taken / tiles
         records = make_records(edge, IMPORTED, first=100_000)
         assert insert_records(daemon.client, records, 500) == IMPORTED
-
-        def has_all() -> bool:
-            follower.refresh()
-            return follower.tiles == 100_000 + IMPORTED
-
-        eventually(has_all)
-        imported = follower.bytes_taken / follower.tiles
+        taken, tiles = eventually(lambda: all_of(follower.measure(), 100_000 + IMPORTED))
+        imported = taken / tiles
     return Ratio(
         "replica_bytes_per_tile",
         "what 100,000 followed tiles add to the caller's memory, per tile, and 20,000 more",
         *(1_000.0, False, [synced, imported]),
     )
+
+
+def all_of(measured: tuple[int, int], count: int) -> tuple[int, int] | None:
+    """What was measured, if it is of all tiles."""
+    return measured if measured[1] == count else None
 
 
 if __name__ == "__main__":
