@@ -229,7 +229,9 @@ def test_a_role_that_is_set_read_only_is_named(database: str, short_directory: P
 
 
 @contextmanager
-def pgbouncer(directory: Path, server: ForeignPostgres, pool_mode: str) -> Iterator[str]:
+def pgbouncer(
+    directory: Path, server: ForeignPostgres, pool_mode: str, **settings: int
+) -> Iterator[str]:
     """The address of a PgBouncer before a server, whose user it runs as."""
     program = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")
     if program is None:
@@ -241,6 +243,7 @@ def pgbouncer(directory: Path, server: ForeignPostgres, pool_mode: str) -> Itera
         f"[pgbouncer]\npool_mode = {pool_mode}\nlisten_port = 6432\nlisten_addr =\n"
         f"unix_socket_dir = {directory}\nauth_type = any\n"
         f"user = {server.data.owner() if os.getuid() == 0 else ''}\n"
+        + "".join(f"{name} = {value}\n" for name, value in settings.items())
     )
     directory.chmod(0o777)  # for PgBouncer's unprivileged user
     process = subprocess.Popen([program, directory / "pgbouncer.ini"])
@@ -269,6 +272,20 @@ def test_a_pooler_that_does_not_share_sessions_works(
         DaemonProcess(short_directory, dsn=dsn) as daemon,
     ):
         use_everything(daemon)
+
+
+@pytest.mark.parametrize("limit", ["default_pool_size", "max_client_conn"])
+def test_a_pooler_that_gives_too_few_connections_is_named(
+    foreign: ForeignPostgres, short_directory: Path, open_directory: Path, limit: str
+) -> None:
+    assert run_tilecache("migrate", "up", dsn=foreign.dsn).returncode == 0
+    with pgbouncer(open_directory, foreign, "session", **{limit: 9}) as dsn:
+        code, message = refusal(short_directory, dsn)
+        assert code == ExitCode.FAILED
+        assert "needs 10 connections (pool_max_size and 2 more)" in message
+        assert "pooler that dsn leads to gives it 9: raise its limits" in message
+        with DaemonProcess(short_directory, dsn=dsn, pool_max_size=7) as daemon:
+            use_everything(daemon)
 
 
 SHORT_TIMEOUTS = {

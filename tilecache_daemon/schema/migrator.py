@@ -154,7 +154,9 @@ def check_database(dsn: str, pool_max_size: int) -> str | None:
     which says what to do."""
     with translating_errors(), connect(dsn) as connection:
         check_server(connection, lambda: connect(dsn))
-        check_connection_limit(connection, pool_max_size)
+        check_connection_limit(
+            connection, pool_max_size, lambda interruption: connect(dsn, interruption=interruption)
+        )
         check_privileges(connection)
         return read_revision(connection)
 
