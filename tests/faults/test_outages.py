@@ -21,15 +21,31 @@ from tests.faults.servers import (
     frozen,
     suspended,
 )
-from tests.tiles import Block, by_id, by_key, cell_region, insert, tile
+from tests.tiles import (
+    NOW,
+    Block,
+    bulk_insert,
+    by_id,
+    by_key,
+    cell_region,
+    insert,
+    tile,
+    tile_uuid,
+    waiting_for_locks,
+)
 from tests.waiting import eventually
 from tilecache.client import TileCacheClient, is_degraded
 from tilecache.errors import CallError
 from tilecache.v1.tile_metadata_store_pb2 import (
+    INSERT_OUTCOME_REPLACED,
     GetServerInfoRequest,
     GetTileRequest,
+    InsertTileRequest,
     LookupTilesRequest,
     QueryTilesRequest,
+)
+from tilecache.v1.tile_metadata_store_pb2 import (
+    ON_CONFLICT_REPLACE_IF_NEWER as REPLACE,
 )
 
 CANCELED = "DEADLINE_EXCEEDED QUERY_CANCELED"
@@ -191,6 +207,32 @@ def test_tiles_in_memory_are_returned_while_unresponsive_sessions_occupy_the_poo
             degraded = [call.result() for call in lookups + queries]
             assert any(degraded)
         eventually(lambda: not look_up(0) and not query_region(0))
+
+
+def test_a_daemon_that_hangs_in_a_transaction_loses_its_locks(
+    foreign: ForeignPostgres, short_directory: Path, open_directory: Path
+) -> None:
+    """Else a replacement through another daemon would wait for the statement timeout."""
+    held, free = Block().keys(2)
+    (open_directory / "other").mkdir()
+    with (
+        Daemon(short_directory, dsn=foreign.dsn) as hung,
+        Daemon(open_directory / "other", dsn=foreign.dsn) as other,
+        ThreadPoolExecutor() as threads,
+        psycopg.connect(foreign.dsn) as blocker,
+    ):
+        bulk_insert(other.client, [tile(held), tile(free)])
+        blocker.execute("SELECT FROM tiles WHERE tile_uuid = %s FOR UPDATE", [tile_uuid(held)])
+        threads.submit(insert, hung.client, tile(held, "newer", captured_at=NOW), REPLACE)
+        eventually(lambda: waiting_for_locks(foreign.dsn) == 1)
+        with suspended([hung.pid]):
+            blocker.rollback()
+            newer = InsertTileRequest(
+                tile=tile(free, "newer", captured_at=NOW), on_conflict=REPLACE
+            )
+            answer = other.client.store.InsertTile(newer, timeout=25)
+            assert answer.outcome == INSERT_OUTCOME_REPLACED
+            hung.kill()
 
 
 def test_writes_that_wait_for_a_lock_end_with_the_statement_timeout(
