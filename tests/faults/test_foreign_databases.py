@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -39,6 +40,7 @@ from tests.tiles import (
     bulk_insert,
     insert,
     sha256,
+    store_row,
     tile,
     tile_uuid,
 )
@@ -326,7 +328,10 @@ def test_a_pooler_that_gives_too_few_connections_is_named(
             use_everything(daemon)
 
 
-SHORT_TIMEOUTS = {
+FOREIGN_SETTINGS = {
+    "timezone": "Asia/Tokyo",
+    "datestyle": "German",
+    "default_transaction_isolation": "repeatable read",
     "idle_session_timeout": "300ms",
     "idle_in_transaction_session_timeout": "1ms",
     "statement_timeout": "150ms",
@@ -334,15 +339,16 @@ SHORT_TIMEOUTS = {
 }
 
 
-def test_timeouts_that_are_set_for_the_role_do_not_apply(
+def test_timeouts_and_formats_that_are_set_for_the_role_do_not_apply(
     database: str, short_directory: Path
 ) -> None:
     with role(database, "SUPERUSER") as (dsn, name):
-        for setting, value in SHORT_TIMEOUTS.items():
+        for setting, value in FOREIGN_SETTINGS.items():
             execute(database, SQL(f"ALTER ROLE {{}} SET {setting} = '{value}'").format(name))
         with DaemonProcess(short_directory, dsn=dsn) as daemon:
             eventually(lambda: longest_idle_s(database) > 1.0)
             wait_for_lock(daemon, database)
+            delete_used_in_9999(daemon, database)
             use_everything(daemon)
             assert "database_lost" not in daemon.log
 
@@ -360,6 +366,15 @@ def wait_for_lock(daemon: DaemonProcess, dsn: str) -> None:
         other.rollback()
         write.result()
     delete(daemon.admin_client, tile_uuids=[tile_uuid(key)])
+
+
+def delete_used_in_9999(daemon: DaemonProcess, dsn: str) -> None:
+    """A tile that was used on the last day of the calendar is listed with the right time."""
+    used_at, key = datetime(9999, 12, 31, 20, tzinfo=timezone.utc), Block().key()
+    with psycopg.connect(dsn, autocommit=True) as sql:
+        store_row(sql, key, accessed_at=used_at)
+    (listed,) = delete(daemon.admin_client, tile_uuids=[tile_uuid(key)]).tiles
+    assert listed.accessed_at.ToDatetime(timezone.utc) == used_at
 
 
 def test_idle_connections_that_are_closed_cost_no_call(
