@@ -7,6 +7,7 @@ import psycopg
 
 from tests.daemon_process import DaemonProcess, run_tilecache
 from tests.faults.servers import embedded_dsn
+from tilecache_daemon.cli.output import ExitCode
 from tilecache_daemon.postgres.memory import available_memory_bytes, memory_settings
 
 
@@ -33,3 +34,14 @@ def test_another_setting_is_refused_by_name(open_directory: Path) -> None:
     assert refused.returncode == 2
     assert "postgres_settings" in refused.stderr
     assert "fsync" in refused.stderr
+
+
+def test_a_value_that_postgresql_refuses_is_named(open_directory: Path) -> None:
+    refused = run_tilecache(
+        "serve",
+        socket_path=open_directory / "tilecache.sock",
+        state_directory=open_directory / "state",
+        postgres_settings='{"work_mem": "lots"}',
+    )
+    assert refused.returncode == ExitCode.FAILED
+    assert 'invalid value for parameter "work_mem": "lots"' in refused.stderr
