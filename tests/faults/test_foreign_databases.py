@@ -308,24 +308,24 @@ def test_a_pooler_that_does_not_share_sessions_works(
     foreign: ForeignPostgres, short_directory: Path, open_directory: Path
 ) -> None:
     with (
-        pgbouncer(open_directory, foreign, "session") as dsn,
-        DaemonProcess(short_directory, dsn=dsn) as daemon,
+        pgbouncer(open_directory, foreign, "session", default_pool_size=9) as dsn,
+        DaemonProcess(short_directory, dsn=dsn, pool_max_size=7) as daemon,
     ):
         use_everything(daemon)
 
 
-@pytest.mark.parametrize("limit", ["default_pool_size", "max_client_conn"])
+@pytest.mark.parametrize(
+    ("limit", "given"), [("default_pool_size", 9), ("default_pool_size", 1), ("max_client_conn", 9)]
+)
 def test_a_pooler_that_gives_too_few_connections_is_named(
-    foreign: ForeignPostgres, short_directory: Path, open_directory: Path, limit: str
+    foreign: ForeignPostgres, short_directory: Path, open_directory: Path, limit: str, given: int
 ) -> None:
     assert run_tilecache("migrate", "up", dsn=foreign.dsn).returncode == 0
-    with pgbouncer(open_directory, foreign, "session", **{limit: 9}) as dsn:
+    with pgbouncer(open_directory, foreign, "session", **{limit: given}) as dsn:
         code, message = refusal(short_directory, dsn)
         assert code == ExitCode.FAILED
         assert "needs 10 connections (pool_max_size and 2 more)" in message
-        assert "pooler that dsn leads to gives it 9: raise its limits" in message
-        with DaemonProcess(short_directory, dsn=dsn, pool_max_size=7) as daemon:
-            use_everything(daemon)
+        assert f"pooler that dsn leads to gives it {given}: raise its limits" in message
 
 
 FOREIGN_SETTINGS = {
