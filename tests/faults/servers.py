@@ -2,7 +2,7 @@
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -106,6 +106,18 @@ def thaw(pid: int) -> None:
         for child in children(pid):
             os.kill(child, signal.SIGCONT)
         os.kill(pid, signal.SIGCONT)
+
+
+@contextmanager
+def suspended(pids: Collection[int]) -> Iterator[None]:
+    """Sessions that are suspended until the block ends."""
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in pids:
+            thaw(pid)
 
 
 @contextmanager

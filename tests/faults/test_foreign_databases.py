@@ -5,7 +5,9 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -31,19 +33,31 @@ from tests.admin import (
 from tests.daemon_process import DaemonProcess, run_tilecache
 from tests.faults.daemons import Daemon
 from tests.faults.servers import ForeignPostgres
-from tests.tiles import TIMEOUT_S, Block, bulk_insert, insert, sha256, tile, tile_uuid
+from tests.tiles import (
+    NOW,
+    TIMEOUT_S,
+    Block,
+    bulk_insert,
+    insert,
+    sha256,
+    store_row,
+    tile,
+    tile_uuid,
+)
 from tests.waiting import eventually
 from tilecache.v1.tile_cache_admin_pb2 import DeleteSectorRequest
 from tilecache.v1.tile_metadata_store_pb2 import (
-    ON_CONFLICT_REPLACE_IF_NEWER as REPLACE,
-)
-from tilecache.v1.tile_metadata_store_pb2 import (
+    INSERT_OUTCOME_REPLACED,
     InsertTileRequest,
     MarkUploadedRequest,
     UploadedTile,
 )
+from tilecache.v1.tile_metadata_store_pb2 import (
+    ON_CONFLICT_REPLACE_IF_NEWER as REPLACE,
+)
 from tilecache.v1.tile_metadata_store_pb2_grpc import TileMetadataStoreStub
 from tilecache_daemon.cli.output import ExitCode
+from tilecache_daemon.service.storage import FOLD_ROWS
 
 INSTALL_GUIDE = Path(__file__).parents[2] / "docs" / "install.md"
 PASSWORD = "secret"
@@ -129,7 +143,9 @@ def test_missing_privileges_are_named_with_the_statements_that_grant_them(
             assert code == ExitCode.FAILED
             assert "lacks privileges" in message
             execute(database, SQL(message[message.index("GRANT") :]))
+        add_usage(database)
         with DaemonProcess(short_directory, dsn=dsn) as daemon:
+            eventually(lambda: count_usage(database) <= FOLD_ROWS)
             use_everything(daemon)
         execute(
             database, SQL("REVOKE USAGE ON SEQUENCE tile_access_order_seq FROM {}").format(name)
@@ -148,8 +164,26 @@ def test_the_privileges_of_the_install_guide_suffice(database: str, short_direct
             SQL("REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA public FROM PUBLIC"),
             SQL(grants.replace("TO tilecache", f"TO {name.as_string()}")),
         )
+        add_usage(database)
         with DaemonProcess(short_directory, dsn=dsn) as daemon:
+            eventually(lambda: count_usage(database) <= FOLD_ROWS)
             use_everything(daemon)
+
+
+def add_usage(dsn: str) -> None:
+    """Adds more differences to the usage than the daemon leaves."""
+    execute(
+        dsn,
+        SQL("""INSERT INTO tile_usage
+               SELECT 1, 'googlemaps', 'fresh', false, 0, 0, 0 FROM generate_series(0, {})
+            """).format(FOLD_ROWS),
+    )
+
+
+def count_usage(dsn: str) -> int:
+    with psycopg.connect(dsn) as connection:
+        ((count,),) = connection.execute("SELECT count(*) FROM tile_usage").fetchall()
+    return int(count)
 
 
 def use_everything(daemon: DaemonProcess) -> None:
@@ -159,14 +193,16 @@ def use_everything(daemon: DaemonProcess) -> None:
     insert(client, tile(keys[0]))
     (stored,) = bulk_insert(client, [tile(key) for key in keys[1:]])
     assert stored.inserted_count == 3
-    assert insert(client, tile(keys[0], "newer"), REPLACE).tile.tile_uuid
+    newer = tile(keys[0], "newer", captured_at=NOW, file_path=f"{keys[0].x}.jpg")
+    assert insert(client, newer, REPLACE).outcome == INSERT_OUTCOME_REPLACED
     mark = MarkUploadedRequest(
         tiles=[UploadedTile(tile_uuid=tile_uuid(keys[0]), content_sha256=sha256("newer"))]
     )
     client.store.MarkUploaded(mark, timeout=TIMEOUT_S)
     touch(client, *keys)
     set_rule(admin, STABLE_REAR, 12, DOWNGRADE)
-    set_sector(admin, "north", STABLE_REAR, (-80, -170, 80, 170))
+    for north in (80, 81):
+        set_sector(admin, "north", STABLE_REAR, (-80, -170, north, 170))
     reevaluate(admin)
     admin.admin.DeleteSector(DeleteSectorRequest(name="north"), timeout=TIMEOUT_S)
     assert evict(admin, free_bytes=1).summary.evicted_count == 1
@@ -177,21 +213,25 @@ def use_everything(daemon: DaemonProcess) -> None:
     assert "permission denied" not in daemon.log
 
 
-@pytest.mark.parametrize("options", ["CONNECTION LIMIT 9", ""])
+@pytest.mark.parametrize(
+    "limit", ["max_connections", "the role's CONNECTION LIMIT", "the database's CONNECTION LIMIT"]
+)
 def test_a_connection_limit_below_what_is_needed_is_named(
-    foreign: ForeignPostgres, short_directory: Path, options: str
+    foreign: ForeignPostgres, short_directory: Path, limit: str
 ) -> None:
-    if not options:
+    if limit == "max_connections":
         foreign.settings |= {"max_connections": "12"}  # of which three are reserved
         foreign.stop()
         foreign.start()
+    if "database" in limit:
+        database = Identifier(str(conninfo_to_dict(foreign.dsn)["dbname"]))
+        execute(foreign.dsn, SQL("ALTER DATABASE {} CONNECTION LIMIT 9").format(database))
     assert run_tilecache("migrate", "up", dsn=foreign.dsn).returncode == 0
-    with role(foreign.dsn, options) as (dsn, name):
+    with role(foreign.dsn, "CONNECTION LIMIT 9" if "role" in limit else "") as (dsn, name):
         execute(foreign.dsn, SQL("GRANT ALL ON ALL TABLES IN SCHEMA public TO {}").format(name))
         execute(foreign.dsn, SQL("GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO {}").format(name))
         code, message = refusal(short_directory, dsn)
         assert code == ExitCode.FAILED
-        limit = "the role's CONNECTION LIMIT" if options else "max_connections"
         assert (
             f"needs 10 connections (pool_max_size and 2 more), but {limit} leaves it 9" in message
         )
@@ -229,7 +269,9 @@ def test_a_role_that_is_set_read_only_is_named(database: str, short_directory: P
 
 
 @contextmanager
-def pgbouncer(directory: Path, server: ForeignPostgres, pool_mode: str) -> Iterator[str]:
+def pgbouncer(
+    directory: Path, server: ForeignPostgres, pool_mode: str, **settings: int
+) -> Iterator[str]:
     """The address of a PgBouncer before a server, whose user it runs as."""
     program = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")
     if program is None:
@@ -241,6 +283,7 @@ def pgbouncer(directory: Path, server: ForeignPostgres, pool_mode: str) -> Itera
         f"[pgbouncer]\npool_mode = {pool_mode}\nlisten_port = 6432\nlisten_addr =\n"
         f"unix_socket_dir = {directory}\nauth_type = any\n"
         f"user = {server.data.owner() if os.getuid() == 0 else ''}\n"
+        + "".join(f"{name} = {value}\n" for name, value in settings.items())
     )
     directory.chmod(0o777)  # for PgBouncer's unprivileged user
     process = subprocess.Popen([program, directory / "pgbouncer.ini"])
@@ -265,30 +308,73 @@ def test_a_pooler_that_does_not_share_sessions_works(
     foreign: ForeignPostgres, short_directory: Path, open_directory: Path
 ) -> None:
     with (
-        pgbouncer(open_directory, foreign, "session") as dsn,
-        DaemonProcess(short_directory, dsn=dsn) as daemon,
+        pgbouncer(open_directory, foreign, "session", default_pool_size=9) as dsn,
+        DaemonProcess(short_directory, dsn=dsn, pool_max_size=7) as daemon,
     ):
         use_everything(daemon)
 
 
-SHORT_TIMEOUTS = {
+@pytest.mark.parametrize(
+    ("limit", "given"), [("default_pool_size", 9), ("default_pool_size", 1), ("max_client_conn", 9)]
+)
+def test_a_pooler_that_gives_too_few_connections_is_named(
+    foreign: ForeignPostgres, short_directory: Path, open_directory: Path, limit: str, given: int
+) -> None:
+    assert run_tilecache("migrate", "up", dsn=foreign.dsn).returncode == 0
+    with pgbouncer(open_directory, foreign, "session", **{limit: given}) as dsn:
+        code, message = refusal(short_directory, dsn)
+        assert code == ExitCode.FAILED
+        assert "needs 10 connections (pool_max_size and 2 more)" in message
+        assert f"pooler that dsn leads to gives it {given}: raise its limits" in message
+
+
+FOREIGN_SETTINGS = {
+    "timezone": "Asia/Tokyo",
+    "datestyle": "German",
+    "default_transaction_isolation": "repeatable read",
     "idle_session_timeout": "300ms",
     "idle_in_transaction_session_timeout": "1ms",
-    "statement_timeout": "1ms",
-    "lock_timeout": "1ms",
+    "statement_timeout": "150ms",
+    "lock_timeout": "150ms",
 }
 
 
-def test_timeouts_that_are_set_for_the_role_do_not_apply(
+def test_timeouts_and_formats_that_are_set_for_the_role_do_not_apply(
     database: str, short_directory: Path
 ) -> None:
     with role(database, "SUPERUSER") as (dsn, name):
-        for setting, value in SHORT_TIMEOUTS.items():
+        for setting, value in FOREIGN_SETTINGS.items():
             execute(database, SQL(f"ALTER ROLE {{}} SET {setting} = '{value}'").format(name))
         with DaemonProcess(short_directory, dsn=dsn) as daemon:
             eventually(lambda: longest_idle_s(database) > 1.0)
+            wait_for_lock(daemon, database)
+            delete_used_in_9999(daemon, database)
             use_everything(daemon)
             assert "database_lost" not in daemon.log
+
+
+def wait_for_lock(daemon: DaemonProcess, dsn: str) -> None:
+    """A write waits for a lock for longer than the short timeouts, and succeeds."""
+    waiting = """SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'
+                 AND application_name = 'tilecache' AND query_start < now() - interval '300 ms'"""
+    key = Block().key()
+    with ThreadPoolExecutor() as threads, psycopg.connect(dsn) as other:
+        other.execute("LOCK TABLE tiles IN SHARE MODE")
+        write = threads.submit(insert, daemon.client, tile(key))
+        with psycopg.connect(dsn, autocommit=True) as observer:
+            eventually(lambda: write.done() or observer.execute(waiting).fetchone() == (1,))
+        other.rollback()
+        write.result()
+    delete(daemon.admin_client, tile_uuids=[tile_uuid(key)])
+
+
+def delete_used_in_9999(daemon: DaemonProcess, dsn: str) -> None:
+    """A tile that was used on the last day of the calendar is listed with the right time."""
+    used_at, key = datetime(9999, 12, 31, 20, tzinfo=timezone.utc), Block().key()
+    with psycopg.connect(dsn, autocommit=True) as sql:
+        store_row(sql, key, accessed_at=used_at)
+    (listed,) = delete(daemon.admin_client, tile_uuids=[tile_uuid(key)]).tiles
+    assert listed.accessed_at.ToDatetime(timezone.utc) == used_at
 
 
 def test_idle_connections_that_are_closed_cost_no_call(

@@ -1,12 +1,11 @@
 """Outages of PostgreSQL under load: cached reads continue, and the daemon recovers."""
 
 import os
-import signal
 import subprocess
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import psycopg
@@ -20,13 +19,34 @@ from tests.faults.servers import (
     backend_pids,
     embedded_dsn,
     frozen,
-    thaw,
+    suspended,
 )
-from tests.tiles import Block, by_key
+from tests.tiles import (
+    NOW,
+    Block,
+    bulk_insert,
+    by_id,
+    by_key,
+    cell_region,
+    insert,
+    tile,
+    tile_uuid,
+    waiting_for_locks,
+)
 from tests.waiting import eventually
-from tilecache.client import TileCacheClient
+from tilecache.client import TileCacheClient, is_degraded
 from tilecache.errors import CallError
-from tilecache.v1.tile_metadata_store_pb2 import GetTileRequest
+from tilecache.v1.tile_metadata_store_pb2 import (
+    INSERT_OUTCOME_REPLACED,
+    GetServerInfoRequest,
+    GetTileRequest,
+    InsertTileRequest,
+    LookupTilesRequest,
+    QueryTilesRequest,
+)
+from tilecache.v1.tile_metadata_store_pb2 import (
+    ON_CONFLICT_REPLACE_IF_NEWER as REPLACE,
+)
 
 CANCELED = "DEADLINE_EXCEEDED QUERY_CANCELED"
 FULL = "RESOURCE_EXHAUSTED DATABASE_FULL"
@@ -35,6 +55,20 @@ UNAVAILABLE = "UNAVAILABLE DATABASE_UNAVAILABLE"
 
 def is_unready(client: TileCacheClient) -> bool:
     return not client.is_serving()
+
+
+def is_cached(client: TileCacheClient) -> bool:
+    """Whether any tile is in memory."""
+    return client.store.GetServerInfo(GetServerInfoRequest(), timeout=10).cache.tiles > 0
+
+
+def renew_subscription(dsn: str) -> None:
+    """Ends the session of the change notifications, and waits for the next one."""
+    before = backend_pids(dsn, "tilecache-changes")
+    with psycopg.connect(dsn) as connection:
+        for pid in before:
+            connection.execute("SELECT pg_terminate_backend(%s, 10000)", [pid])
+    eventually(lambda: set(backend_pids(dsn, "tilecache-changes")) - set(before))
 
 
 def test_a_restart_of_postgresql_causes_retryable_errors_only(
@@ -111,14 +145,9 @@ def test_a_silently_lost_connection_is_replaced(
 ) -> None:
     with Load(daemon_on_foreign.socket_path) as load:
         before = backend_pids(foreign.dsn, name)
-        for pid in before:
-            os.kill(pid, signal.SIGSTOP)
-        try:
+        with suspended(before):
             eventually(lambda: set(backend_pids(foreign.dsn, name)) - set(before))
             load.wait_until_all_succeed()
-        finally:
-            for pid in before:
-                thaw(pid)
         load.wait_until_all_succeed()
         assert load.refused("navigate") == Counter()
         load.verify(foreign.dsn)
@@ -132,19 +161,78 @@ def test_unresponsive_sessions_are_cut_without_a_deadline(
         Daemon(short_directory, dsn=foreign.dsn, statement_timeout_s=2) as daemon,
         Load(daemon.socket_path) as load,
     ):
-        with load.paused():
-            # A session that is frozen in a transaction would keep its locks.
-            eventually(lambda: not backend_pids(foreign.dsn, "tilecache", busy=True))
-            suspended = backend_pids(foreign.dsn, "tilecache")
-            for pid in suspended:
-                os.kill(pid, signal.SIGSTOP)
-        try:
+        with ExitStack() as suspension:
+            with load.paused():
+                # A session that is frozen in a transaction would keep its locks.
+                eventually(lambda: not backend_pids(foreign.dsn, "tilecache", busy=True))
+                sessions = backend_pids(foreign.dsn, "tilecache")
+                suspension.enter_context(suspended(sessions))
             load.wait_until_all_succeed()
-        finally:
-            for pid in suspended:
-                thaw(pid)
         assert load.refused("navigate") == Counter()
         load.verify(foreign.dsn)
+
+
+def test_tiles_in_memory_are_returned_while_unresponsive_sessions_occupy_the_pool(
+    foreign: ForeignPostgres, short_directory: Path
+) -> None:
+    """Notifications were missed, so that what is in memory is not trusted."""
+    key = Block().key()
+    pool = {"pool_min_size": 4, "pool_max_size": 4, "pool_timeout_s": 1}
+    lookup = LookupTilesRequest(tiles=[by_id(key)])
+    query = QueryTilesRequest(zoom=key.zoom, region=cell_region(key.x, key.x, key.y, key.y))
+    with (
+        Daemon(short_directory, dsn=foreign.dsn, statement_timeout_s=3, **pool) as daemon,
+        ThreadPoolExecutor(32) as threads,
+    ):
+        client = daemon.client
+
+        def look_up(_: int) -> bool:
+            answer, call = client.store.LookupTiles.with_call(lookup, timeout=30)
+            assert answer.results[0].HasField("tile")
+            return is_degraded(call)
+
+        def query_region(_: int) -> bool:
+            answers = client.store.QueryTiles(query, timeout=30)
+            assert sum(len(answer.tiles) for answer in answers) == 1
+            return is_degraded(answers)
+
+        insert(client, tile(key))
+        eventually(lambda: not query_region(0) and is_cached(client))
+        sessions = backend_pids(foreign.dsn, "tilecache")
+        assert len(sessions) == 4
+        with suspended(sessions):
+            renew_subscription(foreign.dsn)
+            lookups = [threads.submit(look_up, number) for number in range(24)]
+            queries = [threads.submit(query_region, number) for number in range(3)]
+            degraded = [call.result() for call in lookups + queries]
+            assert any(degraded)
+        eventually(lambda: not look_up(0) and not query_region(0))
+
+
+def test_a_daemon_that_hangs_in_a_transaction_loses_its_locks(
+    foreign: ForeignPostgres, short_directory: Path, open_directory: Path
+) -> None:
+    """Else a replacement through another daemon would wait for the statement timeout."""
+    held, free = Block().keys(2)
+    (open_directory / "other").mkdir()
+    with (
+        Daemon(short_directory, dsn=foreign.dsn) as hung,
+        Daemon(open_directory / "other", dsn=foreign.dsn) as other,
+        ThreadPoolExecutor() as threads,
+        psycopg.connect(foreign.dsn) as blocker,
+    ):
+        bulk_insert(other.client, [tile(held), tile(free)])
+        blocker.execute("SELECT FROM tiles WHERE tile_uuid = %s FOR UPDATE", [tile_uuid(held)])
+        threads.submit(insert, hung.client, tile(held, "newer", captured_at=NOW), REPLACE)
+        eventually(lambda: waiting_for_locks(foreign.dsn) == 1)
+        with suspended([hung.pid]):
+            blocker.rollback()
+            newer = InsertTileRequest(
+                tile=tile(free, "newer", captured_at=NOW), on_conflict=REPLACE
+            )
+            answer = other.client.store.InsertTile(newer, timeout=25)
+            assert answer.outcome == INSERT_OUTCOME_REPLACED
+            hung.kill()
 
 
 def test_writes_that_wait_for_a_lock_end_with_the_statement_timeout(

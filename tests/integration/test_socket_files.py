@@ -8,9 +8,12 @@ from pathlib import Path
 import pytest
 
 from tests.daemon_process import DaemonProcess, run_tilecache
+from tests.scraping import scrape
 from tests.waiting import eventually
 from tilecache.client import ADMIN_SERVICE, STORE_SERVICE, TileCacheClient
 from tilecache.v1.tile_metadata_store_pb2 import GetServerInfoRequest
+
+METRICS = "metrics.sock"
 
 
 @pytest.fixture
@@ -18,7 +21,7 @@ def daemon(database: str, short_directory: Path) -> Iterator[DaemonProcess]:
     """A daemon whose sockets are alone in their directory."""
     directory = short_directory / "run"
     directory.mkdir()
-    process = DaemonProcess(directory, dsn=database)
+    process = DaemonProcess(directory, dsn=database, metrics_address=directory / METRICS)
     process.log_path = short_directory / "daemon.log"
     with process:
         yield process
@@ -50,24 +53,31 @@ def test_lost_sockets_are_created_again(
 
     await_service(daemon.socket_path, STORE_SERVICE)
     await_service(daemon.admin_socket_path, ADMIN_SERVICE)
+    metrics = daemon.socket_path.with_name(METRICS)
+    eventually(metrics.exists)
+    assert scrape(metrics).value("grpc_server_started_total", grpc_method="GetServerInfo") == 1
     daemon.client.store.GetServerInfo(GetServerInfoRequest(), timeout=5)
-    assert daemon.log.count("socket_lost") == 2
+    assert daemon.log.count("socket_lost") == 3
     assert daemon.stop() == 0
     assert not list(daemon.socket_path.parent.glob("*.sock"))
 
 
-def test_a_socket_that_another_program_has_put_there_is_left(daemon: DaemonProcess) -> None:
-    daemon.socket_path.unlink()
+@pytest.mark.parametrize("name", ["tilecache.sock", METRICS])
+def test_a_socket_that_another_program_has_put_there_is_left(
+    name: str, daemon: DaemonProcess
+) -> None:
+    path = daemon.socket_path.with_name(name)
+    path.unlink()
     with socket.socket(socket.AF_UNIX) as foreign:
-        foreign.bind(str(daemon.socket_path))
+        foreign.bind(str(path))
         foreign.listen()
-        eventually(lambda: "in use by another program" in daemon.log)
+        eventually(lambda: f"{path}: in use by another program" in daemon.log)
 
         daemon.stop()
 
-        assert daemon.socket_path.is_socket()
+        assert path.is_socket()
         with socket.socket(socket.AF_UNIX) as visitor:
-            visitor.connect(str(daemon.socket_path))
+            visitor.connect(str(path))
 
 
 @pytest.mark.parametrize("name", ["100%", "%t", "a b", "#1?x", "ü"])

@@ -394,16 +394,41 @@ def test_a_downgrade_to_a_later_or_unknown_revision_is_refused(
     assert old.revisions() == ["0001_initial"]
 
 
+def add_old_tiles(old: Database, count: int, path_length: int = 20) -> None:
+    """Inserts tiles of the baseline."""
+    old.query(f"""
+        INSERT INTO tiles (zoom, x, y, source, latitude, longitude, tile_size_meters,
+                           tile_size_pixels, file_path, captured_at)
+        SELECT 18, number, 0, 'googlemaps', 0, 0, 1, 256, lpad(number::text, {path_length}), now()
+        FROM generate_series(1, {count}) AS number
+    """)
+
+
 def test_an_upgrade_reports_its_progress_and_updates_the_statistics(old: Database) -> None:
+    add_old_tiles(old, 20_000)
     reported: list[str] = []
 
     apply_migrations(Config(dsn=old.dsn), report_progress=reported.append)
 
-    assert reported == ["derived the ids of 5 of 5 tiles"]
+    assert reported == [
+        "derived the ids of 20,000 of 20,005 tiles",
+        "derived the ids of 20,005 of 20,005 tiles",
+    ]
     ((analysed,),) = old.query(
         "SELECT count(*) FROM pg_stats WHERE tablename = 'tiles' AND attname = 'tile_uuid'"
     )
     assert analysed == 1
+
+
+def test_a_plan_counts_tiles_whatever_their_rows_size(old: Database) -> None:
+    estimates = []
+    for path_length in (20, 1_000):
+        old.query("TRUNCATE tiles")
+        add_old_tiles(old, 10_000, path_length)
+        old.query("ANALYZE tiles")
+        estimates.append(sum(step.estimated_bytes for step in plan_migrations(old.dsn)))
+
+    assert estimates[1] == pytest.approx(estimates[0], rel=0.1)
 
 
 @pytest.mark.parametrize("statistics", ["current", "absent"])
@@ -411,12 +436,7 @@ def test_a_plan_estimates_time_and_space_from_the_tables_size(
     old: Database, statistics: str
 ) -> None:
     old.query("ALTER TABLE tiles SET (autovacuum_enabled = false)")
-    old.query("""
-        INSERT INTO tiles (zoom, x, y, source, latitude, longitude, tile_size_meters,
-                           tile_size_pixels, file_path, captured_at)
-        SELECT 18, number, 0, 'googlemaps', 0, 0, 1, 256, '18/' || number || '/0.jpg', now()
-        FROM generate_series(1, 20000) AS number
-    """)
+    add_old_tiles(old, 20_000)
     if statistics == "current":
         old.query("ANALYZE tiles")
 

@@ -117,6 +117,7 @@ def test_a_mode_as_text_is_octal(monkeypatch: pytest.MonkeyPatch, text: str) -> 
         ("statement_timeout_s", "inf"),
         ("statement_timeout_s", "0.0001"),  # for PostgreSQL 0, which is no timeout
         ("max_used_bytes", str(1 << 63)),
+        ("postgres_settings", '{"work_mem": ""}'),
         ("socket_group", "no-such-group"),
     ],
 )

@@ -6,7 +6,7 @@ The change feed invalidates. What it may have missed is not trusted:
 | --- | --- | --- |
 | subscribed | available | the cache; PostgreSQL for what is not cached or stale |
 | not subscribed | available | PostgreSQL |
-| either | away | the cache, also stale blocks, marked as degraded; else an error |
+| either | away, or all connections in use | the cache, also stale blocks (degraded), or an error |
 
 A read of PostgreSQL is cached unless its blocks changed while it was under way.
 """
@@ -38,7 +38,7 @@ from tilecache.mercator import (
 from tilecache_daemon.cache.blocks import Block, in_order, split_blocks
 from tilecache_daemon.cache.load_sizing import LoadSizing
 from tilecache_daemon.cache.storage import CacheStorage
-from tilecache_daemon.errors import DatabaseUnavailableError, TileCacheError
+from tilecache_daemon.errors import DatabaseUnavailableError, OverloadedError, TileCacheError
 from tilecache_daemon.models import TileFilter
 from tilecache_daemon.read_priority import ReadPriority
 from tilecache_daemon.store.change_feed import ChangeFeed
@@ -55,6 +55,8 @@ _BLOCKS_PER_LOAD: Final = 8
 _MAX_READ_IN_PART: Final = 4_096
 _MAX_WAITING_BLOCKS: Final = 256
 _REWRITE_BATCH_TILES: Final = 64
+_NO_ANSWER: Final = (DatabaseUnavailableError, OverloadedError)
+"""PostgreSQL is away; or all connections are in use, perhaps by sessions that hang."""
 
 
 class TilePacker(Protocol):
@@ -73,7 +75,7 @@ class Packer(TilePacker, Protocol):
 
 class FoundTiles(NamedTuple):
     """Elements in the order of the ids, None for a tile that is not stored; `degraded` if they
-    may be out of date because PostgreSQL is away."""
+    may be out of date because PostgreSQL did not answer."""
 
     elements: list[bytes | None]
     degraded: bool
@@ -135,8 +137,8 @@ class TileCache:
         self._storage.reserve(byte_count)
 
     async def find(self, tile_uuids: Sequence[str]) -> FoundTiles:
-        """Tiles by id. Raises DatabaseUnavailableError if PostgreSQL is away and one of them
-        is not cached."""
+        """Tiles by id. If one of them is not cached, raises DatabaseUnavailableError if
+        PostgreSQL is away, and OverloadedError if no connection is free in time."""
         elements: list[bytes | None] = [None] * len(tile_uuids)
         if self._changes.subscribed:
             elements = self._storage.find_tiles(tile_uuids)
@@ -151,7 +153,7 @@ class TileCache:
         ]
         try:
             loaded = await self._load_tiles(missing)
-        except DatabaseUnavailableError:
+        except _NO_ANSWER:
             cached = self._storage.find_tiles(tile_uuids, allow_stale=True)
             if None in cached:
                 raise
@@ -241,8 +243,8 @@ class TileCache:
     async def _load_blocks(
         self, zoom: int, cells: Mapping[BlockKey, CellRectangle]
     ) -> AsyncIterator[tuple[Block, bool]]:
-        """Each block, and whether it is a cached one because PostgreSQL is away. The next parts
-        are read while one is sent."""
+        """Each block, and whether it is a cached one because PostgreSQL did not answer. The next
+        parts are read while one is sent."""
         missing = dict(cells)
         sizing = LoadSizing(cells)
         loads = deque(self._start_load(zoom, sizing) for _ in range(_PARTS_AHEAD))
@@ -257,7 +259,7 @@ class TileCache:
                 )
                 for block in blocks:
                     yield block, False
-        except DatabaseUnavailableError:
+        except _NO_ANSWER:
             for key in missing:
                 if not (cached := self._storage.find_block(key, allow_stale=True)):
                     raise

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -31,8 +32,7 @@ from tilecache_daemon.cli.tile_files import RootError, TileFiles
 
 PAGE_SIZE: Final = 1_000
 REMOVAL_BATCH: Final = 100
-"""Files that are removed after each look at the list. An eviction that somebody else confirms
-meanwhile is not on it any more."""
+"""Files of a page of the list, which is read again for each of their directories."""
 SAMPLE_SIZE: Final = 100
 CALL_TIMEOUT_S: Final = 30
 
@@ -184,13 +184,17 @@ def _sample_stored(client: TileCacheClient) -> list[str]:
     return [tile.file_path for tile in first.tiles[:SAMPLE_SIZE]]
 
 
-def _pages(
-    client: TileCacheClient, page_size: int = PAGE_SIZE
-) -> Iterator[Sequence[pb.EvictedTile]]:
+def _read_page(
+    client: TileCacheClient, token: str, page_size: int = PAGE_SIZE
+) -> pb.ListEvictionsResponse:
+    request = pb.ListEvictionsRequest(page_size=page_size, page_token=token)
+    return client.admin.ListEvictions(request, timeout=CALL_TIMEOUT_S)
+
+
+def _pages(client: TileCacheClient) -> Iterator[Sequence[pb.EvictedTile]]:
     token = ""
     while True:
-        request = pb.ListEvictionsRequest(page_size=page_size, page_token=token)
-        answer = client.admin.ListEvictions(request, timeout=CALL_TIMEOUT_S)
+        answer = _read_page(client, token)
         yield answer.tiles
         token = answer.next_page_token
         if not token:
@@ -246,14 +250,23 @@ def _list_files(client: TileCacheClient, files: TileFiles) -> None:
 
 def _remove(client: TileCacheClient, files: TileFiles, total_bytes: int) -> tuple[int, int]:
     """The number of removed files, and of those that remain; prints the reasons on stderr."""
-    removed, remaining = 0, 0
+    removed, remaining, token = 0, 0, ""
     with progress_bar("Removing", total_bytes) as advance:
-        for page in _pages(client, REMOVAL_BATCH):
-            problems = files.remove([tile.file_path for tile in page])
+        while True:
+            page = _read_page(client, token, REMOVAL_BATCH)
+            paths = {tile.eviction_id: tile.file_path for tile in page.tiles}
+            problems = files.remove(paths, partial(_read_ids, client, token))
             for problem in problems.values():
                 click.echo(problem, err=True)
-            gone = [tile.eviction_id for tile in page if tile.file_path not in problems]
-            removed += sum(_confirm(client, gone))
-            remaining += len(page) - len(gone)
-            advance(sum(tile.disk_bytes for tile in page))
-    return removed, remaining
+            # Those that others have confirmed meanwhile are not confirmed here.
+            removed += sum(_confirm(client, list(paths.keys() - problems.keys())))
+            remaining += len(problems)
+            advance(sum(tile.disk_bytes for tile in page.tiles))
+            token = page.next_page_token
+            if not token:
+                return removed, remaining
+
+
+def _read_ids(client: TileCacheClient, token: str) -> set[int]:
+    """The evictions of a page that are listed now, and perhaps some of the next page."""
+    return {tile.eviction_id for tile in _read_page(client, token, REMOVAL_BATCH).tiles}

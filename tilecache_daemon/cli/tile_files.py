@@ -4,8 +4,8 @@ import fcntl
 import os
 import stat
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import Final
 
@@ -59,31 +59,35 @@ class TileFiles:
         with self._opened(parents) as directory:
             if directory is None:
                 return False
-            try:
-                os.stat(name, dir_fd=directory, follow_symlinks=False)
-            except FileNotFoundError:
-                return False
-            return True
+            return _exists(directory, name)
 
-    def remove(self, file_paths: Iterable[str]) -> dict[str, str]:
-        """Removes files durably; returns those that remain, each with the reason."""
-        problems: dict[str, str] = {}
-        by_directory: defaultdict[tuple[str, ...], dict[str, str]] = defaultdict(dict)
-        for file_path in file_paths:
+    def remove(
+        self, files: Mapping[int, str], find_listed: Callable[[], Collection[int]]
+    ) -> dict[int, str]:
+        """Removes the files of evictions, by id, durably; returns those that could not be
+        removed, each with the reason.
+
+        `find_listed` returns the ids of the evictions that are still listed. It is called when
+        the files have been set aside, and those that are not listed any more are put back: a
+        tile may name them by then.
+        """
+        problems: dict[int, str] = {}
+        by_directory: defaultdict[tuple[str, ...], dict[int, str]] = defaultdict(dict)
+        for eviction_id, file_path in files.items():
             try:
                 parents, name = _split(file_path)
             except ValueError as error:
-                problems[file_path] = str(error)
+                problems[eviction_id] = str(error)
             else:
-                by_directory[parents][file_path] = name
+                by_directory[parents][eviction_id] = name
         for parents, names in by_directory.items():
             try:
                 with self._opened(parents) as directory:
                     if directory is not None:
-                        problems |= _unlink(directory, names)
+                        problems |= _remove(directory, names, find_listed)
             except (OSError, ValueError) as error:
                 problems |= dict.fromkeys(names, str(error))
-        return {path: f"{path}: {reason}" for path, reason in problems.items()}
+        return {key: f"{files[key]}: {reason}" for key, reason in problems.items()}
 
     def _has(self, file_path: str) -> bool:
         try:
@@ -129,19 +133,46 @@ def _split(file_path: str) -> tuple[tuple[str, ...], str]:
     return tuple(parents), name
 
 
-def _unlink(directory: int, names: dict[str, str]) -> dict[str, str]:
-    """Removes files by name, given by stored path; returns those that remain with the reason."""
+def _remove(
+    directory: int, names: Mapping[int, str], find_listed: Callable[[], Collection[int]]
+) -> dict[int, str]:
+    """Removes files of a directory as `TileFiles.remove` does."""
     problems = {}
-    for file_path, name in names.items():
-        try:
-            os.unlink(name, dir_fd=directory)
-        except FileNotFoundError:
-            continue
-        except OSError as error:
-            problems[file_path] = error.strerror or str(error)
+    listed: Collection[int] = ()
+    # By id, so that the next run finds those that a killed one has left.
+    aside = {eviction_id: f".removed-{eviction_id}" for eviction_id in names}
+    try:
+        for eviction_id, name in names.items():
+            with suppress(FileNotFoundError):
+                _rename(directory, name, aside[eviction_id])
+        listed = find_listed()
+    finally:
+        for eviction_id, name in names.items():
+            try:
+                if eviction_id in listed or _exists(directory, name):
+                    os.unlink(aside[eviction_id], dir_fd=directory)
+                else:
+                    _rename(directory, aside[eviction_id], name)
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                problems[eviction_id] = error.strerror or str(error)
+                _rename(directory, aside[eviction_id], name)
     # A file that reappears after a power failure would be on no list.
     os.fsync(directory)
     return problems
+
+
+def _rename(directory: int, name: str, new_name: str) -> None:
+    os.rename(name, new_name, src_dir_fd=directory, dst_dir_fd=directory)
+
+
+def _exists(directory: int, name: str) -> bool:
+    try:
+        os.stat(name, dir_fd=directory, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _is_empty(directory: int) -> bool:

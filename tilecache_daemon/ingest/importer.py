@@ -16,7 +16,7 @@ from typing import Final, TypeVar
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from tilecache.client import TileCacheClient
+from tilecache.client import TileCacheClient, is_degraded
 from tilecache.errors import CallError
 from tilecache.identity import MAX_ZOOM
 from tilecache.mercator import BlockKey, CellRectangle, block_of, bounds_of
@@ -60,7 +60,6 @@ _WORKERS: Final = min(8, (os.cpu_count() or 1) + 2)
 _MAX_IMAGES_IN_MEMORY: Final = 4 * _WORKERS
 _QUERY_TIMEOUT_S: Final = 60
 _ALL_LABELS: Final = [label for label in FreshnessLabel.values() if label]
-_DEGRADED: Final = ("tilecache-degraded", "1")
 _BATCH_INDEX: Final = re.compile(r"^tiles\[\d+\]\.?")
 
 
@@ -256,8 +255,7 @@ class TileImporter:
                 named.update(tile.file_path for tile in answer.tiles)
         except CallError:
             return None
-        degraded = _DEGRADED in tuple(answers.trailing_metadata() or ())
-        return None if degraded else named
+        return None if is_degraded(answers) else named
 
     def _refuse(self, refusal: Refusal) -> None:
         self.counts.refused += 1

@@ -2,6 +2,7 @@
 
 import socket
 import socketserver
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -15,7 +16,8 @@ from tilecache_daemon.config import split_address
 from tilecache_daemon.rpc.server import ListenError, UnixSocket
 
 _CLIENT_TIMEOUT_S: Final = 5
-_STOP_POLL_S: Final = 0.1
+_POLL_S: Final = 0.1
+"""How often a server looks whether it is to stop, and whether its socket has vanished."""
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -35,18 +37,21 @@ class MetricsListener:
 
     def listen(self) -> None:
         """Takes the address; raises ListenError if that is not possible."""
-        try:
-            server = self._listen()
-        except OSError as error:
-            raise ListenError(f"metrics_address: {self._address}: {error.strerror}") from error
-        server.set_app(self._application)
-        self._server = server
+        if self._socket:
+            self._socket.claim()
+        self._server = self._bind()
 
     async def run(self) -> None:
-        """Answers scrapes until cancelled. The address must be taken."""
+        """Answers scrapes until cancelled. The address must be taken. Listens again whenever the
+        socket has vanished; raises ListenError if the address is in use by then."""
         assert self._server is not None
-        serve = partial(self._server.serve_forever, _STOP_POLL_S)
-        await tasks.run_in_thread(serve, self._server.shutdown)
+        while True:
+            serve = partial(self._server.serve_forever, _POLL_S)
+            try:
+                await tasks.run_in_thread(serve, self._server.shutdown)
+            except _SocketLostError:
+                lost, self._server = self._server, self._bind()
+                lost.server_close()
 
     def close(self) -> None:
         """Gives the address back. Idempotent."""
@@ -56,11 +61,18 @@ class MetricsListener:
         if self._socket:
             self._socket.release()
 
-    def _listen(self) -> WSGIServer:
+    def _bind(self) -> WSGIServer:
+        try:
+            server = self._create_server()
+        except OSError as error:
+            raise ListenError(f"metrics_address: {self._address}: {error.strerror}") from error
+        server.set_app(self._application)
+        return server
+
+    def _create_server(self) -> WSGIServer:
         if self._socket:
-            self._socket.claim()
             with self._socket.listening() as path:
-                return _UnixServer((str(path), 0), _Handler)
+                return _UnixServer(path, self._socket.claim_if_lost)
         host, port = split_address(self._address)
         return (_IPv6Server if ":" in host else _Server)((host, port), _Handler)
 
@@ -84,8 +96,21 @@ class _IPv6Server(_Server):
     address_family = socket.AF_INET6
 
 
+class _SocketLostError(Exception):
+    """The socket is no longer at its path."""
+
+
 class _UnixServer(_Server):
     address_family = socket.AF_UNIX
+
+    def __init__(self, path: Path, claim_if_lost: Callable[[], bool]) -> None:
+        self._claim_if_lost = claim_if_lost
+        super().__init__((str(path), 0), _Handler)
+
+    def service_actions(self) -> None:
+        # Called between requests.
+        if self._claim_if_lost():
+            raise _SocketLostError
 
     def get_request(self) -> tuple[socket.socket, tuple[str, int]]:
         # A client on a Unix socket has no address, but WSGI needs one.

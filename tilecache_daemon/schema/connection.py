@@ -80,9 +80,9 @@ def connect(
     if interruption:
         interruption.cover(connection)
     settings = {
-        "lock_timeout": max(1, round(lock_timeout_s * 1000)),
         # Timeouts that are meant for queries must not cancel a migration.
         "statement_timeout": 0,
+        "lock_timeout": max(1, round(lock_timeout_s * 1000)),
         "idle_in_transaction_session_timeout": 0,
         "idle_session_timeout": 0,
     }

@@ -153,8 +153,11 @@ def check_database(dsn: str, pool_max_size: int) -> str | None:
     """As `current_revision`, of a database that the daemon can use; else raises MigrationError,
     which says what to do."""
     with translating_errors(), connect(dsn) as connection:
+        # First: with too few connections, a check that needs a second one would wait.
+        check_connection_limit(
+            connection, pool_max_size, lambda interruption: connect(dsn, interruption=interruption)
+        )
         check_server(connection, lambda: connect(dsn))
-        check_connection_limit(connection, pool_max_size)
         check_privileges(connection)
         return read_revision(connection)
 

@@ -4,17 +4,21 @@ Each check raises MigrationError with a sentence that says what to do.
 """
 
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import ExitStack, closing
+from threading import Timer
 from typing import Any, Final
 
 import psycopg
 from psycopg.sql import SQL, Identifier, Literal
 
 from tilecache_daemon.errors import MigrationError
-from tilecache_daemon.schema.connection import DatabaseUnreachableError
+from tilecache_daemon.schema.connection import DatabaseUnreachableError, Interruption
 
 OTHER_CONNECTIONS: Final = 2
 """Beside the pool: the change feed and the probe. A migration needs as many, before they exist."""
+
+_POOLER_TIMEOUT_S: Final = 5.0
+"""How long a pooler may take to give a connection."""
 
 _PRIVILEGES: Final = {
     "alembic_version": ("SELECT",),
@@ -108,9 +112,17 @@ def check_privileges(connection: psycopg.Connection[Any]) -> None:
         )
 
 
-def check_connection_limit(connection: psycopg.Connection[Any], pool_max_size: int) -> None:
+def check_connection_limit(
+    connection: psycopg.Connection[Any],
+    pool_max_size: int,
+    connect: Callable[[Interruption], psycopg.Connection[Any]],
+) -> None:
     """Checks that the role may open as many connections as the daemon may need; raises
-    MigrationError."""
+    MigrationError.
+
+    A pooler does not say how many it gives, so they are opened: `connect` opens one that can
+    be interrupted.
+    """
     superuser, server, reserved, role, database = _row(connection, _CONNECTION_LIMITS)
     limits = {"max_connections": server}
     if not superuser:
@@ -125,6 +137,12 @@ def check_connection_limit(connection: psycopg.Connection[Any], pool_max_size: i
         raise MigrationError(
             f"the daemon needs {needed} connections (pool_max_size and {OTHER_CONNECTIONS} more), "
             f"but {name} leaves it {limit}: raise that limit, or lower pool_max_size"
+        )
+    if _is_pooled(connection) and (given := 1 + _count_openable(connect, needed - 1)) < needed:
+        raise MigrationError(
+            f"the daemon needs {needed} connections (pool_max_size and {OTHER_CONNECTIONS} more), "
+            f"but the connection pooler that dsn leads to gives it {given}: raise its limits "
+            "(PgBouncer's default_pool_size and max_client_conn), or lower pool_max_size"
         )
 
 
@@ -145,11 +163,11 @@ def _check_encoding(connection: psycopg.Connection[Any]) -> None:
 def _check_pooler(
     connection: psycopg.Connection[Any], connect: Callable[[], psycopg.Connection[Any]]
 ) -> None:
-    """A pooler announces a process id of its own. It shares sessions between transactions if
-    another connection gets the same session, or one connection different ones."""
-    first = _backend_pid(connection)
-    if first == connection.info.backend_pid:
+    """A pooler shares sessions between transactions if another connection gets the same
+    session, or one connection different ones."""
+    if not _is_pooled(connection):
         return
+    first = _backend_pid(connection)
     with closing(connect()) as other:
         other.execute("BEGIN")
         shared = _backend_pid(other) == first or _backend_pid(connection) != first
@@ -160,6 +178,28 @@ def _check_pooler(
             "with pool_mode=transaction), where LISTEN and prepared statements do not work: use "
             "PostgreSQL's own address, or pool_mode=session"
         )
+
+
+def _is_pooled(connection: psycopg.Connection[Any]) -> bool:
+    """Whether the connection leads to a pooler, which announces a process id of its own."""
+    return _backend_pid(connection) != connection.info.backend_pid
+
+
+def _count_openable(connect: Callable[[Interruption], psycopg.Connection[Any]], wanted: int) -> int:
+    """How many connections can be used at once, up to `wanted`. One for which a pooler has no
+    session waits at its first statement."""
+    with ExitStack() as opened:
+        for count in range(wanted):
+            interruption = Interruption()
+            timer = Timer(_POOLER_TIMEOUT_S, interruption.request)
+            timer.start()
+            try:
+                opened.enter_context(closing(connect(interruption)))
+            except psycopg.Error:
+                return count
+            finally:
+                timer.cancel()
+    return wanted
 
 
 def _backend_pid(connection: psycopg.Connection[Any]) -> int:

@@ -22,8 +22,17 @@ Connection = AsyncConnection[TupleRow]
 
 ANSWER_TIMEOUT_S: Final = 2.0
 """How long a healthy server may take to accept a connection, or to answer."""
-_KEEPALIVES: Final = {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
-"""So that firewalls do not forget idle connections; in seconds. The address may set others."""
+_KEEPALIVES: Final = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 2}
+"""So that firewalls do not forget idle connections, and lost ones are noticed; in seconds. The
+address may set others. There is no `tcp_user_timeout`: a server that waits for a lock in a COPY
+reads nothing meanwhile."""
+_SERVER_KEEPALIVES: Final = {
+    "tcp_keepalives_idle": 5,
+    "tcp_keepalives_interval": 5,
+    "tcp_user_timeout": 10_000,
+}
+"""So that PostgreSQL ends a session, and releases its locks, ten seconds after the network has lost
+it; the last in milliseconds. On a Unix socket they have no effect."""
 
 
 def connect_timeout_s(dsn: str) -> float:
@@ -60,7 +69,7 @@ async def set_session(
 ) -> None:
     """Replaces what is set for the role or the database by the daemon's own values. As
     statements, because poolers refuse the parameter `options`. 0 is no timeout."""
-    settings = {
+    settings: dict[str, str | int] = {
         "statement_timeout": round(statement_timeout_s * 1000),
         "idle_in_transaction_session_timeout": round(idle_in_transaction_s * 1000),
         "idle_session_timeout": 0,
@@ -70,6 +79,7 @@ async def set_session(
         "datestyle": "'ISO'",
         "default_transaction_isolation": "'read committed'",
     }
+    settings |= _SERVER_KEEPALIVES
     if connection.info.server_version >= 170000:
         settings["transaction_timeout"] = 0
     statements = "; ".join(f"SET {name} = {value}" for name, value in settings.items())

@@ -44,7 +44,9 @@ _UNRESPONSIVE_S: Final = 1.5
 connection means that the server does not respond, not that the pool is busy."""
 WAITING_PER_CONNECTION: Final = 16
 """How many calls may wait, per connection of the pool."""
-IDLE_IN_TRANSACTION_S: Final = 60.0
+IDLE_IN_TRANSACTION_S: Final = 10.0
+"""After this time PostgreSQL ends a session whose daemon hangs in a transaction, and releases its
+locks. Under heavy load, the daemon pauses between two statements for half a second."""
 KEPT_FOR_READS: Final = 3
 """Connections of the pool that are reserved for reads."""
 _CLOSE_TIMEOUT_S: Final = 0.5

@@ -6,6 +6,12 @@
 
 A call that fails raises `CallError`, which carries the details of its `google.rpc.Status`.
 Idempotent calls are retried while the daemon is `UNAVAILABLE`.
+
+Tiles may be out of date while the daemon's database does not answer; `is_degraded` says so:
+
+        answer, call = client.store.LookupTiles.with_call(request, timeout=1)
+        answers = client.store.QueryTiles(request, timeout=1)  # read to the end
+        is_degraded(call), is_degraded(answers)
 """
 
 from __future__ import annotations
@@ -79,6 +85,16 @@ _STATES: Final = {
     HealthCheckResponse.SERVING_STATUS_SERVICE_UNKNOWN: "SERVICE_UNKNOWN (not served here)",
 }
 _POLL_INTERVAL_S: Final = 0.1
+_DEGRADED: Final = ("tilecache-degraded", "1")
+
+
+def is_degraded(call: Any) -> bool:
+    """Whether the tiles of an answer may be out of date.
+
+    `call` is the second result of `with_call`, or the answers of a stream that was read to its
+    end.
+    """
+    return _DEGRADED in tuple(call.trailing_metadata() or ())
 
 
 class TileCacheClient:
@@ -176,11 +192,11 @@ class _TranslatingChannel:
     def __init__(self, channel: grpc.Channel) -> None:
         self._channel = channel
 
-    def unary_unary(self, *args: Any, **kwargs: Any) -> Callable[..., Any]:
-        return _translating(self._channel.unary_unary(*args, **kwargs))
+    def unary_unary(self, *args: Any, **kwargs: Any) -> _UnaryCall:
+        return _UnaryCall(self._channel.unary_unary(*args, **kwargs))
 
-    def stream_unary(self, *args: Any, **kwargs: Any) -> Callable[..., Any]:
-        return _translating(self._channel.stream_unary(*args, **kwargs))
+    def stream_unary(self, *args: Any, **kwargs: Any) -> _UnaryCall:
+        return _UnaryCall(self._channel.stream_unary(*args, **kwargs))
 
     def unary_stream(self, *args: Any, **kwargs: Any) -> Callable[..., Any]:
         return _streaming(self._channel.unary_stream(*args, **kwargs))
@@ -197,6 +213,18 @@ def _translating(call: Callable[..., Any]) -> Callable[..., Any]:
             raise call_error(error) from error
 
     return translated
+
+
+class _UnaryCall:
+    """A call with one answer, as gRPC's own."""
+
+    def __init__(self, call: Any) -> None:
+        self._call = _translating(call)
+        self.with_call = _translating(call.with_call)
+        """Returns the answer and the call."""
+
+    def __call__(self, request: object, **options: Any) -> Any:
+        return self._call(request, **options)
 
 
 def _streaming(call: Callable[..., Any]) -> Callable[..., Any]:
@@ -220,5 +248,5 @@ class _Answers(Iterator[Any]):
         self._answers.cancel()
 
     def trailing_metadata(self) -> Any:
-        """As gRPC's; known after the last answer. It says whether the answers were degraded."""
+        """As gRPC's; known after the last answer."""
         return self._answers.trailing_metadata()

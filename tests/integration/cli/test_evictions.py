@@ -4,16 +4,20 @@ import fcntl
 import json
 import os
 import shutil
+from contextlib import closing
 from pathlib import Path
 
+import grpc
 import pytest
 
-from tests.admin import evict
+from tests.admin import confirm, evict, list_evictions
 from tests.integration.cli.conftest import Run
 from tests.integration.cli.removals import listed_paths
-from tests.tiles import Block, bulk_insert, tile, tile_uuid
+from tests.tiles import Block, bulk_insert, insert, tile, tile_uuid
 from tilecache.client import TileCacheClient
+from tilecache.errors import CallError
 from tilecache.v1.tile_identity_pb2 import TileKey
+from tilecache_daemon.cli.tile_files import TileFiles
 
 
 @pytest.fixture
@@ -224,3 +228,62 @@ def test_a_directory_that_was_replaced_by_a_link_is_not_followed(
     assert f"outside {root}: {parent.name} is a symbolic link" in done.stderr
     assert (elsewhere / parent.name).with_name(Path(listed).name).exists()
     assert listed_paths(admin) == [listed]
+
+
+@pytest.mark.parametrize("stored", ["before it is set aside", "after it is set aside"])
+def test_a_file_that_is_confirmed_and_stored_again_meanwhile_is_kept(
+    admin: TileCacheClient, keys: list[TileKey], root: Path, stored: str
+) -> None:
+    evict(admin, free_bytes=200_000)
+    again, gone = list_evictions(admin)
+    path = root / again.file_path
+
+    def store_again() -> None:
+        assert all(confirm(admin, [again.eviction_id]))
+        path.write_text("the next picture")
+        insert(admin, tile(again.key))
+
+    def find_listed() -> list[int]:
+        if stored == "after it is set aside" and not path.exists():
+            store_again()
+        return [entry.eviction_id for entry in list_evictions(admin)]
+
+    if stored == "before it is set aside":
+        store_again()
+    paths = {entry.eviction_id: entry.file_path for entry in (again, gone)}
+    with closing(TileFiles(root)) as files:
+        assert files.remove(paths, find_listed) == {}
+
+    assert path.read_text() == "the next picture"
+    assert not (root / gone.file_path).exists()
+    assert not list(root.rglob(".removed*"))
+
+
+def test_files_are_put_back_if_the_list_cannot_be_read(
+    admin: TileCacheClient, keys: list[TileKey], root: Path
+) -> None:
+    evict(admin, free_bytes=200_000)
+    paths = {entry.eviction_id: entry.file_path for entry in list_evictions(admin)}
+
+    def find_listed() -> list[int]:
+        raise CallError(grpc.StatusCode.UNAVAILABLE, "no daemon")
+
+    with closing(TileFiles(root)) as files, pytest.raises(CallError, match="no daemon"):
+        files.remove(paths, find_listed)
+
+    assert all((root / path).exists() for path in paths.values())
+    assert not list(root.rglob(".removed*"))
+
+
+def test_a_removal_that_was_killed_is_completed(
+    admin: TileCacheClient, keys: list[TileKey], root: Path, run: Run
+) -> None:
+    evict(admin, free_bytes=100_000)
+    (listed,) = list_evictions(admin)
+    path = root / listed.file_path
+    path.rename(path.with_name(f".removed-{listed.eviction_id}"))
+
+    done = run("evictions", "remove", "--root", root, "--yes")
+
+    assert "Removed 1 file; 0 remain on the list." in done.stdout
+    assert not list(root.rglob(".removed*"))

@@ -10,6 +10,7 @@ import pytest
 
 from tests.daemon_process import DaemonProcess, run_tilecache
 from tests.faults.servers import embedded_dsn
+from tilecache_daemon.cli.output import ExitCode
 from tilecache_daemon.postgres.embedded import EmbeddedPostgres
 from tilecache_daemon.postgres.memory import available_memory_bytes, memory_settings
 
@@ -54,3 +55,14 @@ def assert_in_force(connection: psycopg.Connection[Any], expected: Mapping[str, 
             {"name": name, "value": value},
         ).fetchall()
         assert same, name
+
+
+def test_a_value_that_postgresql_refuses_is_named(open_directory: Path) -> None:
+    refused = run_tilecache(
+        "serve",
+        socket_path=open_directory / "tilecache.sock",
+        state_directory=open_directory / "state",
+        postgres_settings='{"work_mem": "lots"}',
+    )
+    assert refused.returncode == ExitCode.FAILED
+    assert 'invalid value for parameter "work_mem": "lots"' in refused.stderr

@@ -122,8 +122,12 @@ def query_tiles(client: TileCacheClient, request: Any = None) -> object:
     return list(client.store.QueryTiles(request or QueryTilesRequest(), timeout=TIMEOUT_S))
 
 
-both_kinds_of_calls = pytest.mark.parametrize(
-    "call", [get_tile, query_tiles], ids=["unary", "stream"]
+def get_tile_with_call(client: TileCacheClient, request: Any = None) -> object:
+    return client.store.GetTile.with_call(request or GetTileRequest(), timeout=TIMEOUT_S)
+
+
+all_kinds_of_calls = pytest.mark.parametrize(
+    "call", [get_tile, get_tile_with_call, query_tiles], ids=["unary", "with_call", "stream"]
 )
 
 
@@ -135,7 +139,7 @@ def status(*details: Message) -> Status:
     return Status(code=3, message="refused", details=packed)
 
 
-@both_kinds_of_calls
+@all_kinds_of_calls
 def test_a_refusal_carries_its_details(
     client: TileCacheClient, socket_path: Path, call: Call
 ) -> None:
@@ -158,7 +162,7 @@ def test_a_refusal_carries_its_details(
     assert error.retry_after_s == 1.25
 
 
-@both_kinds_of_calls
+@all_kinds_of_calls
 @pytest.mark.parametrize(
     "details",
     [b"", b"\xff", b"\x1a\x05abc", status().SerializeToString(), b"x" * 4_000],
@@ -174,7 +178,7 @@ def test_a_refusal_with_broken_details_is_a_refusal_all_the_same(
     assert (caught.value.reason, caught.value.violations) == ("", [])
 
 
-@both_kinds_of_calls
+@all_kinds_of_calls
 def test_details_that_are_too_long_for_grpc_are_a_call_error(
     client: TileCacheClient, socket_path: Path, call: Call
 ) -> None:
@@ -186,7 +190,7 @@ def test_details_that_are_too_long_for_grpc_are_a_call_error(
     assert caught.value.code is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
-@both_kinds_of_calls
+@all_kinds_of_calls
 def test_the_code_of_the_call_counts_and_not_the_one_of_its_details(
     client: TileCacheClient, socket_path: Path, call: Call
 ) -> None:
@@ -202,7 +206,7 @@ def test_the_code_of_the_call_counts_and_not_the_one_of_its_details(
     assert caught.value.reason == "OVERLOADED"
 
 
-@both_kinds_of_calls
+@all_kinds_of_calls
 def test_a_request_that_cannot_be_sent_is_a_call_error(
     client: TileCacheClient, call: Callable[[TileCacheClient, object], object]
 ) -> None:
