@@ -4,6 +4,7 @@ import random
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 from tests.daemon_process import DaemonProcess
 from tests.tiles import (
     ONBOARD,
+    TIMEOUT_S,
     YESTERDAY,
     Block,
     bulk_insert,
@@ -288,7 +290,7 @@ def test_acknowledged_tiles_remain_when_the_stream_is_cancelled(
 
 @pytest.mark.parametrize("on_conflict", [0, ON_CONFLICT_REPLACE_IF_NEWER])
 def test_concurrent_streams_with_the_same_keys_do_not_deadlock(
-    daemon: DaemonProcess, database: str, block: Block, on_conflict: int
+    short_directory: Path, database: str, block: Block, on_conflict: int
 ) -> None:
     flights = [random_flight() for _ in range(2)]
     keys = [
@@ -311,11 +313,15 @@ def test_concurrent_streams_with_the_same_keys_do_not_deadlock(
             total += Counter(counts(answer))
         return total
 
-    with ThreadPoolExecutor(6) as threads:
+    # On a busy machine the streams wait for each other longer than by default.
+    with (
+        DaemonProcess(short_directory, dsn=database, pool_timeout_s=TIMEOUT_S) as daemon,
+        ThreadPoolExecutor(6) as threads,
+    ):
         totals = list(threads.map(stream, range(6)))
+        assert "" not in contents(daemon.client, keys)
     assert sum(total["inserted"] for total in totals) == len(keys)
     assert all(total.total() == len(keys) for total in totals)
-    assert "" not in contents(daemon.client, keys)
     with psycopg.connect(database) as connection:
         query = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
         assert connection.execute(query).fetchone() == (0,)
