@@ -249,7 +249,7 @@ def pgbouncer(directory: Path, server: ForeignPostgres, pool_mode: str) -> Itera
         yield make_conninfo(server.dsn, host=str(directory), port=6432)
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(60)
 
 
 def test_a_pooler_that_shares_sessions_is_named(

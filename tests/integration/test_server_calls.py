@@ -147,7 +147,7 @@ class OpenStream:
 def is_admitted(client: TileCacheClient, block: Block) -> bool:
     request = GetTileRequest(tile=by_key(block.key()))
     try:
-        client.store.GetTile(request, timeout=10)
+        client.store.GetTile(request, timeout=60)
     except CallError as error:
         if error.reason != "OVERLOADED":
             raise
@@ -162,7 +162,7 @@ def test_calls_beyond_the_concurrency_limit_are_refused_as_retryable(
         stream = OpenStream(daemon.client, block)
         request = GetTileRequest(tile=by_key(block.key()))
         with pytest.raises(CallError) as caught:
-            daemon.client.store.GetTile(request, timeout=10)
+            daemon.client.store.GetTile(request, timeout=60)
         assert caught.value.code is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert caught.value.reason == "OVERLOADED"
         assert caught.value.retry_after_s

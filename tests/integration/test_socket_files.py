@@ -44,13 +44,13 @@ def await_service(path: Path, service: str) -> None:
 def test_lost_sockets_are_created_again(
     remove: Callable[[Path], None], daemon: DaemonProcess
 ) -> None:
-    daemon.client.store.GetServerInfo(GetServerInfoRequest(), timeout=5)
+    daemon.client.store.GetServerInfo(GetServerInfoRequest(), timeout=60)
 
     remove(daemon.socket_path.parent)
 
     await_service(daemon.socket_path, STORE_SERVICE)
     await_service(daemon.admin_socket_path, ADMIN_SERVICE)
-    daemon.client.store.GetServerInfo(GetServerInfoRequest(), timeout=5)
+    daemon.client.store.GetServerInfo(GetServerInfoRequest(), timeout=60)
     assert daemon.log.count("socket_lost") == 2
     assert daemon.stop() == 0
     assert not list(daemon.socket_path.parent.glob("*.sock"))

@@ -47,7 +47,7 @@ EARLIER = YESTERDAY - timedelta(days=10)
 def contents(client: TileCacheClient, keys: list[TileKey]) -> list[str]:
     """The stored content of each key; empty if none is stored."""
     request = LookupTilesRequest(tiles=map(by_key, keys))
-    results = client.store.LookupTiles(request, timeout=10).results
+    results = client.store.LookupTiles(request, timeout=60).results
     return [result.tile.content_sha256 for result in results]
 
 
@@ -73,7 +73,7 @@ def test_a_batch_is_acknowledged_after_its_commit_and_before_the_next_batch(
     client: TileCacheClient, block: Block, sql: psycopg.Connection[Any]
 ) -> None:
     queue: SimpleQueue[BulkInsertTilesRequest | None] = SimpleQueue()
-    answers = client.store.BulkInsertTiles(iter(queue.get, None), timeout=30)
+    answers = client.store.BulkInsertTiles(iter(queue.get, None), timeout=60)
     for row in range(3):
         keys = [block.key(i, row) for i in range(10)]
         queue.put(BulkInsertTilesRequest(tiles=map(tile, keys)))
@@ -217,7 +217,7 @@ def test_a_failing_stream_acknowledges_the_batches_before(
         iter(
             [*(BulkInsertTilesRequest(tiles=tiles) for tiles in batches), BulkInsertTilesRequest()]
         ),
-        timeout=30,
+        timeout=60,
     )
     assert [counts(next(answers)) for _ in range(3)] == [{"inserted": 1}] * 3
     with pytest.raises(CallError, match="must not be empty"):
@@ -262,7 +262,7 @@ def test_a_batch_that_is_too_large_is_refused_and_ends_the_stream(
             BulkInsertTilesRequest(tiles=[*map(tile, oversized), tile(after)]),
         ]
     )
-    answers = client.store.BulkInsertTiles(requests, timeout=30)
+    answers = client.store.BulkInsertTiles(requests, timeout=60)
     assert counts(next(answers)) == {"inserted": 1}
     with pytest.raises(CallError) as caught:
         next(answers)
@@ -280,7 +280,7 @@ def test_acknowledged_tiles_remain_when_the_stream_is_cancelled(
     client: TileCacheClient, block: Block
 ) -> None:
     queue: SimpleQueue[BulkInsertTilesRequest] = SimpleQueue()
-    answers = client.store.BulkInsertTiles(iter(queue.get, None), timeout=30)
+    answers = client.store.BulkInsertTiles(iter(queue.get, None), timeout=60)
     queue.put(BulkInsertTilesRequest(tiles=[tile(block.key())]))
     next(answers)
     answers.cancel()

@@ -84,7 +84,7 @@ def test_on_a_terminal_serve_prints_its_socket_and_the_next_steps(
             first, second, third = (shown.readline().strip() for _ in range(3))
         finally:
             process.terminate()
-        assert process.wait(30) == 0
+        assert process.wait(60) == 0
     assert first == f"Listening on {path}"
     assert second.startswith("Next steps")
     assert third == f"tilecache status --socket {path}"
