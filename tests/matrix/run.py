@@ -203,7 +203,8 @@ def show(outcomes: list[Outcome]) -> None:
     for outcome in outcomes:
         for remark in outcome.remarks:
             remarks.setdefault(remark, []).append("/".join(outcome.cells[:3]))
-    print()
+    missing = [_dotted(python) for python in PYTHONS if python not in find_pythons()]
+    print(f"\nNot on this machine: Python {', '.join(missing)}" if missing else "")
     for remark, where in sorted(remarks.items()):
         print(f"{remark} ({', '.join(where) if len(where) < len(outcomes) else 'all rows'})")
 
