@@ -28,6 +28,14 @@ demo: $(INSTALLED) ## import real imagery, read it back, compare, draw the cover
 test: $(INSTALLED) ## run all tests on a real PostgreSQL ($$DB_URL, else an embedded one)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
+.PHONY: test-random test-matrix
+test-random: $(INSTALLED) ## run TESTS (all) in random order; SEED repeats one
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --random-order \
+	  $(if $(SEED),--random-order-seed=$(SEED)) $(TESTS)
+
+test-matrix: $(INSTALLED) ## run TESTS (all) on each version that docs/install.md names
+	$(BIN)/python -m tests.matrix.run --workers $(WORKERS) $(addprefix --row=,$(ROWS)) $(TESTS)
+
 .PHONY: bench
 bench: $(INSTALLED) ## measure beside the peers: a table, build/bench.json, build/bench.png
 	$(BIN)/python -m tests.benchmarks.bench

@@ -13,8 +13,8 @@ from tilecache.client import TileCacheClient
 from tilecache.errors import CallError
 
 TILECACHE = Path(sys.executable).with_name("tilecache")
-READY_TIMEOUT_S = 60.0
-EXIT_TIMEOUT_S = 30.0
+READY_TIMEOUT_S = 120.0
+EXIT_TIMEOUT_S = 60.0
 
 
 class DaemonProcess:

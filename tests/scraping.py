@@ -6,7 +6,7 @@ from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
 
-TIMEOUT_S = 10.0
+TIMEOUT_S = 60.0
 
 
 class Scrape:

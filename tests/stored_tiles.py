@@ -10,7 +10,7 @@ from tilecache.v1.tile_metadata_store_pb2 import (
     TileMetadata,
 )
 
-ANSWER_TIMEOUT_S = 30.0
+ANSWER_TIMEOUT_S = 60.0
 
 
 def list_stored(client: TileCacheClient, zooms: range) -> list[TileMetadata]:

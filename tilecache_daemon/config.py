@@ -106,7 +106,7 @@ class Config(BaseSettings):
     socket_group: str | None = None
 
     admin_socket_path: Path = Field(
-        default_factory=lambda settings: settings.get("socket_path", Path()).with_name(
+        default_factory=lambda settings: settings.get("socket_path", Path(SOCKET_NAME)).with_name(
             ADMIN_SOCKET_NAME
         )
     )

@@ -68,7 +68,7 @@ def batches() -> Iterator[BulkInsertTilesRequest]:
 
 def lookup(daemon: DaemonProcess, keys: list[TileKey]) -> list[TileMetadata]:
     request = LookupTilesRequest(tiles=map(by_key, keys))
-    return [result.tile for result in daemon.client.store.LookupTiles(request, timeout=30).results]
+    return [result.tile for result in daemon.client.store.LookupTiles(request, timeout=60).results]
 
 
 def assert_whole(daemon: DaemonProcess, number: int) -> None:
@@ -115,8 +115,8 @@ def test_recorded_uses_are_written_by_an_orderly_stop(open_directory: Path) -> N
     with DaemonProcess(open_directory, access_flush_interval_s=3_600) as daemon:
         key = tile_key(18, 1, 1)
         insert(daemon.client, tile(key, captured_at=YESTERDAY - timedelta(days=1)))
-        daemon.client.store.TouchTiles(TouchTilesRequest(tiles=[by_key(key)]), timeout=10)
+        daemon.client.store.TouchTiles(TouchTilesRequest(tiles=[by_key(key)]), timeout=60)
         assert daemon.stop() == 0
         daemon.start()
         request = GetTileRequest(tile=by_key(key))
-        assert daemon.client.store.GetTile(request, timeout=10).tile.HasField("accessed_at")
+        assert daemon.client.store.GetTile(request, timeout=60).tile.HasField("accessed_at")

@@ -9,6 +9,8 @@ import pytest
 
 from tests.wheels import CHECKOUT
 
+pytest.importorskip("grpc_tools", reason="grpcio-tools is not installed")
+
 PROTO = Path("tilecache/v1/tile_metadata_store.proto")
 STUBS = Path("python/tilecache")
 

@@ -154,7 +154,7 @@ def test_reads_are_admitted_while_writes_are_at_their_limit(
         read = stub.LookupTiles(LookupTilesRequest(tiles=[by_key(block.key())]))
         assert read.results[0].HasField("tile")
         # Diagnosis is a read, too.
-        small_daemon.admin_client.admin.GetMetrics(GetMetricsRequest(), timeout=10)
+        small_daemon.admin_client.admin.GetMetrics(GetMetricsRequest(), timeout=60)
         # These cells are not cached: reads also get a connection.
         assert list(stub.QueryTiles(QueryTilesRequest(zoom=ZOOM, region=block.region)))
     assert Counter(map(outcome, writers)) == {

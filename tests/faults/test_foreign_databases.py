@@ -292,7 +292,7 @@ def pgbouncer(
         yield make_conninfo(server.dsn, host=str(directory), port=6432)
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(60)
 
 
 def test_a_pooler_that_shares_sessions_is_named(

@@ -131,7 +131,7 @@ def test_calls_waiting_for_a_frozen_server_fail_as_unavailable(
     ):
         request = GetTileRequest(tile=by_key(Block().key()))
         waiting = [
-            threads.submit(daemon.client.store.GetTile, request, timeout=30) for _ in range(calls)
+            threads.submit(daemon.client.store.GetTile, request, timeout=60) for _ in range(calls)
         ]
         refused = [call.exception() for call in waiting]
     assert Counter(error.reason for error in refused if isinstance(error, CallError)) == {

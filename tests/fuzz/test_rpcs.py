@@ -20,7 +20,7 @@ from tests.fuzz.bad_bytes import EXAMPLES, any_bytes
 from tilecache_daemon.rpc.server import ADMIN, STORE
 
 METHODS = {method.full_name: method for service in (STORE, ADMIN) for method in service.methods}
-TIMEOUT_S = 30.0
+TIMEOUT_S = 60.0
 """The daemon answers or refuses any request within this time."""
 CLEAN = {
     grpc.StatusCode.OK,

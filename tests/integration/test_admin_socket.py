@@ -38,7 +38,7 @@ def call(socket_path: Path, method: MethodDescriptor) -> Any:
     path = f"/{method.containing_service.full_name}/{method.name}"
     with channel(socket_path) as connection:
         stub = connection.unary_stream(path)
-        return list(stub(GetMessageClass(method.input_type)().SerializeToString(), timeout=10))
+        return list(stub(GetMessageClass(method.input_type)().SerializeToString(), timeout=60))
 
 
 @pytest.mark.parametrize("method", ADMIN_METHODS, ids=lambda method: method.name)
@@ -65,7 +65,7 @@ def test_the_admin_socket_serves_all_admin_calls(
 def test_the_admin_socket_serves_the_store(shared_daemon: DaemonProcess, block: Block) -> None:
     insert(shared_daemon.admin_client, tile(block.key()))
 
-    info = shared_daemon.admin_client.store.GetServerInfo(GetServerInfoRequest(), timeout=10)
+    info = shared_daemon.admin_client.store.GetServerInfo(GetServerInfoRequest(), timeout=60)
 
     assert info.database_available
 
@@ -83,7 +83,7 @@ def test_reflection_and_health_cover_the_services_of_each_socket(
 
         assert {name for name in reflected if name.startswith("tilecache.")} == services
         for service in services:
-            answer = health.Check(health_pb2.HealthCheckRequest(service=service), timeout=10)
+            answer = health.Check(health_pb2.HealthCheckRequest(service=service), timeout=60)
             assert answer.status == health_pb2.HealthCheckResponse.SERVING
 
 
@@ -92,7 +92,7 @@ def test_health_on_the_navigation_socket_excludes_the_admin_service(
 ) -> None:
     with channel(shared_daemon.socket_path) as connection, pytest.raises(grpc.RpcError) as refusal:
         health_pb2_grpc.HealthStub(connection).Check(
-            health_pb2.HealthCheckRequest(service=ADMIN_SERVICE), timeout=10
+            health_pb2.HealthCheckRequest(service=ADMIN_SERVICE), timeout=60
         )
 
     assert refusal.value.code() is grpc.StatusCode.NOT_FOUND

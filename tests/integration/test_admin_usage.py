@@ -86,7 +86,7 @@ def test_an_uploaded_tile_is_no_longer_pending(admin: TileCacheClient, block: Bl
         tile_uuid=tile_uuid(block.key(0, 0, ONBOARD)), content_sha256=sha256("picture")
     )
 
-    admin.store.MarkUploaded(MarkUploadedRequest(tiles=[uploaded]), timeout=10)
+    admin.store.MarkUploaded(MarkUploadedRequest(tiles=[uploaded]), timeout=60)
 
     usage = read_usage(admin)
     assert used(usage.pending_upload) == (1, 8)

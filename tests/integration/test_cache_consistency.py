@@ -39,7 +39,7 @@ CELLS = [(x, y) for x in range(60, 70) for y in range(90, 100)]
 REGION = cell_region(*X_RANGE, *Y_RANGE)
 RUN_S = float(os.environ.get("TILECACHE_SOAK_S", "5"))
 SEED = int(os.environ.get("TILECACHE_SEED", "1"))
-TIMEOUT_S = 30.0
+TIMEOUT_S = 60.0
 
 
 @pytest.fixture

@@ -54,9 +54,9 @@ def test_rows_of_other_writers_are_returned_unchanged_by_every_call(
     ]
     ids = [store_row(sql, key, **row) for key, row in zip(keys, ROWS, strict=True)]
     lookup = LookupTilesRequest(tiles=[TileRef(tile_uuid=tile_uuid) for tile_uuid in ids])
-    first = [result.tile for result in client.store.LookupTiles(lookup, timeout=10).results]
+    first = [result.tile for result in client.store.LookupTiles(lookup, timeout=60).results]
     query = QueryTilesRequest(zoom=block.zoom, region=block.region, labels=EVERY_LABEL)
-    found = [tile for answer in client.store.QueryTiles(query, timeout=10) for tile in answer.tiles]
+    found = [tile for answer in client.store.QueryTiles(query, timeout=60) for tile in answer.tiles]
     assert sorted(found, key=lambda tile: tile.key.x) == first
     for tile, key, row in zip(first, keys, ROWS, strict=True):
         assert (tile.key.x, tile.key.flight_id) == (key.x, key.flight_id)

@@ -25,7 +25,7 @@ from tilecache.v1.tile_metadata_store_pb2_grpc import TileMetadataStoreStub
 ALLOWED_DNS = "provider.ground.example"
 ALLOWED_URI = "spiffe://ground.example/provider"
 ALLOWED_COMMON_NAME = "provider"
-TIMEOUT_S = 10
+TIMEOUT_S = 60
 EXIT_USAGE = 2
 EXIT_FAILED = 5
 

@@ -212,7 +212,7 @@ def test_a_health_watch_reports_the_shutdown(
         grpc.insecure_channel(f"unix:{daemon.socket_path}", options=options) as channel,
     ):
         watch = health_pb2_grpc.HealthStub(channel).Watch(
-            health_pb2.HealthCheckRequest(service=STORE_SERVICE), timeout=30
+            health_pb2.HealthCheckRequest(service=STORE_SERVICE), timeout=60
         )
         assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
         store_row(other, block.key())
@@ -260,7 +260,7 @@ def test_a_daemon_can_be_stopped_while_it_starts(
     with starting(open_directory, **settings) as process:
         await_line(process, step)
         process.terminate()
-        assert process.wait(30) == 0
+        assert process.wait(60) == 0
     assert not (open_directory / "tilecache.sock").exists()
     assert not (open_directory / "state/postgres/data/postmaster.pid").exists()
 
@@ -269,7 +269,7 @@ def test_a_stopped_start_can_be_repeated(open_directory: Path) -> None:
     with starting(open_directory) as process:
         await_line(process, "starting PostgreSQL")
         process.terminate()
-        process.wait(30)
+        process.wait(60)
     with DaemonProcess(open_directory) as daemon:
         assert daemon.client.is_serving()
         assert daemon.stop() == 0
@@ -352,6 +352,6 @@ def test_the_options_of_the_database_address_are_kept(
             process.client, tile(block.key(), captured_at=datetime(1, 1, 1, tzinfo=timezone.utc))
         )
         request = GetTileRequest(tile=by_key(block.key()))
-        assert process.client.store.GetTile(request, timeout=10).tile.key == block.key()
+        assert process.client.store.GetTile(request, timeout=60).tile.key == block.key()
     with psycopg.connect(empty_database) as connection:
         assert connection.execute("SELECT count(*) FROM elsewhere.tiles").fetchone() == (1,)

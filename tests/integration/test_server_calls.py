@@ -23,6 +23,7 @@ from tilecache.v1.tile_metadata_store_pb2 import (
     InsertTileRequest,
     QueryTilesRequest,
 )
+from tilecache_daemon.rpc.server import STREAMS_PER_CONNECTION
 
 
 @contextmanager
@@ -147,7 +148,7 @@ class OpenStream:
 def is_admitted(client: TileCacheClient, block: Block) -> bool:
     request = GetTileRequest(tile=by_key(block.key()))
     try:
-        client.store.GetTile(request, timeout=10)
+        client.store.GetTile(request, timeout=60)
     except CallError as error:
         if error.reason != "OVERLOADED":
             raise
@@ -162,7 +163,7 @@ def test_calls_beyond_the_concurrency_limit_are_refused_as_retryable(
         stream = OpenStream(daemon.client, block)
         request = GetTileRequest(tile=by_key(block.key()))
         with pytest.raises(CallError) as caught:
-            daemon.client.store.GetTile(request, timeout=10)
+            daemon.client.store.GetTile(request, timeout=60)
         assert caught.value.code is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert caught.value.reason == "OVERLOADED"
         assert caught.value.retry_after_s
@@ -205,3 +206,13 @@ def test_calls_without_a_free_connection_are_refused_as_retryable(
             assert caught.value.retry_after_s
         assert blocked.result().tile.tile_uuid == tile_uuid(block.key())
         assert insert(daemon.client, tile(block.key(1)))
+
+
+def test_refused_calls_do_not_count_as_concurrent_streams_of_their_connection(
+    daemon: DaemonProcess,
+) -> None:
+    # With grpcio before 1.81, a connection is locked out after as many as it may have streams.
+    for _ in range(STREAMS_PER_CONNECTION + 100):
+        with pytest.raises(CallError) as caught:
+            daemon.client.store.InsertTile(InsertTileRequest(), timeout=60)
+        assert caught.value.code is grpc.StatusCode.INVALID_ARGUMENT

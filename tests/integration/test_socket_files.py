@@ -47,7 +47,7 @@ def await_service(path: Path, service: str) -> None:
 def test_lost_sockets_are_created_again(
     remove: Callable[[Path], None], daemon: DaemonProcess
 ) -> None:
-    daemon.client.store.GetServerInfo(GetServerInfoRequest(), timeout=5)
+    daemon.client.store.GetServerInfo(GetServerInfoRequest(), timeout=60)
 
     remove(daemon.socket_path.parent)
 
@@ -56,7 +56,7 @@ def test_lost_sockets_are_created_again(
     metrics = daemon.socket_path.with_name(METRICS)
     eventually(metrics.exists)
     assert scrape(metrics).value("grpc_server_started_total", grpc_method="GetServerInfo") == 1
-    daemon.client.store.GetServerInfo(GetServerInfoRequest(), timeout=5)
+    daemon.client.store.GetServerInfo(GetServerInfoRequest(), timeout=60)
     assert daemon.log.count("socket_lost") == 3
     assert daemon.stop() == 0
     assert not list(daemon.socket_path.parent.glob("*.sock"))

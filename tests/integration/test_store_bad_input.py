@@ -122,12 +122,12 @@ def test_an_invalid_tile_is_refused_with_its_field(
     client: TileCacheClient, field: str, changes: dict[str, Any]
 ) -> None:
     request = InsertTileRequest(tile=bad_tile(changes))
-    assert_refused(lambda: client.store.InsertTile(request, timeout=10), f"tile.{field}")
+    assert_refused(lambda: client.store.InsertTile(request, timeout=60), f"tile.{field}")
 
 
 def test_invalid_tiles_of_a_batch_are_refused_with_their_fields(client: TileCacheClient) -> None:
     batch = BulkInsertTilesRequest(tiles=[bad_tile(changes) for _, changes in BAD_TILES])
-    (answer,) = client.store.BulkInsertTiles(iter([batch]), timeout=10)
+    (answer,) = client.store.BulkInsertTiles(iter([batch]), timeout=60)
     assert [(refused.index, refused.code, refused.reason) for refused in answer.refused] == [
         (position, 3, "INVALID_REQUEST") for position in range(len(BAD_TILES))
     ]
@@ -139,7 +139,7 @@ def test_invalid_tiles_of_a_batch_are_refused_with_their_fields(client: TileCach
 
 def test_all_invalid_fields_of_a_tile_are_violations(client: TileCacheClient) -> None:
     with pytest.raises(CallError) as caught:
-        client.store.InsertTile(InsertTileRequest(), timeout=10)
+        client.store.InsertTile(InsertTileRequest(), timeout=60)
     assert [violation.field for violation in caught.value.violations] == [
         *("tile.key.source", "tile.file_path", "tile.content_sha256", "tile.disk_bytes"),
         "tile.captured_at",
@@ -169,9 +169,9 @@ def test_an_invalid_region_is_refused_with_its_field(
     client: TileCacheClient, field: str, region: Region
 ) -> None:
     query = QueryTilesRequest(zoom=4, region=region)
-    assert_refused(lambda: consume(client.store.QueryTiles(query, timeout=10)), field)
+    assert_refused(lambda: consume(client.store.QueryTiles(query, timeout=60)), field)
     coverage = DescribeCoverageRequest(zoom=4, region=region)
-    assert_refused(lambda: consume(client.store.DescribeCoverage(coverage, timeout=10)), field)
+    assert_refused(lambda: consume(client.store.DescribeCoverage(coverage, timeout=60)), field)
 
 
 @pytest.mark.parametrize(
@@ -196,7 +196,7 @@ def test_an_invalid_query_is_refused_with_its_field(
     request = QueryTilesRequest(zoom=4, region=box_region(0, 0, 1, 1))
     request.MergeFrom(QueryTilesRequest(**changes))
     request.zoom = changes.get("zoom", 4)
-    assert_refused(lambda: consume(client.store.QueryTiles(request, timeout=10)), field)
+    assert_refused(lambda: consume(client.store.QueryTiles(request, timeout=60)), field)
 
 
 UUID_REF = TileRef(tile_uuid=FLIGHT)
@@ -216,16 +216,16 @@ def test_an_invalid_reference_is_refused_with_its_index(
     client: TileCacheClient, field: str, ref: TileRef
 ) -> None:
     get = GetTileRequest(tile=ref)
-    assert_refused(lambda: client.store.GetTile(get, timeout=10), f"tile{field}")
+    assert_refused(lambda: client.store.GetTile(get, timeout=60), f"tile{field}")
     look_up = LookupTilesRequest(tiles=[UUID_REF, ref])
-    assert_refused(lambda: client.store.LookupTiles(look_up, timeout=10), f"tiles[1]{field}")
+    assert_refused(lambda: client.store.LookupTiles(look_up, timeout=60), f"tiles[1]{field}")
     touch = TouchTilesRequest(tiles=[UUID_REF, UUID_REF, ref])
-    assert_refused(lambda: client.store.TouchTiles(touch, timeout=10), f"tiles[2]{field}")
+    assert_refused(lambda: client.store.TouchTiles(touch, timeout=60), f"tiles[2]{field}")
 
 
 def test_an_invalid_key_is_refused_with_its_index(client: TileCacheClient) -> None:
     request = DeriveTileIdentityRequest(keys=[KEY, tile_key(2, 4, 0)])
-    assert_refused(lambda: client.store.DeriveTileIdentity(request, timeout=10), "keys[1].x")
+    assert_refused(lambda: client.store.DeriveTileIdentity(request, timeout=60), "keys[1].x")
 
 
 @pytest.mark.parametrize(
@@ -240,7 +240,7 @@ def test_an_invalid_upload_is_refused_with_its_index(
 ) -> None:
     sound = UploadedTile(tile_uuid=FLIGHT, content_sha256=sha256("x"))
     request = MarkUploadedRequest(tiles=[sound, upload])
-    assert_refused(lambda: client.store.MarkUploaded(request, timeout=10), field)
+    assert_refused(lambda: client.store.MarkUploaded(request, timeout=60), field)
 
 
 @pytest.mark.parametrize(
@@ -254,15 +254,15 @@ def test_an_invalid_upload_is_refused_with_its_index(
 def test_an_invalid_page_is_refused_with_its_field(
     client: TileCacheClient, field: str, request_: ListPendingUploadsRequest
 ) -> None:
-    assert_refused(lambda: client.store.ListPendingUploads(request_, timeout=10), field)
+    assert_refused(lambda: client.store.ListPendingUploads(request_, timeout=60), field)
 
 
 def test_an_unknown_on_conflict_is_refused(client: TileCacheClient) -> None:
     request = InsertTileRequest(tile=tile(KEY), on_conflict=7)
-    assert_refused(lambda: client.store.InsertTile(request, timeout=10), "on_conflict")
+    assert_refused(lambda: client.store.InsertTile(request, timeout=60), "on_conflict")
     batch = BulkInsertTilesRequest(tiles=[tile(KEY)], on_conflict=7)
     assert_refused(
-        lambda: consume(client.store.BulkInsertTiles(iter([batch]), timeout=10)), "on_conflict"
+        lambda: consume(client.store.BulkInsertTiles(iter([batch]), timeout=60)), "on_conflict"
     )
 
 
@@ -284,19 +284,19 @@ def test_too_many_items_and_an_empty_list_are_refused(
     client: TileCacheClient, method: str, field: str, make: Callable[[int], Any]
 ) -> None:
     call = getattr(client.store, method)
-    call(make(4_096), timeout=30)
-    assert_refused(lambda: call(make(4_097), timeout=30), field, "LIMIT_EXCEEDED")
-    assert_refused(lambda: call(make(0), timeout=30), field)
+    call(make(4_096), timeout=60)
+    assert_refused(lambda: call(make(4_097), timeout=60), field, "LIMIT_EXCEEDED")
+    assert_refused(lambda: call(make(0), timeout=60), field)
 
 
 def test_a_message_that_is_too_large_is_refused(client: TileCacheClient) -> None:
     request = LookupTilesRequest(tiles=[TileRef(tile_uuid="x" * (8 * 1024 * 1024))])
     assert_refused(
-        lambda: client.store.LookupTiles(request, timeout=30), "request", "LIMIT_EXCEEDED"
+        lambda: client.store.LookupTiles(request, timeout=60), "request", "LIMIT_EXCEEDED"
     )
     batch = BulkInsertTilesRequest(tiles=[tile(KEY), tile(KEY, file_path="x" * 9 * 1024 * 1024)])
     assert_refused(
-        lambda: consume(client.store.BulkInsertTiles(iter([batch]), timeout=30)),
+        lambda: consume(client.store.BulkInsertTiles(iter([batch]), timeout=60)),
         "request",
         "LIMIT_EXCEEDED",
     )
@@ -310,9 +310,9 @@ def raw_call(socket_path: Any, method: str, data: bytes) -> grpc.RpcError:
         call = channel.unary_stream(f"/{SERVICE}/{method}")
         if method == "BulkInsertTiles":
             stream = channel.stream_stream(f"/{SERVICE}/{method}")
-            answers = stream(iter([data]), timeout=10)
+            answers = stream(iter([data]), timeout=60)
         else:
-            answers = call(data, timeout=10)
+            answers = call(data, timeout=60)
         with pytest.raises(grpc.RpcError) as caught:
             list(answers)
         return caught.value

@@ -4,6 +4,7 @@ import random
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 from tests.daemon_process import DaemonProcess
 from tests.tiles import (
     ONBOARD,
+    TIMEOUT_S,
     YESTERDAY,
     Block,
     bulk_insert,
@@ -45,7 +47,7 @@ EARLIER = YESTERDAY - timedelta(days=10)
 def contents(client: TileCacheClient, keys: list[TileKey]) -> list[str]:
     """The stored content of each key; empty if none is stored."""
     request = LookupTilesRequest(tiles=map(by_key, keys))
-    results = client.store.LookupTiles(request, timeout=10).results
+    results = client.store.LookupTiles(request, timeout=60).results
     return [result.tile.content_sha256 for result in results]
 
 
@@ -71,7 +73,7 @@ def test_a_batch_is_acknowledged_after_its_commit_and_before_the_next_batch(
     client: TileCacheClient, block: Block, sql: psycopg.Connection[Any]
 ) -> None:
     queue: SimpleQueue[BulkInsertTilesRequest | None] = SimpleQueue()
-    answers = client.store.BulkInsertTiles(iter(queue.get, None), timeout=30)
+    answers = client.store.BulkInsertTiles(iter(queue.get, None), timeout=60)
     for row in range(3):
         keys = [block.key(i, row) for i in range(10)]
         queue.put(BulkInsertTilesRequest(tiles=map(tile, keys)))
@@ -215,7 +217,7 @@ def test_a_failing_stream_acknowledges_the_batches_before(
         iter(
             [*(BulkInsertTilesRequest(tiles=tiles) for tiles in batches), BulkInsertTilesRequest()]
         ),
-        timeout=30,
+        timeout=60,
     )
     assert [counts(next(answers)) for _ in range(3)] == [{"inserted": 1}] * 3
     with pytest.raises(CallError, match="must not be empty"):
@@ -260,7 +262,7 @@ def test_a_batch_that_is_too_large_is_refused_and_ends_the_stream(
             BulkInsertTilesRequest(tiles=[*map(tile, oversized), tile(after)]),
         ]
     )
-    answers = client.store.BulkInsertTiles(requests, timeout=30)
+    answers = client.store.BulkInsertTiles(requests, timeout=60)
     assert counts(next(answers)) == {"inserted": 1}
     with pytest.raises(CallError) as caught:
         next(answers)
@@ -278,7 +280,7 @@ def test_acknowledged_tiles_remain_when_the_stream_is_cancelled(
     client: TileCacheClient, block: Block
 ) -> None:
     queue: SimpleQueue[BulkInsertTilesRequest] = SimpleQueue()
-    answers = client.store.BulkInsertTiles(iter(queue.get, None), timeout=30)
+    answers = client.store.BulkInsertTiles(iter(queue.get, None), timeout=60)
     queue.put(BulkInsertTilesRequest(tiles=[tile(block.key())]))
     next(answers)
     answers.cancel()
@@ -288,7 +290,7 @@ def test_acknowledged_tiles_remain_when_the_stream_is_cancelled(
 
 @pytest.mark.parametrize("on_conflict", [0, ON_CONFLICT_REPLACE_IF_NEWER])
 def test_concurrent_streams_with_the_same_keys_do_not_deadlock(
-    daemon: DaemonProcess, database: str, block: Block, on_conflict: int
+    short_directory: Path, database: str, block: Block, on_conflict: int
 ) -> None:
     flights = [random_flight() for _ in range(2)]
     keys = [
@@ -311,11 +313,15 @@ def test_concurrent_streams_with_the_same_keys_do_not_deadlock(
             total += Counter(counts(answer))
         return total
 
-    with ThreadPoolExecutor(6) as threads:
+    # On a busy machine the streams wait for each other longer than by default.
+    with (
+        DaemonProcess(short_directory, dsn=database, pool_timeout_s=TIMEOUT_S) as daemon,
+        ThreadPoolExecutor(6) as threads,
+    ):
         totals = list(threads.map(stream, range(6)))
+        assert "" not in contents(daemon.client, keys)
     assert sum(total["inserted"] for total in totals) == len(keys)
     assert all(total.total() == len(keys) for total in totals)
-    assert "" not in contents(daemon.client, keys)
     with psycopg.connect(database) as connection:
         query = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
         assert connection.execute(query).fetchone() == (0,)

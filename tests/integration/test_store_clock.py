@@ -53,7 +53,7 @@ def add_rear_sector(sql: psycopg.Connection[Any], latitude: float, longitude: fl
 def test_a_clock_behind_the_database_is_reported_as_not_trusted(
     late_daemon: DaemonProcess,
 ) -> None:
-    clock = late_daemon.client.store.GetServerInfo(GetServerInfoRequest(), timeout=10).clock
+    clock = late_daemon.client.store.GetServerInfo(GetServerInfoRequest(), timeout=60).clock
     assert not clock.trusted
     assert f"{SEEN:%Y-%m-%d}" in clock.reason
     assert clock.time.ToDatetime(timezone.utc) >= SEEN
@@ -109,7 +109,7 @@ def test_the_order_of_use_does_not_depend_on_the_time_of_day(
     bulk_insert(late_daemon.client, [tile(key) for key in keys])
     for key in reversed(keys):
         request = TouchTilesRequest(tiles=[by_key(key)])
-        late_daemon.client.store.TouchTiles(request, timeout=10)
+        late_daemon.client.store.TouchTiles(request, timeout=60)
     used = [tile_uuid(key) for key in reversed(keys)]
     query = """SELECT tile_uuid::text FROM tiles WHERE accessed_at IS NOT NULL
                AND tile_uuid = ANY(%s::uuid[]) ORDER BY access_order"""
@@ -131,7 +131,7 @@ def test_the_documented_statements_end_distrust_of_a_clock_that_is_right(
     sql.execute(statements)
     late_daemon.start()
 
-    assert late_daemon.client.store.GetServerInfo(GetServerInfoRequest(), timeout=10).clock.trusted
+    assert late_daemon.client.store.GetServerInfo(GetServerInfoRequest(), timeout=60).clock.trusted
     ((unused,),) = sql.execute(
         "SELECT count(*) FROM tiles WHERE accessed_at IS NULL AND uploaded_at IS NULL"
     ).fetchall()
@@ -147,5 +147,5 @@ def test_times_that_are_no_dates_are_passed_over(
     sql.execute("ALTER TABLE tiles ENABLE TRIGGER USER")
 
     with DaemonProcess(short_directory, dsn=database) as daemon:
-        info = daemon.client.store.GetServerInfo(GetServerInfoRequest(), timeout=10)
+        info = daemon.client.store.GetServerInfo(GetServerInfoRequest(), timeout=60)
         assert info.clock.trusted

@@ -58,7 +58,7 @@ def box_round(*keys: TileKey) -> BoundingBox:
 
 def labels(client: TileCacheClient, keys: list[TileKey]) -> list[int]:
     request = LookupTilesRequest(tiles=map(by_key, keys))
-    results = client.store.LookupTiles(request, timeout=30).results
+    results = client.store.LookupTiles(request, timeout=60).results
     return [result.tile.freshness_label for result in results]
 
 

@@ -52,7 +52,7 @@ EARLIER = YESTERDAY - timedelta(days=10)
 
 def stored(client: TileCacheClient, message: TileMetadata) -> TileMetadata:
     request = GetTileRequest(tile=by_key(message.key))
-    found: TileMetadata = client.store.GetTile(request, timeout=10).tile
+    found: TileMetadata = client.store.GetTile(request, timeout=60).tile
     return found
 
 
@@ -140,7 +140,7 @@ def test_the_most_nested_quality_can_be_read_in_every_answer(
             insert(client, tile(key, quality_metadata=struct))
             break
     request = LookupTilesRequest(tiles=[by_key(key)])
-    (result,) = client.store.LookupTiles(request, timeout=10).results
+    (result,) = client.store.LookupTiles(request, timeout=60).results
     assert result.tile.quality_metadata == struct
 
 
@@ -214,7 +214,7 @@ def test_a_replaced_tile_is_pending_upload_again(client: TileCacheClient, block:
     key = block.key(source=ONBOARD, flight_id=random_flight())
     insert(client, tile(key, "old", EARLIER))
     uploaded = UploadedTile(tile_uuid=tile_uuid(key), content_sha256=sha256("old"))
-    client.store.MarkUploaded(MarkUploadedRequest(tiles=[uploaded]), timeout=10)
+    client.store.MarkUploaded(MarkUploadedRequest(tiles=[uploaded]), timeout=60)
     answer = insert(client, tile(key, "new"), ON_CONFLICT_REPLACE_IF_NEWER)
     assert not answer.tile.HasField("uploaded_at")
 

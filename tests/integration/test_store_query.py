@@ -312,7 +312,7 @@ def test_a_second_read_of_a_part_of_a_block_caches_the_block(
     bulk_insert(daemon.client, [tile(tile_key(18, x, y)), tile(tile_key(18, x + 31, y + 31))])
 
     def cached_tiles() -> int:
-        info = daemon.client.store.GetServerInfo(GetServerInfoRequest(), timeout=5)
+        info = daemon.client.store.GetServerInfo(GetServerInfoRequest(), timeout=60)
         return int(info.cache.tiles)
 
     assert cells(query(daemon.client, 18, cell_region(x, x, y, y))) == [(x, y)]

@@ -42,7 +42,7 @@ from tilecache_daemon.schema.migrator import HEAD_REVISION
 
 
 def accessed_at(client: TileCacheClient, key: TileKey) -> datetime | None:
-    found = client.store.GetTile(GetTileRequest(tile=by_id(key)), timeout=10).tile
+    found = client.store.GetTile(GetTileRequest(tile=by_id(key)), timeout=60).tile
     if not found.HasField("accessed_at"):
         return None
     moment: datetime = found.accessed_at.ToDatetime(timezone.utc)
@@ -50,7 +50,7 @@ def accessed_at(client: TileCacheClient, key: TileKey) -> datetime | None:
 
 
 def test_server_info_has_versions_limits_and_state(client: TileCacheClient) -> None:
-    info = client.store.GetServerInfo(GetServerInfoRequest(), timeout=10)
+    info = client.store.GetServerInfo(GetServerInfoRequest(), timeout=60)
     assert info.contract_version.startswith("1.")
     assert info.daemon_version == __version__
     assert info.schema_revision == HEAD_REVISION
@@ -72,7 +72,7 @@ def test_ids_are_derived_in_order(client: TileCacheClient) -> None:
         TileKey(zoom=18, x=154321, y=95812, source="TILE_SOURCE_ONBOARD_INGEST", flight_id=FLIGHT),
         TileKey(zoom=0, source="TILE_SOURCE_GOOGLEMAPS"),
     ]
-    answer = client.store.DeriveTileIdentity(DeriveTileIdentityRequest(keys=keys), timeout=10)
+    answer = client.store.DeriveTileIdentity(DeriveTileIdentityRequest(keys=keys), timeout=60)
     assert [(item.tile_uuid, item.location_hash) for item in answer.identities] == [
         ("17f7ac7e-6c25-5050-a7cd-b6578cd5f323", "8d180ffb-bd42-5cb4-a4d6-628829b798b6"),
         ("888b449f-12f1-5b22-a9a4-b78bfbb4a300", "8d180ffb-bd42-5cb4-a4d6-628829b798b6"),
@@ -86,7 +86,7 @@ def test_a_tile_is_found_by_its_id_and_by_its_key(
 ) -> None:
     key = block.key(source=ONBOARD, flight_id=FLIGHT)
     inserted = insert(client, tile(key)).tile
-    assert client.store.GetTile(GetTileRequest(tile=refer(key)), timeout=10).tile == inserted
+    assert client.store.GetTile(GetTileRequest(tile=refer(key)), timeout=60).tile == inserted
 
 
 @pytest.mark.parametrize("refer", [by_id, by_key])
@@ -94,7 +94,7 @@ def test_an_unknown_tile_is_not_found(
     client: TileCacheClient, block: Block, refer: Callable[[TileKey], TileRef]
 ) -> None:
     with pytest.raises(CallError) as caught:
-        client.store.GetTile(GetTileRequest(tile=refer(block.key())), timeout=10)
+        client.store.GetTile(GetTileRequest(tile=refer(block.key())), timeout=60)
     assert caught.value.code is grpc.StatusCode.NOT_FOUND
     assert caught.value.reason == "TILE_NOT_FOUND"
     assert caught.value.facts == {"tile_uuid": tile_uuid(block.key())}
@@ -108,7 +108,7 @@ def test_lookup_results_are_in_the_requested_order_with_misses(
     refs = [refer(key) for key in reversed(keys) for refer in (by_id, by_key)]
     refs.insert(7, TileRef(tile_uuid=str(uuid4())))
     refs.append(refs[2])
-    results = client.store.LookupTiles(LookupTilesRequest(tiles=refs), timeout=10).results
+    results = client.store.LookupTiles(LookupTilesRequest(tiles=refs), timeout=60).results
     expected = ["" if i % 2 else tile_uuid(key) for i, key in enumerate(keys)]
     expected = [text for text in reversed(expected) for _ in range(2)]
     expected.insert(7, "")
@@ -123,7 +123,7 @@ def test_a_lookup_accepts_the_maximum_number_of_items(
     keys = [block.key(i % 100, i // 100) for i in range(4_096)]
     bulk_insert(client, [tile(key) for key in keys])
     request = LookupTilesRequest(tiles=map(by_key, keys))
-    results = client.store.LookupTiles(request, timeout=30).results
+    results = client.store.LookupTiles(request, timeout=60).results
     assert [result.tile.tile_uuid for result in results] == list(map(tile_uuid, keys))
 
 
@@ -133,7 +133,7 @@ def test_a_lookup_with_too_large_an_answer_is_refused(
     key = block.key()
     insert(client, tile(key, file_path="x" * 512, quality_metadata={"a": "x" * 2_000}))
     with pytest.raises(CallError) as caught:
-        client.store.LookupTiles(LookupTilesRequest(tiles=[by_key(key)] * 4_096), timeout=30)
+        client.store.LookupTiles(LookupTilesRequest(tiles=[by_key(key)] * 4_096), timeout=60)
     assert caught.value.code is grpc.StatusCode.INVALID_ARGUMENT
     assert caught.value.reason == "LIMIT_EXCEEDED"
     assert caught.value.violations[0].field == "tiles"
@@ -141,17 +141,17 @@ def test_a_lookup_with_too_large_an_answer_is_refused(
 
 def get(client: TileCacheClient, key: TileKey) -> Any:
     request = GetTileRequest(tile=by_key(key), record_access=True)
-    return client.store.GetTile(request, timeout=10)
+    return client.store.GetTile(request, timeout=60)
 
 
 def look_up(client: TileCacheClient, key: TileKey) -> Any:
     request = LookupTilesRequest(tiles=[by_key(key)], record_access=True)
-    return client.store.LookupTiles(request, timeout=10)
+    return client.store.LookupTiles(request, timeout=60)
 
 
 def touch(client: TileCacheClient, *keys: TileKey) -> list[bool]:
     request = TouchTilesRequest(tiles=map(by_key, keys))
-    return list(client.store.TouchTiles(request, timeout=10).recorded)
+    return list(client.store.TouchTiles(request, timeout=60).recorded)
 
 
 @pytest.mark.parametrize("use", [get, look_up, touch])
@@ -171,17 +171,17 @@ def test_other_calls_record_no_access(client: TileCacheClient, block: Block) -> 
     quiet, loud = block.key(0), block.key(1)
     bulk_insert(client, [tile(quiet), tile(loud)])
     insert(client, tile(quiet))
-    client.store.GetTile(GetTileRequest(tile=by_key(quiet)), timeout=10)
-    client.store.LookupTiles(LookupTilesRequest(tiles=[by_key(quiet)]), timeout=10)
+    client.store.GetTile(GetTileRequest(tile=by_key(quiet)), timeout=60)
+    client.store.LookupTiles(LookupTilesRequest(tiles=[by_key(quiet)]), timeout=60)
     list(
-        client.store.QueryTiles(QueryTilesRequest(zoom=block.zoom, region=block.region), timeout=10)
+        client.store.QueryTiles(QueryTilesRequest(zoom=block.zoom, region=block.region), timeout=60)
     )
     list(
         client.store.DescribeCoverage(
-            DescribeCoverageRequest(zoom=block.zoom, region=block.region), timeout=10
+            DescribeCoverageRequest(zoom=block.zoom, region=block.region), timeout=60
         )
     )
-    client.store.ListPendingUploads(ListPendingUploadsRequest(), timeout=10)
+    client.store.ListPendingUploads(ListPendingUploadsRequest(), timeout=60)
     touch(client, loud)
     eventually(lambda: accessed_at(client, loud))
     assert accessed_at(client, quiet) is None
@@ -251,5 +251,5 @@ def test_the_access_of_a_locked_tile_is_written_later(
 
 def test_a_tile_has_its_location_hash(client: TileCacheClient, block: Block) -> None:
     insert(client, tile(block.key(), location_hash=location_hash(block.key())))
-    found = client.store.GetTile(GetTileRequest(tile=by_key(block.key())), timeout=10).tile
+    found = client.store.GetTile(GetTileRequest(tile=by_key(block.key())), timeout=60).tile
     assert found.location_hash == location_hash(block.key())

@@ -55,7 +55,7 @@ def page(
     client: TileCacheClient, flight_id: str, size: int = 0, token: str = ""
 ) -> ListPendingUploadsResponse:
     request = ListPendingUploadsRequest(page_size=size, page_token=token, flight_id=flight_id)
-    answer: ListPendingUploadsResponse = client.store.ListPendingUploads(request, timeout=10)
+    answer: ListPendingUploadsResponse = client.store.ListPendingUploads(request, timeout=60)
     return answer
 
 
@@ -72,7 +72,7 @@ def pending(client: TileCacheClient, flight_id: str, size: int = 0) -> Iterator[
 
 def mark(client: TileCacheClient, *uploads: tuple[str, str]) -> list[int]:
     tiles = [UploadedTile(tile_uuid=text, content_sha256=content) for text, content in uploads]
-    answer = client.store.MarkUploaded(MarkUploadedRequest(tiles=tiles), timeout=10)
+    answer = client.store.MarkUploaded(MarkUploadedRequest(tiles=tiles), timeout=60)
     return list(answer.outcomes)
 
 
@@ -161,7 +161,7 @@ def test_without_a_flight_all_flights_are_listed(client: TileCacheClient, block:
     keys = [block.key(i, 0, ONBOARD, random_flight() if i else None) for i in range(3)]
     oldest = YESTERDAY - timedelta(days=5_000)
     bulk_insert(client, [tile(key, captured_at=oldest) for key in keys])
-    answer = client.store.ListPendingUploads(ListPendingUploadsRequest(page_size=3), timeout=10)
+    answer = client.store.ListPendingUploads(ListPendingUploadsRequest(page_size=3), timeout=60)
     assert {found.tile_uuid for found in answer.tiles} == set(map(tile_uuid, keys))
 
 
@@ -169,7 +169,7 @@ def test_without_a_flight_all_flights_are_listed(client: TileCacheClient, block:
 def test_an_invalid_page_token_is_refused(client: TileCacheClient, token: str) -> None:
     request = ListPendingUploadsRequest(page_token=token)
     with pytest.raises(CallError) as caught:
-        client.store.ListPendingUploads(request, timeout=10)
+        client.store.ListPendingUploads(request, timeout=60)
     assert caught.value.code is grpc.StatusCode.INVALID_ARGUMENT
     assert [violation.field for violation in caught.value.violations] == ["page_token"]
 
@@ -200,7 +200,7 @@ def test_mark_outcomes_are_in_the_requested_order(
 
 
 def uploaded_at(client: TileCacheClient, key: TileKey) -> datetime | None:
-    found = client.store.GetTile(GetTileRequest(tile=by_id(key)), timeout=10).tile
+    found = client.store.GetTile(GetTileRequest(tile=by_id(key)), timeout=60).tile
     if not found.HasField("uploaded_at"):
         return None
     moment: datetime = found.uploaded_at.ToDatetime(timezone.utc)

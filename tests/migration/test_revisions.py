@@ -320,22 +320,22 @@ def test_a_tile_uuid_is_unique(empty: Database) -> None:
 
 
 @pytest.mark.parametrize(
-    ("constraint", "columns"),
+    ("named", "columns"),
     [
         ("ck_tiles_content_sha256", {"content_sha256": "a" * 63}),
         ("ck_tiles_disk_bytes", {"disk_bytes": -1}),
         ("ck_tiles_freshness_status", {"freshness_status": "stale"}),
-        ('"location_hash"', {"location_hash": None}),
-        ('"captured_at"', {"captured_at": None}),
+        ("location_hash", {"location_hash": None}),
+        ("captured_at", {"captured_at": None}),
     ],
 )
-def test_bad_values_are_refused(
-    empty: Database, constraint: str, columns: dict[str, object]
-) -> None:
+def test_bad_values_are_refused(empty: Database, named: str, columns: dict[str, object]) -> None:
     upgrade(empty)
 
-    with pytest.raises(psycopg.IntegrityError, match=constraint):
+    with pytest.raises(psycopg.IntegrityError) as refused:
         empty.insert_tile(**columns)
+    # Not by the message: a server may speak another language.
+    assert named in (refused.value.diag.constraint_name, refused.value.diag.column_name)
 
 
 @pytest.mark.parametrize("label", ["fresh", "stale_warn", "stale_reject", "downgraded", "rejected"])

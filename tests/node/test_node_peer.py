@@ -104,7 +104,7 @@ def test_grpcs_core_is_served_whatever_authority_it_sends(
     # Without an authority of the caller's, gRPC's core sends the percent-encoded path.
     options = [("grpc.default_authority", authority)] if authority else []
     with grpc.insecure_channel(f"unix:{daemon.socket_path}", options=options) as channel:
-        info = TileMetadataStoreStub(channel).GetServerInfo(GetServerInfoRequest(), timeout=10)
+        info = TileMetadataStoreStub(channel).GetServerInfo(GetServerInfoRequest(), timeout=60)
 
     assert info.namespace_uuid == str(TILE_NAMESPACE_UUID)
 

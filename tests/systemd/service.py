@@ -12,7 +12,7 @@ from tilecache.client import TileCacheClient
 
 NAME = "tilecache-daemon.service"
 DROP_INS = f"/etc/systemd/system/{NAME}.d"
-READY_TIMEOUT_S = 30.0
+READY_TIMEOUT_S = 60.0
 
 
 class Service:

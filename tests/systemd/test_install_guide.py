@@ -31,7 +31,7 @@ def test_the_guide_holds_from_a_bare_machine_to_a_bare_machine(machine: Machine)
 
     def has_its_tile() -> bool:
         with service.client() as client:
-            answer = client.store.GetTile(GetTileRequest(tile=by_key(block.key())), timeout=30)
+            answer = client.store.GetTile(GetTileRequest(tile=by_key(block.key())), timeout=60)
             return bool(answer.tile.key == block.key())
 
     administrator.follow("Packages")

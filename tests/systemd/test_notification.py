@@ -23,7 +23,7 @@ from tilecache.errors import CallError
 from tilecache.v1.tile_metadata_store_pb2 import BulkInsertTilesRequest
 from tilecache_daemon import systemd
 
-TIMEOUT_S = 30
+TIMEOUT_S = 60
 LONG_DRAIN_S = 2 * systemd._REPORT_INTERVAL_S
 
 

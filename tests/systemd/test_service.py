@@ -48,7 +48,7 @@ def client(service: Service) -> Iterator[TileCacheClient]:
 
 def get(client: TileCacheClient, block: Block, *, record_access: bool = False) -> GetTileResponse:
     request = GetTileRequest(tile=by_key(block.key()), record_access=record_access)
-    return client.store.GetTile(request, timeout=30)
+    return client.store.GetTile(request, timeout=60)
 
 
 def is_inserted(client: TileCacheClient, message: TileMetadata) -> bool:
@@ -65,7 +65,7 @@ def is_inserted(client: TileCacheClient, message: TileMetadata) -> bool:
 def test_it_is_ready_and_answers_a_caller_outside(
     service: Service, client: TileCacheClient
 ) -> None:
-    info = client.store.GetServerInfo(GetServerInfoRequest(), timeout=30)
+    info = client.store.GetServerInfo(GetServerInfoRequest(), timeout=60)
 
     assert service.is_active
     assert service.status == "serving"
@@ -235,7 +235,7 @@ def test_it_migrates_an_older_schema_and_its_data(
     service.control("restart")
 
     with service.client() as client:
-        info = client.store.GetServerInfo(GetServerInfoRequest(), timeout=30)
+        info = client.store.GetServerInfo(GetServerInfoRequest(), timeout=60)
         assert info.schema_revision == HEAD_REVISION
         assert get(client, block).tile.key == block.key()
     assert '"from_revision": "0002_c6_tile_identity_and_lru"' in journal(service, seen)

@@ -1,15 +1,20 @@
 """The unit and the configuration file agree with the code."""
 
 import re
+import sys
 from pathlib import Path
 
 import pytest
-import tomllib
 
 from tests.systemd.guide import CHECKOUT
 from tilecache_daemon import systemd
 from tilecache_daemon.config import Config
 from tilecache_daemon.postgres import process as postgres_process
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 FILES = CHECKOUT / "systemd"
 UNIT = FILES / "tilecache-daemon.service"

@@ -10,7 +10,7 @@ from structlog.testing import capture_logs
 from tilecache_daemon import supervisor as module
 from tilecache_daemon.supervisor import STABLE_AFTER_S, Supervisor
 
-PATIENCE_S = 10
+PATIENCE_S = 60
 DELAY_S = 0.001
 
 

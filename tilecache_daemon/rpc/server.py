@@ -32,7 +32,7 @@ whatever the state of the database."""
 _HARD_MESSAGE_FACTOR: Final = 4
 """gRPC's limit on messages, in multiples of `max_message_bytes`. It is higher, because gRPC's
 own error for a message that is too large has no details."""
-_STREAMS_PER_CONNECTION: Final = 512
+STREAMS_PER_CONNECTION: Final = 512
 """gRPC's limit on concurrent calls of a connection, which also bounds unread answers. It is
 higher than `max_concurrent_calls` for the same reason."""
 _KEEPALIVE: Final = (
@@ -252,7 +252,7 @@ class Server:
                 *_KEEPALIVE,
                 ("grpc.max_receive_message_length", self._max_message_bytes),
                 ("grpc.max_send_message_length", self._max_message_bytes),
-                ("grpc.max_concurrent_streams", _STREAMS_PER_CONNECTION),
+                ("grpc.max_concurrent_streams", STREAMS_PER_CONNECTION),
                 ("grpc.so_reuseport", 0),
             ],
         )
