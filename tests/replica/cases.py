@@ -1,0 +1,64 @@
+"""The cases of cases.json, and what of them an implementation must do."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+Json = dict[str, Any]
+
+CASES: list[Json] = json.loads(Path(__file__).with_name("cases.json").read_text())["cases"]
+NAMES: list[str] = [case["name"] for case in CASES]
+
+
+class Tile(NamedTuple):
+    """A tile of the cases."""
+
+    tile_uuid: str
+    x: int
+    y: int
+    rank: int
+    content: int
+    usable: bool
+
+    @classmethod
+    def parse(cls, text: str) -> "Tile":
+        found = re.fullmatch(r"(\w+)@(\d+),(\d+)(?::(\d+))?(?:#(\d+))?(!?)", text)
+        assert found is not None, text
+        tile_uuid, x, y, rank, content, unusable = found.groups()
+        return cls(tile_uuid, int(x), int(y), int(rank or 0), int(content or 1), not unusable)
+
+    def __str__(self) -> str:
+        return "".join(
+            (
+                f"{self.tile_uuid}@{self.x},{self.y}",
+                f":{self.rank}" if self.rank else "",
+                f"#{self.content}" if self.content != 1 else "",
+                "" if self.usable else "!",
+            )
+        )
+
+
+def check(step: Json, observed: Json) -> None:
+    """Compares what an implementation did in a step, and holds after it, with the case.
+
+    `observed` has everything that `then` may name, and in `by_id` the tiles of all ids that it
+    finds; of a held block it has in `usable` those tiles that a query returns by default.
+    """
+    then = step.get("then", {})
+    expected = {"requests": [], "changed": [], "repacked": []} | then
+    by_id = expected.pop("by_id", None)
+    for name, value in expected.items():
+        if name == "held":
+            value = {
+                key: block | {"usable": [tile for tile in block["tiles"] if "!" not in tile]}
+                for key, block in value.items()
+            }
+        assert observed[name] == value, name
+    if by_id is None:
+        by_id = {
+            Tile.parse(tile).tile_uuid: tile
+            for block in observed["held"].values()
+            for tile in block["tiles"]
+        }
+    assert observed["by_id"] == {key: tile for key, tile in by_id.items() if tile}
