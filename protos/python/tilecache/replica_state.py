@@ -47,7 +47,7 @@ class TileTraits(Protocol[T]):
         """Whether a query returns it by default."""
 
     def repack(self, tiles: Sequence[T]) -> Sequence[T]:
-        """The same tiles, in memory of their own."""
+        """The same tiles in the same order, in memory of their own."""
 
 
 class Update(Protocol[T_co]):
@@ -202,17 +202,24 @@ class ReplicaState(Generic[T]):
         id_of = self._traits.id_of
         gone = removed.union(map(id_of, put))
         block = self._changed_block(key, base, version, put, gone)
-        tile_count = sum(map(len, block.all_tiles))
-        if block.changed_count * _REPACK_SHARE > tile_count:
-            tiles = self._traits.repack(list(block.tiles))
-            self._replace(key, self._new_block(version, tiles))
-            return
         self.blocks[key] = block
-        self.tiles.update((id_of(tile), tile) for tile in put)
         for tile_uuid in removed:
             tile = self.tiles.get(tile_uuid)
             if tile is not None and block_of(key.zoom, *self._traits.cell_of(tile)) == key:
                 del self.tiles[tile_uuid]
+        self.tiles.update((id_of(tile), tile) for tile in put)
+        if block.changed_count * _REPACK_SHARE > sum(map(len, block.all_tiles)):
+            self._repack(key, block)
+
+    def _repack(self, key: BlockKey, block: Block[T]) -> None:
+        tiles = list(block.tiles)
+        packed = self._traits.repack(tiles)
+        self.blocks[key] = self._new_block(block.version, packed)
+        for old, new in zip(tiles, packed):
+            tile_uuid = self._traits.id_of(new)
+            # An id may have moved to a block that has arrived before.
+            if self.tiles.get(tile_uuid) is old:
+                self.tiles[tile_uuid] = new
 
     def _new_block(self, version: bytes, tiles: Sequence[T]) -> Block[T]:
         all_tiles: list[tuple[T, ...]] = [()] * _PLACES
