@@ -21,7 +21,7 @@ namespace TileCache.Client
             var commands = new Dictionary<string, Action<string[]>>
             {
                 { "new", _ => state = new ReplicaState<TestTile>(new TestTraits()) },
-                { "follow", words => Requests.Add(state.Follow(Items(words[1]).Select(KeyOf).ToList())) },
+                { "follow", words => Requests.Add(state.Follow(new HashSet<BlockKey>(Items(words[1]).Select(KeyOf)))) },
                 { "reconnect", words => Requests.Add(state.Reconnect(Number(words[1]))) },
                 { "disconnect", _ => state.Disconnect() },
                 { "block", Apply },
@@ -33,6 +33,7 @@ namespace TileCache.Client
                     int.Parse(words[1]), Number(words[2]), Number(words[3]), Number(words[4]))) },
                 { "box", words => Print(Mercator.CellsInBox(
                     int.Parse(words[1]), Number(words[2]), Number(words[3]), Number(words[4]), Number(words[5]))) },
+                { "blocks", Blocks },
                 { "around", FollowCircle },
                 { "suffices", words => Console.WriteLine(circle.Suffices(
                     Number(words[1]), Number(words[2]), Number(words[3]), Zooms(words[4])) ? "true" : "false") },
@@ -120,6 +121,17 @@ namespace TileCache.Client
             }
 
             Console.WriteLine(Text(circle.Latitude) + " " + Text(circle.Longitude) + " " + Text(circle.RadiusMeters));
+        }
+
+        // MOST ZOOM LATITUDE LONGITUDE RADIUS; prints the blocks of a circle's cells, or "many"
+        private static void Blocks(string[] words)
+        {
+            int zoom = int.Parse(words[2]);
+            IEnumerable<CellRectangle> cells = Mercator.CellsInCircle(
+                zoom, Number(words[3]), Number(words[4]), Number(words[5]));
+            var blocks = new HashSet<BlockKey>();
+            bool all = Mercator.AddBlocks(zoom, cells, blocks, int.Parse(words[1]));
+            Console.WriteLine(all ? string.Join(";", blocks.Select(TextOf)) : "many");
         }
 
         private static void Print(IEnumerable<CellRectangle> cells)

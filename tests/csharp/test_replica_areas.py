@@ -7,7 +7,7 @@ import pytest
 
 from tests.csharp.mono import run_program
 from tilecache.following import circle_to_follow
-from tilecache.mercator import BoundingBox, cells_in_box, cells_in_circle
+from tilecache.mercator import BoundingBox, blocks_in, cells_in_box, cells_in_circle
 
 SEEDS = range(400)
 
@@ -18,6 +18,21 @@ def test_circles_have_the_same_cells(replica_driver: Path) -> None:
     answers = run(replica_driver, [f"circle {words(circle)}" for circle in circles])
 
     assert answers == [text_of(cells_in_circle(*circle)) for circle in circles]
+
+
+def test_circles_have_the_same_blocks(replica_driver: Path) -> None:
+    circles = [random_circle(random.Random(seed)) for seed in SEEDS]
+
+    answers = run(replica_driver, [f"blocks 1000000 {words(circle)}" for circle in circles])
+
+    for circle, answer in zip(circles, answers, strict=True):
+        blocks = blocks_in(circle[0], cells_in_circle(*circle))
+        expected = {"/".join(map(str, key)) for key in blocks} or {""}
+        assert set(answer.split(";")) == expected
+
+
+def test_too_many_blocks_are_told_at_once(replica_driver: Path) -> None:
+    assert run(replica_driver, ["blocks 1024 22 0 0 20000000"]) == ["many"]
 
 
 def test_boxes_have_the_same_cells(replica_driver: Path) -> None:

@@ -18,11 +18,11 @@ namespace TileCache.Client
 
         private static readonly double MaxLatitude = Degrees(Math.Atan(Math.Sinh(Math.PI)));
 
-        /// <summary>The blocks of 32 x 32 cells that rectangles overlap.</summary>
-        public static HashSet<BlockKey> BlocksOf(int zoom, IEnumerable<CellRectangle> cells)
+        /// <summary>Adds the blocks of 32 x 32 cells that rectangles overlap.</summary>
+        /// <returns>False, and not all of them, if there are more than <paramref name="most"/>.</returns>
+        public static bool AddBlocks(int zoom, IEnumerable<CellRectangle> cells, HashSet<BlockKey> blocks, int most)
         {
             const int bits = BlockKey.Bits;
-            var blocks = new HashSet<BlockKey>();
             foreach (CellRectangle part in cells)
             {
                 for (int y = part.YFrom >> bits; y <= part.YTo >> bits; y++)
@@ -30,11 +30,15 @@ namespace TileCache.Client
                     for (int x = part.XFrom >> bits; x <= part.XTo >> bits; x++)
                     {
                         blocks.Add(new BlockKey(zoom, x, y));
+                        if (blocks.Count > most)
+                        {
+                            return false;
+                        }
                     }
                 }
             }
 
-            return blocks;
+            return true;
         }
 
         /// <summary>

@@ -49,18 +49,17 @@ namespace TileCache.Client
         public double ConfirmedAt => Volatile.Read(ref confirmedAt);
 
         /// <summary>Follows these blocks, and forgets others.</summary>
-        public ReplicaRequest Follow(ICollection<BlockKey> keys)
+        public ReplicaRequest Follow(HashSet<BlockKey> keys)
         {
             number++;
-            var followed = new HashSet<BlockKey>(keys);
-            foreach (var key in followedSince.Keys.Where(key => !followed.Contains(key)).ToList())
+            foreach (var key in followedSince.Keys.Where(key => !keys.Contains(key)).ToList())
             {
                 followedSince.Remove(key);
                 parts.Remove(key);
                 Forget(key);
             }
 
-            foreach (var key in followed)
+            foreach (var key in keys)
             {
                 followedSince.TryAdd(key, number);
             }
