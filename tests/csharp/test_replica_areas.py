@@ -82,6 +82,8 @@ def test_a_moving_caller_follows_the_same_circles(replica_driver: Path) -> None:
         ("0 -180.1 10 15 0 0", "longitude"),
         ("0 0 0 15 0 0", "radiusMeters"),
         ("0 0 20015115 15 0 0", "radiusMeters"),
+        ("0 0 10 15 NaN 0", "northMps"),
+        ("0 0 10 15 0 Infinity", "eastMps"),
         ("0 0 10 - 0 0", "zooms"),
         ("0 0 10 15;23 0 0", "zooms"),
     ],

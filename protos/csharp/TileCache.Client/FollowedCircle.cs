@@ -14,6 +14,7 @@ namespace TileCache.Client
     {
         private const double Margin = 0.25;
         private const double LookAheadSeconds = 10;
+        private const double MaxSpeedMps = 100000;
 
         private readonly double neededMeters;
 
@@ -58,6 +59,8 @@ namespace TileCache.Client
                 CheckRange(nameof(zooms), zoom, 0, Mercator.MaxZoom);
             }
 
+            CheckRange(nameof(northMps), northMps, -MaxSpeedMps, MaxSpeedMps);
+            CheckRange(nameof(eastMps), eastMps, -MaxSpeedMps, MaxSpeedMps);
             double speed = Math.Sqrt((northMps * northMps) + (eastMps * eastMps));
             double margin = Math.Max(Margin * radiusMeters, LookAheadSeconds * speed);
             double reach = Math.Min(radiusMeters + margin, Mercator.MaxRadiusMeters);
@@ -77,7 +80,11 @@ namespace TileCache.Client
         {
             CheckRange(nameof(latitude), latitude, -90, 90);
             CheckRange(nameof(longitude), longitude, -180, 180);
-            CheckRange(nameof(radiusMeters), radiusMeters, double.Epsilon, Mercator.MaxRadiusMeters);
+            CheckRange(nameof(radiusMeters), radiusMeters, 0, Mercator.MaxRadiusMeters);
+            if (radiusMeters == 0)
+            {
+                throw new ArgumentOutOfRangeException(nameof(radiusMeters), "radiusMeters must be more than 0");
+            }
         }
 
         /// <exception cref="ArgumentException">The value is out of range.</exception>
