@@ -42,24 +42,26 @@ class Tile(NamedTuple):
 def check(step: Json, observed: Json) -> None:
     """Compares what an implementation did in a step, and holds after it, with the case.
 
-    `observed` has everything that `then` may name (`repacked` only where tiles are packed anew),
-    and in `by_id` the tiles of all ids that are found; of a held block it has in `usable` those
-    tiles that a query returns by default.
+    `observed` has everything that `then` may name, but for `by_id` and `repacked`, which an
+    implementation need not have. In `by_id` it has the tiles of all ids that are found, and of a
+    held block in `usable` those tiles that a query returns by default.
     """
     then = step.get("then", {})
     expected = {"requests": [], "changed": [], "repacked": []} | then
-    by_id = expected.pop("by_id", None)
     if "held" in expected:
         expected["held"] = {
             key: block | {"usable": [tile for tile in block["tiles"] if "!" not in tile]}
             for key, block in expected["held"].items()
         }
-    for name in expected.keys() & observed.keys():
-        assert observed[name] == expected[name], name
-    if by_id is None:
-        by_id = {
-            Tile.parse(tile).tile_uuid: tile
-            for block in observed["held"].values()
-            for tile in block["tiles"]
-        }
-    assert observed["by_id"] == {key: tile for key, tile in by_id.items() if tile}
+    expected["by_id"] = _tiles_by_id(expected.get("by_id"), observed["held"])
+    for optional in {"by_id", "repacked"} - observed.keys():
+        del expected[optional]
+    assert {name: observed[name] for name in expected} == expected
+
+
+def _tiles_by_id(named: Json | None, held: Json) -> Json:
+    """The tiles that are found by id: those that the case names, else all held ones."""
+    if named is not None:
+        return {tile_uuid: tile for tile_uuid, tile in named.items() if tile}
+    tiles = [tile for block in held.values() for tile in block["tiles"]]
+    return {Tile.parse(tile).tile_uuid: tile for tile in tiles}
