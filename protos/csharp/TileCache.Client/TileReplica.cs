@@ -417,6 +417,8 @@ namespace TileCache.Client
             ThrowIfEnded();
             bool anyLabel = labels is null || labels.Count == 0;
             bool anySource = sources is null || sources.Count == 0;
+            // Before the tiles are read: they may only be newer than this.
+            double confirmedAt = state.ConfirmedAt;
             var byCell = new List<TileMetadata[]>();
             bool complete = state.Read(zoom, cells, anyLabel, byCell);
             var found = new List<TileMetadata>(byCell.Count);
@@ -436,7 +438,7 @@ namespace TileCache.Client
                 }
             }
 
-            return new TileWindow(found, complete, AgeSeconds, Degraded);
+            return new TileWindow(found, complete, Now() - confirmedAt, Degraded);
         }
 
         private ReplicaBlock<TileMetadata> BlockOf(int zoom, int x, int y)
