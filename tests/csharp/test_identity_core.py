@@ -1,13 +1,13 @@
 """The C# peers' derivation, in real C# under mono, beside the Python one."""
 
 import random
-import shutil
 import subprocess
 from pathlib import Path
 from uuid import UUID
 
 import pytest
 
+from tests.csharp.mono import CLIENT, compile_program, run_program
 from tests.csharp.scheme import (
     CHANGED_LETTERS,
     PROTOS,
@@ -18,23 +18,14 @@ from tests.csharp.scheme import (
 from tilecache.identity import GOOGLEMAPS, MAX_ZOOM, ONBOARD_INGEST
 from tilecache_daemon import derive_location_hash, derive_tile_id
 
-CORE = PROTOS / "csharp" / "TileCache.Client" / "TileIdentityCore.cs"
+CORE = CLIENT / "TileIdentityCore.cs"
 DRIVER = Path(__file__).with_name("Driver.cs")
-TIMEOUT_S = 60
 
 
 @pytest.fixture(scope="session")
 def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The core and its driver, compiled."""
-    if missing := [tool for tool in ("mcs", "mono") if shutil.which(tool) is None]:
-        pytest.skip(f"no {' and no '.join(missing)} on PATH (Debian: mono-mcs, mono-runtime)")
-    program = tmp_path_factory.mktemp("csharp") / "driver.exe"
-    subprocess.run(
-        ["mcs", "-langversion:7", "-warnaserror+", f"-out:{program}", CORE, DRIVER],
-        check=True,
-        timeout=TIMEOUT_S,
-    )
-    return program
+    return compile_program(tmp_path_factory.mktemp("csharp"), CORE, DRIVER)
 
 
 def test_the_locked_vectors_are_met(driver: Path, tmp_path: Path) -> None:
@@ -91,21 +82,14 @@ def derive(
         *(f"location {vector.name} {vector.uuid}" for vector in options.location_vectors),
         *(f"key {zoom} {x} {y} {source} {flight or '-'}" for zoom, x, y, source, flight in keys),
     ]
-    return subprocess.run(
-        [
-            "mono",
-            driver,
-            options.namespace_uuid,
-            options.tile_name_template,
-            options.location_name_template,
-            options.no_flight_uuid,
-            ",".join(scheme.sources),
-        ],
-        input="".join(f"{line}\n" for line in lines),
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_S,
-        check=False,
+    return run_program(
+        driver,
+        options.namespace_uuid,
+        options.tile_name_template,
+        options.location_name_template,
+        options.no_flight_uuid,
+        ",".join(scheme.sources),
+        lines=lines,
     )
 
 

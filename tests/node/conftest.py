@@ -25,7 +25,7 @@ def packages() -> Path:
     if missing := [tool for tool in ("node", "npm") if shutil.which(tool) is None]:
         pytest.skip(f"no {' and no '.join(missing)} on PATH (Node.js 18 or later)")
     INSTALLED.mkdir(parents=True, exist_ok=True)
-    for name in ("package.json", ".npmrc", "peer.mjs"):
+    for name in ("package.json", ".npmrc", "peer.mjs", "replica_state.mjs"):
         shutil.copy(HERE / name, INSTALLED / name)
     lock = INSTALLED / "package-lock.json"
     wanted = (HERE / lock.name).read_bytes()

@@ -6,6 +6,7 @@ import { dirname, join } from 'node:path'
 import grpc from '@grpc/grpc-js'
 import protoLoader from '@grpc/proto-loader'
 import protobuf from 'protobufjs'
+import { ReplicaState } from './replica_state.mjs'
 
 const DEADLINE_MS = 20_000
 const LOADING = { longs: Number, enums: String, oneofs: true }
@@ -47,6 +48,29 @@ const commands = {
     return { tiles }
   },
 
+  // Follows a rectangle of cells; prints what is held after each message, until its input ends.
+  async follow () {
+    const { zoom, cells } = settings
+    const state = new ReplicaState()
+    const stream = store().watchTiles({ deadline: deadline() })
+    const areas = [{ zoom, region: { cellRange: cells } }]
+    const send = ({ number, held }) => stream.write({ number, areas, held: Object.entries(held).map(encodeHeld) })
+    state.follow(blocksOf(zoom, cells))
+    send(state.reconnect(now()))
+    process.stdin.on('end', () => stream.cancel()).resume()
+    try {
+      for await (const message of stream) {
+        const requests = receive(state, message, now())
+        requests.forEach(send)
+        const tiles = [...state.blocks.values()].flatMap(({ tiles }) => [...tiles.values()])
+        console.log(JSON.stringify({ synced: state.synced, degraded: state.degraded, ageS: now() - state.confirmedAt, tiles }))
+      }
+    } catch (error) {
+      if (error.code !== grpc.status.CANCELLED) throw error
+    }
+    return {}
+  },
+
   async error () {
     try {
       await call(store(), 'insertTile', settings.request)
@@ -55,6 +79,46 @@ const commands = {
     }
     throw new Error('the call succeeded')
   }
+}
+
+// Takes in a message of WatchTiles; gives the requests that are to be sent.
+function receive (state, { number, blocks = [], synced, heartbeat }, receivedAt) {
+  const requests = blocks.map(block => state.apply(number, decodeUpdate(block)).request).filter(Boolean)
+  if (synced) state.noteSynced(number)
+  if (heartbeat) {
+    const { ageMs, degraded = false, elapsedMs = 0 } = heartbeat
+    state.noteHeartbeat({ ageMs, degraded, elapsedMs }, receivedAt)
+  }
+  return requests
+}
+
+function decodeUpdate ({ zoom = 0, blockX = 0, blockY = 0, version, baseVersion, tiles, removedTileUuids, isPartial }) {
+  return {
+    key: `${zoom}/${blockX}/${blockY}`,
+    version: version.toString('hex'),
+    baseVersion: baseVersion?.toString('hex') ?? '',
+    tiles: tiles ?? [],
+    removed: removedTileUuids ?? [],
+    isPartial: isPartial ?? false
+  }
+}
+
+function encodeHeld ([key, version]) {
+  const [zoom, blockX, blockY] = key.split('/').map(Number)
+  return { zoom, blockX, blockY, version: Buffer.from(version, 'hex') }
+}
+
+function blocksOf (zoom, { xFrom, xTo, yFrom, yTo }) {
+  const keys = []
+  for (let x = xFrom >> 5; x <= xTo >> 5; x++) {
+    for (let y = yFrom >> 5; y <= yTo >> 5; y++) keys.push(`${zoom}/${x}/${y}`)
+  }
+  return keys
+}
+
+// Seconds by a monotonic clock.
+function now () {
+  return performance.now() / 1000
 }
 
 function connect (Client) {

@@ -13,6 +13,7 @@ import pytest
 
 from tests.daemon_process import DaemonProcess
 from tilecache.identity import GOOGLEMAPS
+from tilecache.v1.tile_cache_admin_pb2 import DeleteTilesRequest
 from tilecache.v1.tile_metadata_store_pb2 import GetServerInfoRequest
 from tilecache.v1.tile_metadata_store_pb2_grpc import TileMetadataStoreStub
 from tilecache_daemon import TILE_NAMESPACE_UUID, derive_tile_id
@@ -30,6 +31,14 @@ TILE = {
     "diskBytes": 20_000,
     "capturedAt": {"seconds": 1_748_779_200},
 }
+SECOND_TILE = {
+    "key": {"zoom": ZOOM, "x": X + 10, "y": Y, "source": "TILE_SOURCE_GOOGLEMAPS"},
+    "filePath": "18/1010/2000.jpg",
+    "contentSha256": "b" * 64,
+    "diskBytes": 20_000,
+    "capturedAt": {"seconds": 1_748_779_200},
+}
+"""In the same block as the first one, which is therefore sent as a change."""
 
 Peer = Callable[..., dict[str, Any]]
 
@@ -39,13 +48,8 @@ def peer(packages: Path, daemon: DaemonProcess) -> Peer:
     """Has the peer run a command against the daemon; gives what it learned."""
 
     def run(command: str, **settings: object) -> dict[str, Any]:
-        settings |= {
-            "socket": str(daemon.socket_path),
-            "protos": str(ROOT / "protos"),
-            "googleProtos": str(GOOGLE_PROTOS),
-        }
         answer = subprocess.run(
-            ["node", packages / "peer.mjs", command, json.dumps(settings)],
+            command_line(packages, daemon, command, settings),
             capture_output=True,
             text=True,
             timeout=TIMEOUT_S,
@@ -107,6 +111,48 @@ def test_grpcs_core_is_served_whatever_authority_it_sends(
         info = TileMetadataStoreStub(channel).GetServerInfo(GetServerInfoRequest(), timeout=60)
 
     assert info.namespace_uuid == str(TILE_NAMESPACE_UUID)
+
+
+def test_an_area_is_followed(packages: Path, daemon: DaemonProcess, peer: Peer) -> None:
+    cells = {"xFrom": X - 40, "xTo": X + 40, "yFrom": Y, "yTo": Y}
+    first = peer("insert", request={"tile": TILE})["tile"]
+    line = command_line(packages, daemon, "follow", {"zoom": ZOOM, "cells": cells})
+    with subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as follower:
+
+        def wait_for(*contents: str) -> dict[str, Any]:
+            """The first state in which it holds tiles with these contents, and no others."""
+            assert follower.stdout is not None
+            for state in map(json.loads, follower.stdout):
+                if state["synced"] and {tile["contentSha256"] for tile in state["tiles"]} == set(
+                    contents
+                ):
+                    return dict(state)
+            raise AssertionError("the follower has ended")
+
+        synced = wait_for("a" * 64)
+        peer("insert", request={"tile": SECOND_TILE})
+        wait_for("a" * 64, "b" * 64)
+        delete = DeleteTilesRequest(tile_uuids=[first["tileUuid"]])
+        list(daemon.admin_client.admin.DeleteTiles(delete, timeout=TIMEOUT_S))
+        removed = wait_for("b" * 64)
+
+        follower.communicate(timeout=TIMEOUT_S)
+
+    assert follower.returncode == 0
+    assert [tile["tileUuid"] for tile in synced["tiles"]] == [first["tileUuid"]]
+    assert not removed["degraded"]
+    assert 0 <= removed["ageS"] < TIMEOUT_S
+
+
+def command_line(
+    packages: Path, daemon: DaemonProcess, command: str, settings: dict[str, object]
+) -> list[str | Path]:
+    settings |= {
+        "socket": str(daemon.socket_path),
+        "protos": str(ROOT / "protos"),
+        "googleProtos": str(GOOGLE_PROTOS),
+    }
+    return ["node", packages / "peer.mjs", command, json.dumps(settings)]
 
 
 def percent_encoded(path: Path) -> str:

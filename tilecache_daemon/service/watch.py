@@ -121,8 +121,10 @@ class Watch:
             del self._versions[key]
             self._behind.pop(key, None)
         # A mark is for the number before; a dropped block may be followed again later, and must
-        # then not be sent in an older version.
-        self._outbox = deque(unsent for unsent in self._outbox if unsent.key in followed)
+        # then not be sent in an older version. Of a block that is wanted anew, the client does
+        # not have the parts before the unsent ones.
+        kept = followed - held.keys()
+        self._outbox = deque(unsent for unsent in self._outbox if unsent.key in kept)
         self._outbox_bytes = sum(len(unsent.data) for unsent in self._outbox)
         self._unsynced &= followed
         new = (followed - self._versions.keys()) | (held.keys() & followed)

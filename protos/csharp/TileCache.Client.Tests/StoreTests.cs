@@ -27,7 +27,7 @@ namespace TileCache.Client.Tests
                 new GetServerInfoRequest(), deadline: Daemon.Soon);
 
             Assert.Equal(TileIdentities.NamespaceUuid.ToString(), info.NamespaceUuid);
-            Assert.True(Version.Parse(info.ContractVersion) >= new Version(1, 3, 0), info.ContractVersion);
+            Assert.True(Version.Parse(info.ContractVersion) >= new Version(1, 5, 0), info.ContractVersion);
             Assert.True(info.DatabaseAvailable);
             Assert.True(info.Limits.MaxBatchTiles > 0);
         }

@@ -423,7 +423,7 @@ class TileReplica:
         with self._changed:
             self._limits = info.limits
             _check_limits(self._areas, self._state.followed, info.limits)
-            requests.put(self._message(self._state.reconnect()))
+            requests.put(self._message(self._state.reconnect(monotonic())))
             self._requests = requests
             stream = self._stream = self._client.store.WatchTiles(iter(requests.get, None))
         try:

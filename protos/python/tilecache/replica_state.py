@@ -47,7 +47,7 @@ class TileTraits(Protocol[T]):
         """Whether a query returns it by default."""
 
     def repack(self, tiles: Sequence[T]) -> Sequence[T]:
-        """The same tiles, in memory of their own."""
+        """The same tiles in the same order, in memory of their own."""
 
 
 class Update(Protocol[T_co]):
@@ -140,11 +140,13 @@ class ReplicaState(Generic[T]):
         self.synced = False
         return Request(self._number, {})
 
-    def reconnect(self) -> Request:
-        """A new stream begins: what is held is named."""
+    def reconnect(self, opened_at: float) -> Request:
+        """A new stream begins: what is held is named. `opened_at` is a time before the stream is
+        opened, in seconds by a monotonic clock."""
         self._number += 1
         self._parts.clear()
-        self._earliest_origin = inf
+        # The daemon cannot have begun the stream before, however late its heartbeats arrive.
+        self._earliest_origin = opened_at
         self.synced = False
         return Request(self._number, {key: block.version for key, block in self.blocks.items()})
 
@@ -175,7 +177,8 @@ class ReplicaState(Generic[T]):
             self._followed_since[key] = self._number
             self.synced = False
             return key, Request(self._number, {key: b""})
-        self._change(key, base, update, put)
+        removed = set(chain.from_iterable(part.removed_tile_uuids for part in parts))
+        self._change(key, base, update.version, put, removed)
         return key, None
 
     def note_synced(self, number: int) -> None:
@@ -193,22 +196,30 @@ class ReplicaState(Generic[T]):
         if age_ms is not None:
             self.confirmed_at = self._earliest_origin + (elapsed_ms - age_ms) / 1000
 
-    def _change(self, key: BlockKey, base: Block[T], update: Update[T], put: list[T]) -> None:
+    def _change(
+        self, key: BlockKey, base: Block[T], version: bytes, put: list[T], removed: set[str]
+    ) -> None:
         id_of = self._traits.id_of
-        removed = set(update.removed_tile_uuids)
         gone = removed.union(map(id_of, put))
-        block = self._changed_block(key, base, update.version, put, gone)
-        tile_count = sum(map(len, block.all_tiles))
-        if block.changed_count * _REPACK_SHARE > tile_count:
-            tiles = self._traits.repack(list(block.tiles))
-            self._replace(key, self._new_block(update.version, tiles))
-            return
+        block = self._changed_block(key, base, version, put, gone)
         self.blocks[key] = block
-        self.tiles.update((id_of(tile), tile) for tile in put)
         for tile_uuid in removed:
             tile = self.tiles.get(tile_uuid)
             if tile is not None and block_of(key.zoom, *self._traits.cell_of(tile)) == key:
                 del self.tiles[tile_uuid]
+        self.tiles.update((id_of(tile), tile) for tile in put)
+        if block.changed_count * _REPACK_SHARE > sum(map(len, block.all_tiles)):
+            self._repack(key, block)
+
+    def _repack(self, key: BlockKey, block: Block[T]) -> None:
+        tiles = list(block.tiles)
+        packed = self._traits.repack(tiles)
+        self.blocks[key] = self._new_block(block.version, packed)
+        for old, new in zip(tiles, packed):
+            tile_uuid = self._traits.id_of(new)
+            # An id may have moved to a block that has arrived before.
+            if self.tiles.get(tile_uuid) is old:
+                self.tiles[tile_uuid] = new
 
     def _new_block(self, version: bytes, tiles: Sequence[T]) -> Block[T]:
         all_tiles: list[tuple[T, ...]] = [()] * _PLACES
@@ -231,8 +242,11 @@ class ReplicaState(Generic[T]):
         id_of = self._traits.id_of
         all_tiles = base.all_tiles.copy()
         places = self._places_of_ids(key, base, gone)
+        changed_count = base.changed_count + len(put)
         for place in places:
-            all_tiles[place] = tuple(tile for tile in all_tiles[place] if id_of(tile) not in gone)
+            kept = tuple(tile for tile in all_tiles[place] if id_of(tile) not in gone)
+            changed_count += len(all_tiles[place]) - len(kept)
+            all_tiles[place] = kept
         for tile, place in zip(put, self._places(put)):
             places.add(place)
             all_tiles[place] += (tile,)
@@ -243,7 +257,6 @@ class ReplicaState(Generic[T]):
             if len(all_tiles[place]) > 1:
                 all_tiles[place] = self._in_order(all_tiles[place])
             usable_tiles[place] = self._usable(all_tiles[place])
-        changed_count = base.changed_count + len(put) + len(gone)
         return Block(version, all_tiles, usable_tiles, changed_count)
 
     def _places_of_ids(self, key: BlockKey, block: Block[T], tile_uuids: set[str]) -> set[int]:
