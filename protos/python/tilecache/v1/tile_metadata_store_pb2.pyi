@@ -1576,7 +1576,7 @@ class WatchTilesResponse(_message.Message):
 
     @_builtins.property
     def heartbeat(self) -> Global___Heartbeat:
-        """Present once a second."""
+        """Present once a second, and with `synced`."""
 
     def __init__(
         self,
