@@ -232,6 +232,8 @@ class Limits:
     max_radius_meters: int = 20_015_087
     """Half the Earth's circumference."""
     max_goal_bytes: int = 1 << 62
+    max_region_points: int = 20_000
+    max_half_width_meters: int = 1_000_000
 
 
 DEFAULT_LIMITS: Final = Limits()

@@ -15,7 +15,7 @@ from tilecache.v1 import tile_metadata_store_pb2 as pb
 from tilecache_daemon.errors import InvalidRequestError, LimitExceededError
 from tilecache_daemon.models import FreshnessLabel, InsertOutcome, Limits
 from tilecache_daemon.read_priority import ReadPriority
-from tilecache_daemon.rpc import packing, requests, wire
+from tilecache_daemon.rpc import packing, regions, requests, wire
 from tilecache_daemon.rpc.bulk_insert import BulkInsert
 from tilecache_daemon.rpc.calls import MAX_ANSWER_BYTES, Degraded
 from tilecache_daemon.rpc.new_tile import new_tile
@@ -124,7 +124,7 @@ class StoreServicer:
 
     async def query_tiles(self, request: pb.QueryTilesRequest) -> AsyncIterator[bytes]:
         zoom = requests.zoom(request.zoom)
-        cells = requests.region_cells(zoom, request.region)
+        cells = regions.region_cells(zoom, request.region)
         wanted = requests.tile_filter(request)
         chunk: list[bytes] = []
         byte_count, degraded = 0, False
@@ -144,7 +144,7 @@ class StoreServicer:
         self, request: pb.DescribeCoverageRequest
     ) -> AsyncIterator[pb.DescribeCoverageResponse]:
         zoom = requests.zoom(request.zoom)
-        cells = requests.region_cells(zoom, request.region)
+        cells = regions.region_cells(zoom, request.region)
         coverage = await self._coverage.describe(zoom, cells)
         missing = iter(coverage.missing)
         yield pb.DescribeCoverageResponse(summary=_summary(coverage), missing=_cell_ranges(missing))

@@ -18,7 +18,7 @@ from tilecache.mercator import (
     count_cells,
 )
 from tilecache_daemon.models import FreshnessLabel, Limits
-from tilecache_daemon.service.regions import bound_cells
+from tilecache_daemon.service.regions import bound_cells_aside
 from tilecache_daemon.store.store import Store
 
 BLOCKS_PER_STATEMENT: Final = 32
@@ -61,7 +61,7 @@ class CoverageService:
 
     async def describe(self, zoom: int, cells: Iterable[CellRectangle]) -> Coverage:
         """Raises LimitExceededError if the region has too many cells."""
-        bounded = bound_cells(cells, self._limits.max_region_cells)
+        bounded = await bound_cells_aside(cells, self._limits.max_region_cells)
         grids = await self._read_grids(zoom, bounded)
         coverage = Coverage(count_cells(bounded))
         missing: list[CellRectangle] = []

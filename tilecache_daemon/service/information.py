@@ -13,7 +13,7 @@ from tilecache_daemon.models import Limits
 from tilecache_daemon.service.access_log import AccessLog
 from tilecache_daemon.store.store import Store
 
-CONTRACT_VERSION: Final = "1.4.0"
+CONTRACT_VERSION: Final = "1.5.0"
 
 
 @dataclass(frozen=True, slots=True)

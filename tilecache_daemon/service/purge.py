@@ -17,7 +17,7 @@ _FIRST_CELL: Final = (-1, -1, 0)
 _FIRST_CAPTURE: Final = (-(2**63), 0)
 
 
-class Area(NamedTuple):
+class PurgeArea(NamedTuple):
     """Cells of a zoom: those of a rectangle for which `contains(x, y)` holds."""
 
     zoom: int
@@ -60,7 +60,7 @@ class PurgeService:
 
     async def delete_in(
         self,
-        areas: Sequence[Area],
+        areas: Sequence[PurgeArea],
         purge: Purge,
         summary: DeletionSummary,
         *,

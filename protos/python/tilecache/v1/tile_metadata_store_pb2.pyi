@@ -439,14 +439,160 @@ class CellRange(_message.Message):
 Global___CellRange: _TypeAlias = CellRange  # noqa: Y015
 
 @_typing.final
+class LatLng(_message.Message):
+    """A position."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LATITUDE_FIELD_NUMBER: _builtins.int
+    LONGITUDE_FIELD_NUMBER: _builtins.int
+    latitude: _builtins.float
+    """Degrees, -90 to 90."""
+    longitude: _builtins.float
+    """Degrees, -180 to 180."""
+    def __init__(
+        self,
+        *,
+        latitude: _builtins.float = ...,
+        longitude: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["latitude", b"latitude", "longitude", b"longitude"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LatLng: _TypeAlias = LatLng  # noqa: Y015
+
+@_typing.final
+class Ring(_message.Message):
+    """A closed line of at least three positions. The last may repeat the first. Its
+    edges are straight in longitude and latitude, and go the short way round: an
+    edge crosses the antimeridian if its longitudes differ by more than 180.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POINTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def points(self) -> _containers.RepeatedCompositeFieldContainer[Global___LatLng]:
+        """In either direction. No edge may cross another one."""
+
+    def __init__(
+        self,
+        *,
+        points: _abc.Iterable[Global___LatLng] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["points", b"points"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Ring: _TypeAlias = Ring  # noqa: Y015
+
+@_typing.final
+class Polygon(_message.Message):
+    """A polygon in degrees, as in RFC 7946: it equals the box of its corners if it
+    has four. Its cells are those that it overlaps; a shared edge is no overlap.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OUTER_FIELD_NUMBER: _builtins.int
+    HOLES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def outer(self) -> Global___Ring:
+        """Required. Must not go around a pole."""
+
+    @_builtins.property
+    def holes(self) -> _containers.RepeatedCompositeFieldContainer[Global___Ring]:
+        """Within the outer ring, not overlapping each other."""
+
+    def __init__(
+        self,
+        *,
+        outer: Global___Ring | None = ...,
+        holes: _abc.Iterable[Global___Ring] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["outer", b"outer"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["holes", b"holes", "outer", b"outer"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Polygon: _TypeAlias = Polygon  # noqa: Y015
+
+@_typing.final
+class Corridor(_message.Message):
+    """All positions within a distance of a route. Its ends are round: a corridor of
+    one waypoint equals the circle. Its cells are those that it overlaps.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WAYPOINTS_FIELD_NUMBER: _builtins.int
+    HALF_WIDTH_METERS_FIELD_NUMBER: _builtins.int
+    half_width_meters: _builtins.float
+    """Metres on each side, more than 0, at most `Limits.max_half_width_meters`."""
+    @_builtins.property
+    def waypoints(self) -> _containers.RepeatedCompositeFieldContainer[Global___LatLng]:
+        """At least one. The legs between them are the shortest lines on a sphere with
+        a radius of 6,371,008.8 m, on which distances are measured, too.
+        """
+
+    def __init__(
+        self,
+        *,
+        waypoints: _abc.Iterable[Global___LatLng] | None = ...,
+        half_width_meters: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["half_width_meters", b"half_width_meters", "waypoints", b"waypoints"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Corridor: _TypeAlias = Corridor  # noqa: Y015
+
+@_typing.final
+class RegionUnion(_message.Message):
+    """Several regions as one. A cell of two of them counts once."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REGIONS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def regions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Region]:
+        """At least one, and none of them a union."""
+
+    def __init__(
+        self,
+        *,
+        regions: _abc.Iterable[Global___Region] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["regions", b"regions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RegionUnion: _TypeAlias = RegionUnion  # noqa: Y015
+
+@_typing.final
 class Region(_message.Message):
-    """An area. Its cells are those of the zoom in the same request."""
+    """An area. Its cells are those of the zoom in the same request. Its polygons and
+    corridors have at most `Limits.max_region_points` positions.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     BOUNDING_BOX_FIELD_NUMBER: _builtins.int
     CIRCLE_FIELD_NUMBER: _builtins.int
     CELL_RANGE_FIELD_NUMBER: _builtins.int
+    POLYGON_FIELD_NUMBER: _builtins.int
+    CORRIDOR_FIELD_NUMBER: _builtins.int
+    UNION_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def bounding_box(self) -> Global___BoundingBox:
         """By degrees."""
@@ -459,18 +605,33 @@ class Region(_message.Message):
     def cell_range(self) -> Global___CellRange:
         """By cells."""
 
+    @_builtins.property
+    def polygon(self) -> Global___Polygon:
+        """By an outline."""
+
+    @_builtins.property
+    def corridor(self) -> Global___Corridor:
+        """By the distance to a route."""
+
+    @_builtins.property
+    def union(self) -> Global___RegionUnion:
+        """By several regions."""
+
     def __init__(
         self,
         *,
         bounding_box: Global___BoundingBox | None = ...,
         circle: Global___Circle | None = ...,
         cell_range: Global___CellRange | None = ...,
+        polygon: Global___Polygon | None = ...,
+        corridor: Global___Corridor | None = ...,
+        union: Global___RegionUnion | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["area", b"area", "bounding_box", b"bounding_box", "cell_range", b"cell_range", "circle", b"circle"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["area", b"area", "bounding_box", b"bounding_box", "cell_range", b"cell_range", "circle", b"circle", "corridor", b"corridor", "polygon", b"polygon", "union", b"union"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["area", b"area", "bounding_box", b"bounding_box", "cell_range", b"cell_range", "circle", b"circle"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["area", b"area", "bounding_box", b"bounding_box", "cell_range", b"cell_range", "circle", b"circle", "corridor", b"corridor", "polygon", b"polygon", "union", b"union"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_area: _TypeAlias = _typing.Literal["bounding_box", "circle", "cell_range"]  # noqa: Y015
+    _WhichOneofReturnType_area: _TypeAlias = _typing.Literal["bounding_box", "circle", "cell_range", "polygon", "corridor", "union"]  # noqa: Y015
     _WhichOneofArgType_area: _TypeAlias = _typing.Literal["area", b"area"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_area) -> _WhichOneofReturnType_area | None: ...
 
@@ -609,6 +770,8 @@ class Limits(_message.Message):
     MAX_AGE_MONTHS_FIELD_NUMBER: _builtins.int
     MAX_RADIUS_METERS_FIELD_NUMBER: _builtins.int
     MAX_GOAL_BYTES_FIELD_NUMBER: _builtins.int
+    MAX_REGION_POINTS_FIELD_NUMBER: _builtins.int
+    MAX_HALF_WIDTH_METERS_FIELD_NUMBER: _builtins.int
     max_batch_tiles: _builtins.int
     """Tiles in a batch of `BulkInsertTiles`."""
     max_request_items: _builtins.int
@@ -641,6 +804,10 @@ class Limits(_message.Message):
     """`Circle.radius_meters`."""
     max_goal_bytes: _builtins.int
     """The goal of an eviction, in bytes."""
+    max_region_points: _builtins.int
+    """Positions in the polygons and corridors of a region."""
+    max_half_width_meters: _builtins.int
+    """`Corridor.half_width_meters`."""
     def __init__(
         self,
         *,
@@ -660,10 +827,12 @@ class Limits(_message.Message):
         max_age_months: _builtins.int = ...,
         max_radius_meters: _builtins.int = ...,
         max_goal_bytes: _builtins.int = ...,
+        max_region_points: _builtins.int = ...,
+        max_half_width_meters: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_age_months", b"max_age_months", "max_answer_tiles", b"max_answer_tiles", "max_batch_tiles", b"max_batch_tiles", "max_concurrent_calls", b"max_concurrent_calls", "max_disk_bytes", b"max_disk_bytes", "max_file_path_bytes", b"max_file_path_bytes", "max_goal_bytes", b"max_goal_bytes", "max_message_bytes", b"max_message_bytes", "max_page_size", b"max_page_size", "max_quality_bytes", b"max_quality_bytes", "max_radius_meters", b"max_radius_meters", "max_region_cells", b"max_region_cells", "max_request_items", b"max_request_items", "max_sector_name_characters", b"max_sector_name_characters", "max_tile_size_meters", b"max_tile_size_meters", "max_tile_size_pixels", b"max_tile_size_pixels"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_age_months", b"max_age_months", "max_answer_tiles", b"max_answer_tiles", "max_batch_tiles", b"max_batch_tiles", "max_concurrent_calls", b"max_concurrent_calls", "max_disk_bytes", b"max_disk_bytes", "max_file_path_bytes", b"max_file_path_bytes", "max_goal_bytes", b"max_goal_bytes", "max_half_width_meters", b"max_half_width_meters", "max_message_bytes", b"max_message_bytes", "max_page_size", b"max_page_size", "max_quality_bytes", b"max_quality_bytes", "max_radius_meters", b"max_radius_meters", "max_region_cells", b"max_region_cells", "max_region_points", b"max_region_points", "max_request_items", b"max_request_items", "max_sector_name_characters", b"max_sector_name_characters", "max_tile_size_meters", b"max_tile_size_meters", "max_tile_size_pixels", b"max_tile_size_pixels"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
