@@ -63,17 +63,13 @@ def purge(request: pb.DeleteTilesRequest) -> Purge:
 
 def purge_zooms(request: pb.DeleteTilesRequest) -> list[int]:
     """The zooms of a deletion; all if none are given."""
-    for index, zoom in enumerate(request.zooms):
-        if not 0 <= zoom <= MAX_ZOOM:
-            raise invalid(f"zooms[{index}]", f"is {zoom}, must be within 0..{MAX_ZOOM}")
-    return sorted(set(request.zooms)) or list(range(MAX_ZOOM + 1))
+    return requests.each_zoom(request.zooms) or list(range(MAX_ZOOM + 1))
 
 
 def purge_areas(request: pb.DeleteTilesRequest) -> list[PurgeArea]:
     """The cells of a deletion's region, at each of its zooms."""
     zooms, region = purge_zooms(request), request.region
-    if len(zooms) != 1 and regions.has_cell_range(region):
-        raise invalid("zooms", "must be exactly one if the region has a cell_range")
+    regions.check_zooms(zooms, region)
     if region.WhichOneof("area") in ("bounding_box", "cell_range"):
         return [
             PurgeArea(zoom, cells, _always)

@@ -40,6 +40,22 @@ def region_cells(zoom: int, region: pb.Region) -> Iterable[CellRectangle]:
     return ShapedCells(cells_in_areas(zoom, areas(zoom, region)))
 
 
+def region_cells_at(
+    zooms: Sequence[int], region: pb.Region
+) -> list[tuple[int, Iterable[CellRectangle]]]:
+    """The cells of a region at each of some zooms."""
+    check_zooms(zooms, region)
+    return [(zoom, region_cells(zoom, region)) for zoom in zooms]
+
+
+def check_zooms(zooms: Sequence[int], region: pb.Region) -> None:
+    """Refuses several zooms for a region that is one of a certain zoom."""
+    if len(zooms) != 1 and any(
+        member.WhichOneof("area") == "cell_range" for member in _members(region)
+    ):
+        raise invalid("zooms", "must be exactly one if the region has a cell_range")
+
+
 def areas(zoom: int, region: pb.Region) -> list[Area]:
     """The areas that make up a region; cell ranges are those of the zoom."""
     count = sum(map(_count_points, _members(region)))
@@ -57,11 +73,6 @@ def areas(zoom: int, region: pb.Region) -> list[Area]:
         _area(f"{FIELD}.union.regions[{index}]", zoom, member)
         for index, member in enumerate(region.union.regions)
     ]
-
-
-def has_cell_range(region: pb.Region) -> bool:
-    """Whether the region is one of a certain zoom."""
-    return any(member.WhichOneof("area") == "cell_range" for member in _members(region))
 
 
 def _members(region: pb.Region) -> Sequence[pb.Region]:

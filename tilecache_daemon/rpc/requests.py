@@ -20,12 +20,13 @@ from tilecache.identity import (
 from tilecache.v1.tile_cache_admin_pb2 import DeleteTilesRequest
 from tilecache.v1.tile_identity_pb2 import TileKey as TileKeyMessage
 from tilecache.v1.tile_metadata_store_pb2 import (
-    FreshnessLabel as FreshnessLabelMessage,
-)
-from tilecache.v1.tile_metadata_store_pb2 import (
+    DescribeCoverageRequest,
     ListPendingUploadsRequest,
     QueryTilesRequest,
     TileRef,
+)
+from tilecache.v1.tile_metadata_store_pb2 import (
+    FreshnessLabel as FreshnessLabelMessage,
 )
 from tilecache_daemon.errors import InvalidRequestError, LimitExceededError
 from tilecache_daemon.models import (
@@ -180,6 +181,21 @@ def zoom(number: int) -> int:
     if not 0 <= number <= MAX_ZOOM:
         raise invalid("zoom", f"is {number}, must be within 0..{MAX_ZOOM}")
     return number
+
+
+def each_zoom(numbers: Sequence[int]) -> list[int]:
+    """Valid zooms of a request's field `zooms`, in order, each once."""
+    for index, number in enumerate(numbers):
+        if not 0 <= number <= MAX_ZOOM:
+            raise invalid(f"zooms[{index}]", f"is {number}, must be within 0..{MAX_ZOOM}")
+    return sorted(set(numbers))
+
+
+def zooms(request: DescribeCoverageRequest) -> list[int]:
+    """The zooms of a request that has one or several."""
+    if request.zooms and request.zoom:
+        raise invalid("zoom", "must not be combined with zooms")
+    return each_zoom(request.zooms) or [zoom(request.zoom)]
 
 
 def tile_filter(request: QueryTilesRequest) -> TileFilter:

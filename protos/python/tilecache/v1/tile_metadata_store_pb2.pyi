@@ -1328,21 +1328,35 @@ class DescribeCoverageRequest(_message.Message):
 
     ZOOM_FIELD_NUMBER: _builtins.int
     REGION_FIELD_NUMBER: _builtins.int
+    ZOOMS_FIELD_NUMBER: _builtins.int
+    AT_FIELD_NUMBER: _builtins.int
     zoom: _builtins.int
-    """0 to 22."""
+    """0 to 22. Must be 0 if `zooms` is given."""
     @_builtins.property
     def region(self) -> Global___Region:
-        """Required; at most `Limits.max_region_cells`."""
+        """Required; at most `Limits.max_region_cells`, of all zooms together."""
+
+    @_builtins.property
+    def zooms(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Several zooms instead of `zoom`. One alone if the region has a `CellRange`."""
+
+    @_builtins.property
+    def at(self) -> _timestamp_pb2.Timestamp:
+        """The time at which the labels are asked for, by the rules of now. Absent: the
+        stored labels.
+        """
 
     def __init__(
         self,
         *,
         zoom: _builtins.int = ...,
         region: Global___Region | None = ...,
+        zooms: _abc.Iterable[_builtins.int] | None = ...,
+        at: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["region", b"region"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "region", b"region"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["region", b"region", "zoom", b"zoom"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "region", b"region", "zoom", b"zoom", "zooms", b"zooms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1354,25 +1368,37 @@ class DescribeCoverageResponse(_message.Message):
 
     SUMMARY_FIELD_NUMBER: _builtins.int
     MISSING_FIELD_NUMBER: _builtins.int
+    STALE_FIELD_NUMBER: _builtins.int
+    TOTAL_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def summary(self) -> Global___CoverageSummary:
-        """In the first message only."""
+        """In the first message of each zoom."""
 
     @_builtins.property
     def missing(self) -> _containers.RepeatedCompositeFieldContainer[Global___CellRange]:
-        """Cells without a tile, as disjoint rectangles. All messages together list
-        them all.
+        """Cells without a tile, as disjoint rectangles. All messages of a zoom
+        together list them all.
         """
+
+    @_builtins.property
+    def stale(self) -> _containers.RepeatedCompositeFieldContainer[Global___CellRange]:
+        """Cells with only tiles that `QueryTiles` leaves out, in the same way."""
+
+    @_builtins.property
+    def total(self) -> Global___CoverageSummary:
+        """The numbers of all zooms together. In the last message, if `zooms` is given."""
 
     def __init__(
         self,
         *,
         summary: Global___CoverageSummary | None = ...,
         missing: _abc.Iterable[Global___CellRange] | None = ...,
+        stale: _abc.Iterable[Global___CellRange] | None = ...,
+        total: Global___CoverageSummary | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["summary", b"summary"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["summary", b"summary", "total", b"total"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["missing", b"missing", "summary", b"summary"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["missing", b"missing", "stale", b"stale", "summary", b"summary", "total", b"total"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1388,15 +1414,47 @@ class CoverageSummary(_message.Message):
     COVERED_COUNT_FIELD_NUMBER: _builtins.int
     MISSING_COUNT_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
+    ZOOM_FIELD_NUMBER: _builtins.int
+    USABLE_COUNT_FIELD_NUMBER: _builtins.int
+    STALE_COUNT_FIELD_NUMBER: _builtins.int
+    USABLE_BYTES_FIELD_NUMBER: _builtins.int
+    OLDEST_CAPTURED_AT_FIELD_NUMBER: _builtins.int
+    MEDIAN_CAPTURED_AT_FIELD_NUMBER: _builtins.int
+    NEWEST_CAPTURED_AT_FIELD_NUMBER: _builtins.int
+    ESTIMATED_FETCH_BYTES_FIELD_NUMBER: _builtins.int
     cell_count: _builtins.int
     """Cells in the region."""
     covered_count: _builtins.int
-    """Cells with at least one tile."""
+    """Cells with at least one tile, usable or not."""
     missing_count: _builtins.int
     """Cells without a tile."""
+    zoom: _builtins.int
+    """The zoom. Absent in the numbers of all zooms."""
+    usable_count: _builtins.int
+    """Cells with a tile that `QueryTiles` returns by default."""
+    stale_count: _builtins.int
+    """Cells with only tiles that it leaves out: `rejected` or `stale_reject`."""
+    usable_bytes: _builtins.int
+    """The size of the best tile of each usable cell, in bytes."""
+    estimated_fetch_bytes: _builtins.int
+    """About how many bytes the tiles of the stale and missing cells would have, by
+    the stored tiles of the same zoom, else of all. Absent if there are none.
+    """
     @_builtins.property
     def labels(self) -> _containers.RepeatedCompositeFieldContainer[Global___LabelCount]:
         """Covered cells for each label that occurs."""
+
+    @_builtins.property
+    def oldest_captured_at(self) -> _timestamp_pb2.Timestamp:
+        """When the oldest of these tiles was captured. Absent if there are none."""
+
+    @_builtins.property
+    def median_captured_at(self) -> _timestamp_pb2.Timestamp:
+        """When the middle one was captured, the earlier one of two."""
+
+    @_builtins.property
+    def newest_captured_at(self) -> _timestamp_pb2.Timestamp:
+        """When the newest one was captured."""
 
     def __init__(
         self,
@@ -1405,12 +1463,27 @@ class CoverageSummary(_message.Message):
         covered_count: _builtins.int = ...,
         missing_count: _builtins.int = ...,
         labels: _abc.Iterable[Global___LabelCount] | None = ...,
+        zoom: _builtins.int | None = ...,
+        usable_count: _builtins.int = ...,
+        stale_count: _builtins.int = ...,
+        usable_bytes: _builtins.int = ...,
+        oldest_captured_at: _timestamp_pb2.Timestamp | None = ...,
+        median_captured_at: _timestamp_pb2.Timestamp | None = ...,
+        newest_captured_at: _timestamp_pb2.Timestamp | None = ...,
+        estimated_fetch_bytes: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_estimated_fetch_bytes", b"_estimated_fetch_bytes", "_zoom", b"_zoom", "estimated_fetch_bytes", b"estimated_fetch_bytes", "median_captured_at", b"median_captured_at", "newest_captured_at", b"newest_captured_at", "oldest_captured_at", b"oldest_captured_at", "zoom", b"zoom"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cell_count", b"cell_count", "covered_count", b"covered_count", "labels", b"labels", "missing_count", b"missing_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_estimated_fetch_bytes", b"_estimated_fetch_bytes", "_zoom", b"_zoom", "cell_count", b"cell_count", "covered_count", b"covered_count", "estimated_fetch_bytes", b"estimated_fetch_bytes", "labels", b"labels", "median_captured_at", b"median_captured_at", "missing_count", b"missing_count", "newest_captured_at", b"newest_captured_at", "oldest_captured_at", b"oldest_captured_at", "stale_count", b"stale_count", "usable_bytes", b"usable_bytes", "usable_count", b"usable_count", "zoom", b"zoom"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__estimated_fetch_bytes: _TypeAlias = _typing.Literal["estimated_fetch_bytes"]  # noqa: Y015
+    _WhichOneofArgType__estimated_fetch_bytes: _TypeAlias = _typing.Literal["_estimated_fetch_bytes", b"_estimated_fetch_bytes"]  # noqa: Y015
+    _WhichOneofReturnType__zoom: _TypeAlias = _typing.Literal["zoom"]  # noqa: Y015
+    _WhichOneofArgType__zoom: _TypeAlias = _typing.Literal["_zoom", b"_zoom"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__estimated_fetch_bytes) -> _WhichOneofReturnType__estimated_fetch_bytes | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__zoom) -> _WhichOneofReturnType__zoom | None: ...
 
 Global___CoverageSummary: _TypeAlias = CoverageSummary  # noqa: Y015
 
