@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from tilecache.client import TileCacheClient
-from tilecache.identity import MAX_ZOOM, SOURCE_NUMBERS
+from tilecache.identity import SOURCE_NUMBERS
 from tilecache.v1 import tile_cache_admin_pb2 as pb
 from tilecache.v1.tile_metadata_store_pb2 import Region
 from tilecache_daemon.cli.output import (
@@ -17,7 +17,7 @@ from tilecache_daemon.cli.output import (
     message_to_dict,
     print_json_line,
 )
-from tilecache_daemon.cli.regions import optional_region_options
+from tilecache_daemon.cli.regions import optional_region_options, zooms_option
 from tilecache_daemon.cli.removal import (
     RemovedTiles,
     confirm,
@@ -27,18 +27,13 @@ from tilecache_daemon.cli.removal import (
 )
 from tilecache_daemon.cli.sizes import format_count, format_tiles
 from tilecache_daemon.cli.tiles import source_choice
+from tilecache_daemon.cli.times import Moment
 
 
 @click.command("delete")
 @click.argument("tile_uuids", metavar="[TILE_UUID]...", nargs=-1)
 @optional_region_options
-@click.option(
-    "--zoom",
-    "zooms",
-    type=click.IntRange(0, MAX_ZOOM),
-    multiple=True,
-    help="Only this zoom level. May be repeated.",
-)
+@zooms_option(required=False)
 @click.option(
     "--source",
     "sources",
@@ -48,7 +43,7 @@ from tilecache_daemon.cli.tiles import source_choice
 )
 @click.option(
     "--captured-before",
-    type=click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"]),
+    type=Moment(),
     help="Only tiles captured before this time (UTC).",
 )
 @click.option("--flight", metavar="UUID", help="Only tiles of this flight.")
@@ -84,7 +79,7 @@ def delete_command(
     \b
     tilecache delete 17f7ac7e-6c25-5050-a7cd-b6578cd5f323
     tilecache delete --source googlemaps --bbox 44,22,53,41 --dry-run
-    tilecache delete --circle 50.45,30.52,5000 --zoom 17 --zoom 18
+    tilecache delete --circle 50.45,30.52,5000 --zoom 17-18
     tilecache delete --captured-before 2026-01-01 --yes
 
     With --json: JSON Lines, one tile a line, then the summary.
