@@ -17,6 +17,10 @@ _COMMANDS: Final = {
     "query": ("tilecache_daemon.cli.tiles", "List the tiles of a region."),
     "import": ("tilecache_daemon.cli.ingest", "Import tiles from a directory or an archive."),
     "coverage": ("tilecache_daemon.cli.coverage", "Show which cells of a region are covered."),
+    "missing": (
+        "tilecache_daemon.cli.missing",
+        "List the cells of a region that are to be fetched.",
+    ),
     "usage": ("tilecache_daemon.cli.usage", "Show disk usage, stale tiles and pending work."),
     "evict": ("tilecache_daemon.cli.evict", "Evict the least recently used tiles."),
     "evictions": ("tilecache_daemon.cli.evictions", "List and remove the files of evicted tiles."),
