@@ -21,6 +21,7 @@ from tilecache_daemon.cli.regions import optional_region_options, zooms_option
 from tilecache_daemon.cli.removal import (
     RemovedTiles,
     confirm,
+    pinned_option,
     progress_bar,
     removal_options,
     require_confirmation,
@@ -52,6 +53,7 @@ from tilecache_daemon.cli.times import Moment
     is_flag=True,
     help="Also delete tiles that wait for upload. Their content is lost.",
 )
+@pinned_option
 @removal_options
 @admin_socket_option
 @json_option
@@ -65,6 +67,7 @@ def delete_command(
     captured_before: datetime | None,
     flight: str | None,
     include_pending_uploads: bool,
+    include_pinned: bool,
     dry_run: bool,
     yes: bool,
     socket_path: Path,
@@ -72,8 +75,8 @@ def delete_command(
 ) -> None:
     """Delete tiles by id, or all tiles that match the filters.
 
-    A tile must match every given filter. Tiles that wait for upload are kept. A
-    deleted tile is no longer found. Its file exists until `tilecache evictions
+    A tile must match every given filter. Tiles that wait for upload or are
+    pinned are kept. A deleted tile is no longer found. Its file exists until `tilecache evictions
     remove` removes it.
 
     \b
@@ -84,8 +87,8 @@ def delete_command(
 
     With --json: JSON Lines, one tile a line, then the summary.
 
-    Exit codes: 0 success; 1 some ids were not found, some tiles wait for upload, or
-    the confirmation was declined; 2 wrong usage, or no terminal and no --yes; 3 the
+    Exit codes: 0 success; 1 some ids were not found, some tiles wait for upload or
+    are pinned, or the confirmation was declined; 2 wrong usage, or no terminal and no --yes; 3 the
     daemon does not answer; 4 refused by the daemon.
     """
     filters = (region, zooms, sources, captured_before, flight)
@@ -99,6 +102,7 @@ def delete_command(
         sources=[SOURCE_NUMBERS[source] for source in sources],
         flight_id=flight,
         include_pending_uploads=include_pending_uploads,
+        include_pinned=include_pinned,
         dry_run=dry_run,
     )
     if captured_before:
@@ -111,7 +115,9 @@ def delete_command(
         print_json_line({"summary": message_to_dict(summary, zeros=True)})
     else:
         _print(summary, removed)
-    incomplete = summary.pending_upload_count or summary.not_found_tile_uuids
+    incomplete = (
+        summary.pending_upload_count or summary.pinned_count or summary.not_found_tile_uuids
+    )
     context.exit(ExitCode.IN_PART if incomplete else ExitCode.DONE)
 
 
@@ -160,6 +166,12 @@ def _print(summary: pb.DeletionSummary, removed: RemovedTiles) -> None:
         click.echo(
             f"{kept} {format_count(summary.pending_upload_count, 'matching tile')} pending upload; "
             "--include-pending-uploads deletes them too."
+        )
+    if summary.pinned_count:
+        kept = "Would keep" if summary.dry_run else "Kept"
+        click.echo(
+            f"{kept} {format_count(summary.pinned_count, 'matching tile')} pinned by "
+            f"{', '.join(summary.pin_names)}; --include-pinned deletes them too."
         )
     for tile_uuid in summary.not_found_tile_uuids:
         click.echo(f"{tile_uuid}: not found", err=True)

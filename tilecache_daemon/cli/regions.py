@@ -170,3 +170,28 @@ def _region(areas: _Areas, width: float | None) -> Region:
         return Region(cell_range=CellRange(x_from=x_from, x_to=x_to, y_from=y_from, y_to=y_to))
     except ValueError as error:
         raise click.UsageError(f"--cells: {error}") from error
+
+
+def describe_region(region: Region) -> str:
+    """A region on one line."""
+    match region.WhichOneof("area"):
+        case "bounding_box":
+            box = region.bounding_box
+            return f"box {box.south:g},{box.west:g},{box.north:g},{box.east:g}"
+        case "circle":
+            circle = region.circle
+            centre = f"{circle.latitude:g},{circle.longitude:g}"
+            return f"circle {centre}, {circle.radius_meters:g} m"
+        case "cell_range":
+            cells = region.cell_range
+            return f"cells {cells.x_from},{cells.x_to},{cells.y_from},{cells.y_to}"
+        case "polygon":
+            return f"polygon of {len(region.polygon.outer.points)} points"
+        case "corridor":
+            corridor = region.corridor
+            count = len(corridor.waypoints)
+            width = f"{corridor.half_width_meters:g} m on each side"
+            return f"route of {count} waypoint{'' if count == 1 else 's'}, {width}"
+        case "union":
+            return "; ".join(map(describe_region, region.union.regions))
+    return "none"

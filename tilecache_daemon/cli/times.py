@@ -51,3 +51,8 @@ def json_time(message: Timestamp) -> str:
 def format_date(message: Timestamp) -> str:
     """The day of a time."""
     return f"{message.ToDatetime():%Y-%m-%d}"
+
+
+def format_moment(message: Timestamp) -> str:
+    """A time to the minute."""
+    return f"{message.ToDatetime():%Y-%m-%d %H:%M}Z"

@@ -1,6 +1,6 @@
 """Validation of TileCacheAdmin's requests, and their conversion to models."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from itertools import islice
 from typing import Final
@@ -8,9 +8,10 @@ from typing import Final
 from tilecache.identity import MAX_ZOOM, SOURCE_TEXTS
 from tilecache.mercator import BoundingBox, CellRectangle
 from tilecache.v1 import tile_cache_admin_pb2 as pb
+from tilecache_daemon.errors import InvalidRequestError
 from tilecache_daemon.freshness_policy import FreshnessAction, FreshnessRule, SectorClassification
 from tilecache_daemon.geometry.areas import ROUNDING_CELLS, Area, cells_in_areas, cells_in_row
-from tilecache_daemon.models import DEFAULT_LIMITS, Purge
+from tilecache_daemon.models import DEFAULT_LIMITS, NewPin, Purge
 from tilecache_daemon.rpc import regions, requests
 from tilecache_daemon.rpc.requests import invalid
 from tilecache_daemon.service.eviction import EvictionGoal
@@ -127,15 +128,40 @@ def sector(message: pb.Sector) -> tuple[str, SectorClassification, BoundingBox]:
     return name, classification, box
 
 
+def new_pin(message: pb.Pin) -> tuple[NewPin, list[tuple[int, Iterable[CellRectangle]]]]:
+    """A pin, and the cells of its region at each of its zooms."""
+    name = pin_name("pin.name", message.name)
+    expires_at = None
+    if message.HasField("expires_at"):
+        expires_at = requests.moment("pin.expires_at", message.expires_at)
+    try:
+        zooms = requests.each_zoom(message.zooms)
+        if not zooms:
+            raise invalid("zooms", "must not be empty")
+        cells = regions.region_cells_at(zooms, message.region)
+    except InvalidRequestError as error:
+        raise error.within("pin") from None
+    return NewPin(name, message.region.SerializeToString(), tuple(zooms), expires_at), cells
+
+
+def pin_name(field: str, name: str) -> str:
+    """A pin's name, as a sector's."""
+    return _name(field, name, DEFAULT_LIMITS.max_pin_name_characters)
+
+
 def sector_name(field: str, name: str) -> str:
     """A sector's name: printable, without surrounding blanks, MAX_NAME_LENGTH characters at
     most."""
+    return _name(field, name, MAX_NAME_LENGTH)
+
+
+def _name(field: str, name: str, most: int) -> str:
     if not name.strip() or name != name.strip() or not name.isprintable():
         raise invalid(
             field, f"is {name!r}, must be printable text without leading or trailing blanks"
         )
-    if len(name) > MAX_NAME_LENGTH:
-        raise invalid(field, f"has {len(name)} characters, must have at most {MAX_NAME_LENGTH}")
+    if len(name) > most:
+        raise invalid(field, f"has {len(name)} characters, must have at most {most}")
     return name
 
 

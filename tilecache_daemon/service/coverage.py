@@ -90,15 +90,23 @@ class CoverageService:
     ) -> AsyncIterator[Coverage]:
         """The coverage of each zoom's cells by the labels at a time, by the rules of now, or by
         the stored ones. Raises LimitExceededError if there are too many cells."""
-        masks = await asyncio.to_thread(self._mask, regions)
+        masks = await asyncio.to_thread(self.mask, regions)
+        async for coverage in self.describe_masks(masks, at):
+            yield coverage
+
+    async def describe_masks(
+        self, masks: Sequence[tuple[int, CellMasks]], at: datetime | None
+    ) -> AsyncIterator[Coverage]:
+        """As `describe`."""
         async with self._store.connection() as queries:
             usage = await queries.usage.read_usage()
         for zoom, cells in masks:
             yield await self._describe(zoom, cells, at, usage)
 
-    def _mask(
+    def mask(
         self, regions: Sequence[tuple[int, Iterable[CellRectangle]]]
     ) -> list[tuple[int, CellMasks]]:
+        """The cells of each zoom. Takes long for outlines: to be called in a thread."""
         left, masks = self._limits.max_region_cells, []
         for zoom, cells in regions:
             masks.append((zoom, mask_cells(bound_cells(cells, left))))

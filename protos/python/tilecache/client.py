@@ -44,6 +44,7 @@ _IDEMPOTENT: Final = {
         "GetStorageUsage",
         "GetMetrics",
         "ListEvictions",
+        "ListPins",
         "ListSectors",
         "ListFreshnessRules",
         "ExplainFreshness",

@@ -276,6 +276,8 @@ def legs(draw: st.DrawFn) -> tuple[Position, Position]:
 def test_a_corridor_is_what_circles_along_its_route_are(
     leg: tuple[Position, Position], half_width: float, data: st.DataObject | None
 ) -> None:
+    # Less than a millionth of a cell is no overlap, which circles and corridors round apart.
+    half_width = max(half_width, leg_meters(*leg) / 10_000)
     longest = max(half_width, leg_meters(*leg))
     # So that a cell is about a twentieth of the corridor.
     zoom = min(max(math.floor(math.log2(40_000_000 * 20 / longest)) - 2, 0), 22)

@@ -3,7 +3,8 @@
 Each statement in a file follows a line `-- name --` and a comment on its purpose. Placeholders:
 `{tile_columns}` for the columns of `models.Tile` in order, `{tile_records}` for the columns
 that `tile_columns.TileColumns` reads, `{eviction_columns}` for those of `models.Eviction`,
-`{rule_label}` and `{label_at}` for queries of the label of the tile `t` at the time `now`.
+`{rule_label}` and `{label_at}` for queries of the label of the tile `t` at the time `now`,
+`{pinned}` for a query that has a row if a pin holds it.
 """
 
 import re
@@ -73,6 +74,17 @@ _LABEL_AT: Final = f"""
 _LABEL_RANK_AT: Final = _code(
     "at.label", {label.value: rank for rank, label in enumerate(FreshnessLabel)}
 )
+# One row if a pin holds the tile `t`. A scalar query, so that tiles are read in the order of an
+# index however many pins there are.
+_PINNED: Final = """
+    SELECT true
+    FROM tile_pin_blocks b
+    JOIN tile_pins p ON p.id = b.pin_id
+    WHERE b.zoom = t.zoom AND b.x = t.x >> 5 AND b.y = t.y >> 5
+      AND NOT p.ended
+      AND get_bit(b.cells, (t.y & 31) * 32 + (t.x & 31)) = 1
+    LIMIT 1
+"""
 # A position in exact microseconds since 2000, also of times that no calendar has.
 _AFTER_CAPTURED_AT: Final = """
     CASE %(after_us)s::bigint
@@ -125,6 +137,7 @@ _PLACEHOLDERS: Final = {
     "{label_rank_at}": _LABEL_RANK_AT,
     "{label_at}": _LABEL_AT,
     "{rule_label}": _RULE_LABEL,
+    "{pinned}": _PINNED,
     "{after_captured_at}": _AFTER_CAPTURED_AT,
     "{eviction_columns}": EVICTION_COLUMNS,
 }
