@@ -1,5 +1,7 @@
 """Figures of pins: what they cost an eviction beside them, and an insert that passes them."""
 
+from functools import partial
+
 import psycopg
 
 from tests.admin import evict, set_pin
@@ -42,7 +44,7 @@ def _eviction_beside_a_pin(stage: Stage) -> Ratio:
                     ]
                     region = corridor_region(route, HALF_WIDTH_METERS)
                     assert set_pin(daemon.admin_client, "route", region, [ZOOM]).pin.held.tile_count
-                spent, evicted = timed(evict, daemon.admin_client, free_bytes=size)
+                spent, evicted = timed(partial(evict, free_bytes=size), daemon.admin_client)
                 assert evicted.summary.goal_met
                 times.append(spent)
     return Ratio(

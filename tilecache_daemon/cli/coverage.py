@@ -80,7 +80,7 @@ def coverage_command(
 
     \b
     tilecache coverage --zoom 8 --bbox 44,22,53,41 --png ukraine.png
-    tilecache coverage --zoom 13-15 --route '50.45,30.52 49.84,24.03' --width 2000
+    tilecache coverage --zoom 13-15 --route mission.plan --width 2000
     tilecache coverage --zoom 16 --circle 50.45,30.52,5000 --on 2026-12-24
 
     With --json: JSON Lines, one zoom a line, then the summary.

@@ -76,7 +76,7 @@ def missing_command(
     the ceiling and the free space of the tiles directory.
 
     \b
-    tilecache missing --zoom 13-15 --route '50.45,30.52 49.84,24.03' --width 2000 > fetch.csv
+    tilecache missing --zoom 13-15 --route mission.plan --width 2000 > fetch.csv
     tilecache missing --zoom 16 --circle 50.45,30.52,5000 --on 2026-12-24 --format geojson
 
     Import what was fetched with `tilecache import --on-conflict replace-if-newer`: a

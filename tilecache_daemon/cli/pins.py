@@ -65,7 +65,7 @@ def set_pin_command(
     under the ceiling together.
 
     \b
-    tilecache pins set tomorrow --zoom 13-15 --route '50.45,30.52 49.84,24.03' --width 2000
+    tilecache pins set tomorrow --zoom 13-15 --route mission.plan --width 2000
     tilecache pins set base --zoom 16-18 --circle 50.45,30.52,5000 --until 2026-12-24
     """
     pin = pb.Pin(name=name, region=region, zooms=zooms, expires_at=to_timestamp(until))

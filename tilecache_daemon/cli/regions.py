@@ -1,8 +1,10 @@
 """The region and zoom options, shared by several commands."""
 
 import functools
+import importlib
 import re
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
 
 import click
@@ -14,17 +16,26 @@ from tilecache.v1.tile_metadata_store_pb2 import (
     Circle,
     Corridor,
     LatLng,
+    Polygon,
     Region,
+    RegionUnion,
+    Ring,
 )
 from tilecache_daemon.cli.output import Command
+from tilecache_daemon.flightplans.shapes import (
+    AreaShape,
+    CircleShape,
+    CorridorShape,
+    Line,
+    PolygonShape,
+)
 
 Number = TypeVar("Number", int, float)
 Numbers = Sequence[Number] | None
-Position = tuple[float, float]
 
 _POSITION: Final = re.compile(r"[^\s,]+,[^\s,]+")
 _ZOOMS: Final = re.compile(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?")
-_CHOICES: Final = "--bbox, --circle, --cells and --route"
+_CHOICES: Final = "--bbox, --circle, --cells, --route and --area"
 
 
 class _Areas(NamedTuple):
@@ -33,7 +44,8 @@ class _Areas(NamedTuple):
     bbox: Numbers[float]
     circle: Numbers[float]
     cells: Numbers[int]
-    route: list[Position] | None
+    route: list[Line] | None
+    area: list[AreaShape] | None
 
 
 def _numbers_option(
@@ -114,10 +126,17 @@ def _region_options(command: Callable[..., Any], *, required: bool) -> Callable[
         "--cells", "X_FROM,X_TO,Y_FROM,Y_TO", int, "Range of cells, both ends included."
     )
     @click.option(
+        "--area",
+        metavar="FILE",
+        callback=_parse_area,
+        help="Area of a file: a QGroundControl plan (surveys and fences), GeoJSON or KML.",
+    )
+    @click.option(
         "--route",
-        metavar="'LAT,LON LAT,LON ...'",
+        metavar="FILE|'LAT,LON LAT,LON ...'",
         callback=_parse_route,
-        help="Route by its waypoints, as one quoted value. Needs --width.",
+        help="Route of a file (QGroundControl plan, QGC WPL 110, GeoJSON, KML or GPX), or its "
+        "waypoints as one quoted value. Needs --width.",
     )
     @click.option("--width", type=float, metavar="METRES", help="Width on each side of the route.")
     @functools.wraps(command)
@@ -126,11 +145,12 @@ def _region_options(command: Callable[..., Any], *, required: bool) -> Callable[
         bbox: Numbers[float],
         circle: Numbers[float],
         cells: Numbers[int],
-        route: list[Position] | None,
+        route: list[Line] | None,
+        area: list[AreaShape] | None,
         width: float | None,
         **options: Any,
     ) -> Any:
-        areas = _Areas(bbox, circle, cells, route)
+        areas = _Areas(bbox, circle, cells, route, area)
         if (route is None) != (width is None):
             raise click.UsageError("--route and --width must be given together.")
         given = sum(area is not None for area in areas)
@@ -141,17 +161,46 @@ def _region_options(command: Callable[..., Any], *, required: bool) -> Callable[
     return with_region
 
 
-def _parse_route(_: click.Context, __: click.Parameter, value: str | None) -> list[Position] | None:
+def _parse_route(_: click.Context, __: click.Parameter, value: str | None) -> list[Line] | None:
     if value is None:
         return None
     texts = value.split()
     if not texts or not all(map(_POSITION.fullmatch, texts)):
-        raise click.BadParameter(f"{value!r} is not 'LAT,LON LAT,LON ...'")
+        if not Path(value).exists():
+            raise click.BadParameter(f"{value!r} is neither a file nor 'LAT,LON LAT,LON ...'")
+        lines: list[Line] = _read(value, "lines", "has no route", "has areas: use --area")
+        return lines
     route = []
     for text in texts:
         latitude, longitude = _numbers(text, "LAT,LON", float)
         route.append((latitude, longitude))
-    return route
+    return [route]
+
+
+def _parse_area(_: click.Context, __: click.Parameter, value: str | None) -> list[AreaShape] | None:
+    if value is None:
+        return None
+    areas: list[AreaShape] = _read(value, "areas", "has no area", "has a route: use --route")
+    return areas
+
+
+def _read(value: str, wanted: str, fault: str, hint: str) -> Any:
+    """The lines or areas of a file."""
+    # Loaded when it is needed: it takes time.
+    files = importlib.import_module("tilecache_daemon.flightplans.files")
+    try:
+        shapes = files.read_file(Path(value))
+    except OSError as error:
+        raise click.BadParameter(f"{value}: {error.strerror}") from error
+    except ValueError as error:
+        # FlightPlanError, or a path that has a null character.
+        raise click.BadParameter(f"{value}: {error}") from error
+    found = [shape for shape in getattr(shapes, wanted) if shape]
+    if not found:
+        if shapes.lines or shapes.areas:
+            fault += f"; it {hint}"
+        raise click.BadParameter(f"{value}: {fault}")
+    return found
 
 
 def _region(areas: _Areas, width: float | None) -> Region:
@@ -162,14 +211,35 @@ def _region(areas: _Areas, width: float | None) -> Region:
         latitude, longitude, radius = areas.circle
         return Region(circle=Circle(latitude=latitude, longitude=longitude, radius_meters=radius))
     if areas.route is not None and width is not None:
-        waypoints = [LatLng(latitude=lat, longitude=lon) for lat, lon in areas.route]
-        return Region(corridor=Corridor(waypoints=waypoints, half_width_meters=width))
+        return _union([_shape_region(CorridorShape(line, width)) for line in areas.route])
+    if areas.area is not None:
+        return _union(list(map(_shape_region, areas.area)))
     assert areas.cells is not None
     x_from, x_to, y_from, y_to = areas.cells
     try:
         return Region(cell_range=CellRange(x_from=x_from, x_to=x_to, y_from=y_from, y_to=y_to))
     except ValueError as error:
         raise click.UsageError(f"--cells: {error}") from error
+
+
+def _union(regions: Sequence[Region]) -> Region:
+    return regions[0] if len(regions) == 1 else Region(union=RegionUnion(regions=regions))
+
+
+def _shape_region(shape: AreaShape) -> Region:
+    match shape:
+        case CorridorShape(line, width):
+            return Region(corridor=Corridor(waypoints=_points(line), half_width_meters=width))
+        case CircleShape((latitude, longitude), radius):
+            circle = Circle(latitude=latitude, longitude=longitude, radius_meters=radius)
+            return Region(circle=circle)
+        case PolygonShape(outer, holes):
+            rings = [Ring(points=_points(ring)) for ring in holes]
+            return Region(polygon=Polygon(outer=Ring(points=_points(outer)), holes=rings))
+
+
+def _points(line: Line) -> list[LatLng]:
+    return [LatLng(latitude=latitude, longitude=longitude) for latitude, longitude in line]
 
 
 def describe_region(region: Region) -> str:

@@ -15,6 +15,7 @@ from tests.daemon_process import DaemonProcess, run_tilecache
 from tests.imagery import cut_blue_marble
 from tilecache_daemon.cli.coverage_map import FRESH, KIND_COLOURS, MISSING
 
+PLANS = Path(__file__).parents[2] / "plans"
 WHOLE_WORLD = "-90,-180,90,180"
 FIJI = "-30,160,10,-150"  # across the antimeridian
 WEST_OF_IT = (-50.0, 150.0, -10.0, 180.0)
@@ -129,6 +130,29 @@ def test_a_region_is_given_in_several_ways(
     assert summary["cells"] == summary["usable"] == cell_count
 
 
+def test_a_route_and_an_area_are_read_from_files(filled: DaemonProcess) -> None:
+    route = run_coverage(filled, "--zoom", 15, "--route", PLANS / "survey.plan", "--width", 500)
+    by_hand = (
+        "50.42,30.58 50.40,30.62 50.36,30.70 50.345,30.72 50.345,30.74 50.335,30.74 50.335,30.72 "
+        "50.31,30.79 50.42,30.58"
+    )
+    assert route == run_coverage(filled, "--zoom", 15, "--route", by_hand, "--width", 500)
+
+    tracks = run_coverage(filled, "--zoom", 12, "--route", PLANS / "track.gpx", "--width", 2000)
+    parts = [
+        run_coverage(filled, "--zoom", 12, "--route", part, "--width", 2000)[-1]["cells"]
+        for part in ("50.42,30.58 50.40,30.62", "49.9,30 49.95,30.1", "50,30.5 50.1,30.5")
+    ]
+    assert tracks[-1]["cells"] <= sum(parts)
+    assert tracks[-1]["cells"] > max(parts)
+
+    fence = run_coverage(filled, "--zoom", 15, "--area", PLANS / "survey.plan")[-1]["cells"]
+    box = run_coverage(filled, "--zoom", 15, "--bbox", "50.3,30.5,50.4,30.8")[-1]["cells"]
+    assert 0.95 * box < fence < box
+    for name in ("places.kml", "areas.geojson"):
+        assert run_coverage(filled, "--zoom", 12, "--area", PLANS / name)[-1]["cells"] > 0
+
+
 def test_the_table_is_followed_by_the_missing_areas(filled: DaemonProcess) -> None:
     run = run_tilecache(
         "coverage", "--zoom", 4, "--cells", "14,15,7,8", socket_path=filled.socket_path
@@ -206,6 +230,12 @@ def test_without_matplotlib_the_extra_is_named_before_the_daemon_is_called(
         (["--bbox", WHOLE_WORLD, "--cells", "0,0,0,0"], "--circle"),
         ([], "--bbox"),
         (["--route", "1,2 3,4"], "--width"),
+        (["--route", "nowhere.plan", "--width", "5"], "'nowhere.plan' is neither a file nor"),
+        (["--area", "nowhere.plan"], "nowhere.plan: No such file or directory"),
+        (["--area", "."], ".: Is a directory"),
+        (["--area", PLANS / "track.gpx"], "track.gpx: has no area; it has a route: use --route"),
+        (["--area", __file__], "test_coverage.py: is not a QGroundControl plan, QGC WPL 110"),
+        (["--area", PLANS / "places.kml", "--bbox", "0,0,1,1"], "--route and --area"),
         (["--bbox", "0,0,1,1", "--width", "5"], "--route"),
         (["--route", "1 2", "--width", "5"], "LAT,LON LAT,LON"),
         (["--route", "1,2 3,x", "--width", "5"], "LAT,LON"),
@@ -216,11 +246,11 @@ def test_without_matplotlib_the_extra_is_named_before_the_daemon_is_called(
         (["--bbox", "0,0,1,1", "--on", "tomorrow"], "2026-12-24"),
     ],
 )
-def test_an_invalid_region_is_a_usage_error(arguments: list[str], named: str) -> None:
+def test_an_invalid_region_is_a_usage_error(arguments: list[object], named: str) -> None:
     run = run_tilecache("coverage", "--zoom", 4, *arguments)
 
     assert run.returncode == 2
-    assert named in run.stderr
+    assert named in " ".join(run.stderr.split())
 
 
 def test_a_region_that_the_daemon_refuses_is_named(daemon: DaemonProcess) -> None:

@@ -174,7 +174,7 @@ def test_query_filters(filled: DaemonProcess, filters: list[str], expected: set[
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["--zoom", "5"], 2, "--bbox, --circle, --cells and --route"),
+        (["--zoom", "5"], 2, "--bbox, --circle, --cells, --route"),
         (["--zoom", "5", "--cells", "0,1,0,1", "--bbox", "0,0,1,1"], 2, "--bbox, --circle"),
         (["--zoom", "5", "--cells", "0,1,0"], 2, "X_FROM,X_TO,Y_FROM,Y_TO"),
         (["--zoom", "5", "--bbox", "a,b,c,d"], 2, "SOUTH,WEST,NORTH,EAST"),
