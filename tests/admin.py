@@ -1,12 +1,14 @@
 """Calls of TileCacheAdmin."""
 
 from collections.abc import Iterator, Sequence
+from datetime import datetime
 from typing import Any, NamedTuple
 
 from tests.tiles import TIMEOUT_S, by_key
 from tilecache.client import TileCacheClient
 from tilecache.v1.tile_cache_admin_pb2 import (
     ConfirmEvictionsRequest,
+    DeletePinRequest,
     DeleteTilesRequest,
     DeletionSummary,
     EvictedTile,
@@ -19,11 +21,15 @@ from tilecache.v1.tile_cache_admin_pb2 import (
     GetStorageUsageRequest,
     GetStorageUsageResponse,
     ListEvictionsRequest,
+    ListPinsRequest,
+    Pin,
     ReevaluateFreshnessRequest,
     Sector,
     SectorClassification,
     SetFreshnessRuleRequest,
     SetFreshnessRuleResponse,
+    SetPinRequest,
+    SetPinResponse,
     SetSectorRequest,
     SetSectorResponse,
 )
@@ -32,6 +38,7 @@ from tilecache.v1.tile_metadata_store_pb2 import (
     BoundingBox,
     FreshnessLabel,
     GetTileRequest,
+    Region,
     TouchTilesRequest,
 )
 
@@ -73,6 +80,31 @@ def read_usage(client: TileCacheClient) -> GetStorageUsageResponse:
         GetStorageUsageRequest(), timeout=TIMEOUT_S
     )
     return answer
+
+
+def set_pin(
+    client: TileCacheClient,
+    name: str,
+    region: Region,
+    zooms: Sequence[int],
+    expires_at: datetime | None = None,
+) -> SetPinResponse:
+    """Sets a pin."""
+    pin = Pin(name=name, region=region, zooms=zooms)
+    if expires_at:
+        pin.expires_at.FromDatetime(expires_at)
+    answer: SetPinResponse = client.admin.SetPin(SetPinRequest(pin=pin), timeout=TIMEOUT_S)
+    return answer
+
+
+def list_pins(client: TileCacheClient, **request: Any) -> list[Pin]:
+    """A page of pins."""
+    return list(client.admin.ListPins(ListPinsRequest(**request), timeout=TIMEOUT_S).pins)
+
+
+def delete_pin(client: TileCacheClient, name: str) -> None:
+    """Deletes a pin."""
+    client.admin.DeletePin(DeletePinRequest(name=name), timeout=TIMEOUT_S)
 
 
 def list_evictions(client: TileCacheClient, page_size: int = 0) -> Iterator[EvictedTile]:

@@ -1,7 +1,7 @@
 """Valid tiles derived from their keys, and helpers that send them."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta, timezone
 from itertools import count
 from typing import Any
@@ -26,14 +26,21 @@ from tilecache.v1.tile_metadata_store_pb2 import (
     BulkInsertTilesResponse,
     CellRange,
     Circle,
+    Corridor,
     InsertTileRequest,
     InsertTileResponse,
+    LatLng,
     LookupTilesRequest,
+    Polygon,
     Region,
+    RegionUnion,
+    Ring,
     TileMetadata,
     TileRef,
 )
 
+Position = tuple[float, float]
+"""Latitude and longitude."""
 GOOGLEMAPS = TILE_SOURCE_GOOGLEMAPS
 ONBOARD = TILE_SOURCE_ONBOARD_INGEST
 FLIGHT = "3f2504e0-4f89-41d3-9a0c-0305e82c3301"
@@ -164,6 +171,32 @@ def circle_region(latitude: float, longitude: float, radius_meters: float) -> Re
     return Region(
         circle=Circle(latitude=latitude, longitude=longitude, radius_meters=radius_meters)
     )
+
+
+def corridor_region(waypoints: Sequence[Position], half_width_meters: float) -> Region:
+    """A region by the distance to a route."""
+    return Region(
+        corridor=Corridor(waypoints=_points(waypoints), half_width_meters=half_width_meters)
+    )
+
+
+def polygon_region(outer: Sequence[Position], *holes: Sequence[Position]) -> Region:
+    """A region by an outline."""
+    return Region(
+        polygon=Polygon(
+            outer=Ring(points=_points(outer)),
+            holes=[Ring(points=_points(hole)) for hole in holes],
+        )
+    )
+
+
+def union_region(*regions: Region) -> Region:
+    """Several regions as one."""
+    return Region(union=RegionUnion(regions=regions))
+
+
+def _points(positions: Sequence[Position]) -> list[LatLng]:
+    return [LatLng(latitude=latitude, longitude=longitude) for latitude, longitude in positions]
 
 
 def random_flight() -> str:

@@ -25,6 +25,7 @@ from tilecache_daemon.service.eviction import EvictionService
 from tilecache_daemon.service.freshness import FreshnessService
 from tilecache_daemon.service.information import InformationService
 from tilecache_daemon.service.insertion import InsertionService
+from tilecache_daemon.service.pins import PinService
 from tilecache_daemon.service.policy import PolicyService
 from tilecache_daemon.service.purge import PurgeService
 from tilecache_daemon.service.reading import ReadingService
@@ -71,6 +72,7 @@ class Services:
     storage: StorageService
     eviction: EvictionService
     purge: PurgeService
+    pins: PinService
     policy: PolicyService
     freshness: FreshnessService
     watching: WatchService
@@ -140,6 +142,7 @@ def build_services(base: Foundation, tiles: StoreSide, schema_revision: str) -> 
     ceiling = Ceiling(
         store, eviction, config.max_used_bytes, evict_on_insert=config.evict_on_insert
     )
+    coverage = CoverageService(store, limits)
     return Services(
         information=InformationService(
             store,
@@ -151,12 +154,13 @@ def build_services(base: Foundation, tiles: StoreSide, schema_revision: str) -> 
             config.tiles_directory,
         ),
         reading=ReadingService(tiles.cache, tiles.accesses, limits),
-        coverage=CoverageService(store, limits),
+        coverage=coverage,
         insertion=InsertionService(store, freshness, ceiling, clock, base.read_priority),
         uploads=UploadService(store, clock),
         storage=StorageService(store, ceiling),
         eviction=eviction,
         purge=PurgeService(store, clock),
+        pins=PinService(store, coverage, ceiling, clock),
         policy=PolicyService(store, freshness, clock),
         freshness=freshness,
         watching=WatchService(
@@ -183,6 +187,7 @@ def build_server_side(
         services.storage,
         services.eviction,
         services.purge,
+        services.pins,
         services.policy,
         services.freshness,
         limits,

@@ -57,6 +57,12 @@ class SectorNotFoundError(TileCacheError):
     reason = "SECTOR_NOT_FOUND"
 
 
+class PinNotFoundError(TileCacheError):
+    """No pin has this name."""
+
+    reason = "PIN_NOT_FOUND"
+
+
 class ContentConflictError(TileCacheError):
     """Different content is stored under the same key."""
 

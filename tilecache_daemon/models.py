@@ -209,6 +209,30 @@ class Purge(NamedTuple):
     flight_id: str | None
 
 
+class NewPin(NamedTuple):
+    """An area that is to be pinned at some zooms, until a time if there is one."""
+
+    name: str
+    region: bytes
+    """In the form of its writer, which is not read."""
+    zooms: tuple[int, ...]
+    expires_at: datetime | None
+
+
+class Pin(NamedTuple):
+    """A pin, and the tiles that it holds; none if it has ended."""
+
+    name: str
+    region: bytes
+    zooms: list[int]
+    cell_count: int
+    created_at: datetime
+    expires_at: datetime | None
+    ended: bool
+    tile_count: int
+    used_bytes: int
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """Limits on requests and answers, published by `GetServerInfo`."""
@@ -236,6 +260,9 @@ class Limits:
     max_watched_areas: int = 64
     max_watched_blocks: int = 1_024
     """A million cells: as many tiles as an answer holds at most."""
+    max_region_points: int = 20_000
+    max_half_width_meters: int = 1_000_000
+    max_pin_name_characters: int = 100
 
 
 DEFAULT_LIMITS: Final = Limits()

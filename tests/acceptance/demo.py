@@ -308,14 +308,16 @@ def draw_coverage(demo: Demo, daemon: DaemonProcess, tiles: dict[str, TileMetada
     arguments = ("--zoom", DETAIL_ZOOM, "--png", PICTURE, "--json")
     box = ",".join(map(str, SHOWN_BOX))
     drawn = run_tilecache("coverage", "--bbox", box, *arguments, socket_path=daemon.socket_path)
-    numbers = json.loads(drawn.stdout or "{}")
+    summary = (drawn.stdout.splitlines() or ["{}"])[-1]
+    numbers = json.loads(summary)
     expected = Counter(
         expected_label(tile) for tile in tiles.values() if tile.key.zoom == DETAIL_ZOOM
     )
     demo.check(
-        f"{numbers.get('covered_count')} of {numbers.get('cell_count')} cells are covered: "
-        f"{numbers.get('labels')}",
-        drawn.returncode == 0 and numbers.get("labels") == expected,
+        f"{numbers.get('usable')} of {numbers.get('cells')} cells are usable: "
+        f"{', '.join(f'{numbers.get(label)} {label}' for label in expected)}",
+        drawn.returncode == 0
+        and all(numbers.get(label) == count for label, count in expected.items()),
         f"{dict(expected)} were expected",
         drawn.stderr,
     )

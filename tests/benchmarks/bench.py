@@ -18,6 +18,7 @@ from rich.table import Table
 
 from tests.benchmarks.costs import measure_costs
 from tests.benchmarks.measure import Ratio, spread
+from tests.benchmarks.pins import measure_pins
 from tests.benchmarks.reading import EDGE, measure_reading, measure_rest, measure_size
 from tests.benchmarks.replicas import measure_flight, measure_updates, measure_windows
 from tests.benchmarks.stage import Stage
@@ -42,6 +43,7 @@ GROUPS: dict[str, Callable[[Stage], list[Ratio]]] = {
     "bulk": measure_bulk,
     "touches": measure_touches,
     "costs": measure_costs,
+    "pins": measure_pins,
     "size": lambda stage: measure_size(stage, stage.database(100), stage.database(1_000)),
 }
 

@@ -41,13 +41,13 @@ def measure_costs(stage: Stage) -> list[Ratio]:
 def _insert_after_relabelling(stage: Stage) -> Ratio:
     database = stage.database(EDGE, TILES)
     with stage.daemon(database, max_used_bytes=10**15) as daemon:
-        before = _insert_seconds(daemon.client)
+        before = insert_seconds(daemon.client)
         box = (-85.0, -180.0, 85.0, 180.0)
         with psycopg.connect(database, autocommit=True) as connection:
             connection.execute("UPDATE tiles SET captured_at = now() - interval '1 year'")
         assert set_sector(daemon.admin_client, "all", ACTIVE_CONFLICT, box).relabelled_count > 0
         time.sleep(10)
-        after = _insert_seconds(daemon.client)
+        after = insert_seconds(daemon.client)
     return Ratio(
         "insert_after_relabelling_over_before",
         "InsertTile under a ceiling 10 s after 600,000 tiles were relabelled, over before",
@@ -65,9 +65,9 @@ def _insert_with_pending(stage: Stage) -> Ratio:
             [PENDING],
         )
         connection.execute("VACUUM ANALYZE tiles")
-    with _full_daemon(stage, plain) as one, _full_daemon(stage, pending) as other:
-        _insert_seconds(one.client, 20), _insert_seconds(other.client, 20)
-        rounds = [(_insert_seconds(other.client), _insert_seconds(one.client)) for _ in range(5)]
+    with full_daemon(stage, plain) as one, full_daemon(stage, pending) as other:
+        insert_seconds(one.client, 20), insert_seconds(other.client, 20)
+        rounds = [(insert_seconds(other.client), insert_seconds(one.client)) for _ in range(5)]
     ours = [percentile(round_[0], 50) for round_ in rounds]
     theirs = [percentile(round_[1], 50) for round_ in rounds]
     return Ratio(
@@ -140,14 +140,16 @@ def delete_all(client: TileCacheClient) -> int:
 
 
 @contextmanager
-def _full_daemon(stage: Stage, database: str) -> Iterator[DaemonProcess]:
+def full_daemon(stage: Stage, database: str) -> Iterator[DaemonProcess]:
+    """A daemon whose ceiling is reached, and whose inserts evict."""
     with psycopg.connect(database) as connection:
         ((used,),) = connection.execute("SELECT sum(used_bytes)::bigint FROM tile_usage").fetchall()
     with stage.daemon(database, max_used_bytes=used, evict_on_insert=True) as daemon:
         yield daemon
 
 
-def _insert_seconds(client: TileCacheClient, number: int = INSERTS) -> list[float]:
+def insert_seconds(client: TileCacheClient, number: int = INSERTS) -> list[float]:
+    """The times of inserts of new tiles."""
     return [
         seconds(insert, client, tile(tile_key(12, next(_rows) % 4096, next(_rows) % 4096)))
         for _ in range(number)

@@ -17,7 +17,7 @@ from tilecache.v1 import tile_metadata_store_pb2 as pb
 from tilecache.v1.tile_identity_pb2 import TileKey
 from tilecache_daemon.errors import InvalidRequestError
 from tilecache_daemon.models import Limits
-from tilecache_daemon.rpc import admin_requests, requests
+from tilecache_daemon.rpc import admin_requests, regions, requests
 from tilecache_daemon.rpc.new_tile import new_tile
 from tilecache_daemon.service.regions import bound_cells
 from tilecache_daemon.service.uploads import decode_page_token
@@ -27,7 +27,7 @@ MAX_ITEMS = Limits().max_request_items
 
 
 def read_region(request: pb.QueryTilesRequest) -> object:
-    cells = requests.region_cells(requests.zoom(request.zoom), request.region)
+    cells = regions.region_cells(requests.zoom(request.zoom), request.region)
     return bound_cells(cells, MAX_CELLS)
 
 

@@ -21,12 +21,15 @@ from tests.tiles import (
     bulk_insert,
     cell_region,
     circle_region,
+    corridor_region,
     key_name,
+    polygon_region,
     random_flight,
     tile,
     tile_key,
     tile_uuid,
     timestamp,
+    union_region,
     waiting_for_locks,
 )
 from tests.waiting import eventually
@@ -93,6 +96,12 @@ def test_deleted_tiles_are_listed(admin: TileCacheClient, block: Block) -> None:
         (cell_region(500, 510, 300, 310), [(511, 300), (500, 311), (499, 305)]),
         (box_region(59.6, -4.1, 60.0, -0.6), [(511, 300), (511, 311)]),
         (circle_region(60.0, -4.05, 20_000.0), [(510, 310), (511, 300)]),
+        (polygon_region([(59.0, -5.0), (60.3, -5.0), (60.3, -2.5)]), [(510, 310), (511, 300)]),
+        (corridor_region([(60.0, -4.2), (60.4, -4.2)], 9_000.0), [(510, 310), (511, 300)]),
+        (
+            union_region(cell_region(500, 500, 297, 298), circle_region(60.0, -4.05, 9_000.0)),
+            [(510, 310), (511, 300)],
+        ),
     ],
 )
 def test_tiles_are_deleted_by_region(
@@ -125,6 +134,12 @@ def test_tiles_are_deleted_by_region(
         circle_region(-17.0, 180.0, 60_000.0),
         circle_region(-17.0, -179.9, 60_000.0),
         box_region(-18.0, 179.5, -16.0, -179.5),
+        polygon_region([(-18.0, 179.5), (-18.0, -179.5), (-16.0, -179.5), (-16.0, 179.5)]),
+        corridor_region([(-17.0, 179.9), (-17.0, -179.9)], 9_000.0),
+        union_region(
+            corridor_region([(-17.0, 179.9), (-17.0, -179.9)], 9_000.0),
+            circle_region(-17.0, 180.0, 60_000.0),
+        ),
     ],
 )
 def test_a_region_may_cross_the_antimeridian(
@@ -262,7 +277,10 @@ def test_the_cost_of_a_region_depends_on_its_tiles(admin: TileCacheClient) -> No
     box = delete(admin, region=box_region(-90, -180, 90, 180), dry_run=True)
     circle = delete(admin, region=circle_region(0, 0, 20_000_000.0), dry_run=True)
 
-    assert deleted_keys(box) == deleted_keys(circle)
+    parts = union_region(box_region(-90, -180, 90, 0), box_region(-90, 0, 90, 180))
+    union = delete(admin, region=parts, dry_run=True)
+
+    assert deleted_keys(box) == deleted_keys(circle) == deleted_keys(union)
     assert len(box.tiles) == 2
 
 
@@ -283,6 +301,8 @@ def test_the_cost_of_a_region_depends_on_its_tiles(admin: TileCacheClient) -> No
         ({"region": box_region(5, 0, 4, 1)}, "region.bounding_box.south"),
         ({"region": circle_region(5, 0, -1)}, "region.circle.radius_meters"),
         ({"region": {}}, "region"),
+        ({"region": union_region(cell_region(0, 1, 0, 1))}, "zooms"),
+        ({"region": corridor_region([], 1)}, "region.corridor.waypoints"),
     ],
 )
 def test_an_invalid_request_is_refused_and_deletes_nothing(

@@ -47,10 +47,12 @@ async def test_a_tile_that_waits_for_upload_again_when_it_is_evicted_stays(
     try:
         async with database.transaction() as connection:
             queries = EvictionQueries(connection)
-            chosen = await queries.list_evictable((0, 0), 10, include_pending=False)
+            chosen = await queries.list_evictable(
+                (0, 0), 10, include_pending=False, include_pinned=False
+            )
             sql.execute("UPDATE tiles SET uploaded_at = NULL")
             gone = await queries.evict_tiles(
-                chosen, EvictionReason.EVICTED, NOW, include_pending=False
+                chosen, EvictionReason.EVICTED, NOW, include_pending=False, include_pinned=False
             )
     finally:
         await database.close()
@@ -111,6 +113,6 @@ def test_an_eviction_passes_over_pending_tiles_by_an_index(
 
     assert [each.key.x for each in went.tiles] == [block.x + 10]
     statement = "EXPLAIN " + load_queries("evictions")["list_evictable"]
-    parameters = {"after_order": 0, "after_id": 0, "limit": 1}
+    parameters = {"after_order": 0, "after_id": 0, "limit": 1, "include_pinned": False}
     plan = "\n".join(row[0] for row in sql.execute(SQL(statement), parameters))
     assert "idx_tiles_evictable" in plan

@@ -19,13 +19,16 @@ from tests.tiles import (
     bulk_insert,
     cell_region,
     circle_region,
+    corridor_region,
     key_name,
+    polygon_region,
     random_flight,
     store_row,
     tile,
     tile_key,
     tile_uuid,
     timestamp,
+    union_region,
 )
 from tests.waiting import eventually
 from tilecache.client import TileCacheClient
@@ -94,6 +97,9 @@ def square(x_from: int, x_to: int, y_from: int, y_to: int) -> list[tuple[int, in
     return [(x, y) for x in range(x_from, x_to + 1) for y in range(y_from, y_to + 1)]
 
 
+RIM = sorted(set(square(13, 18, 13, 18)) - set(square(14, 17, 14, 17)))
+
+
 @pytest.mark.parametrize(
     ("region", "expected"),
     [
@@ -109,6 +115,24 @@ def square(x_from: int, x_to: int, y_from: int, y_to: int) -> list[tuple[int, in
         (circle_region(0.0, 0.0, 1_000), square(15, 16, 15, 16)),
         (circle_region(5.0, 179.999, 10_000), [(0, 15), (31, 15)]),
         (circle_region(90.0, 0.0, 580_000), [(x, 0) for x in range(32)]),
+        (polygon_region([(0.1, 0.1), (0.1, 22.4), (11, 0.1)]), square(16, 17, 15, 15)),
+        (
+            polygon_region([(1, 1), (1, 179), (-1, -179), (-1, 2)]),
+            [*square(16, 31, 15, 16), (0, 16)],
+        ),
+        (
+            polygon_region(
+                [(-30, -30), (-30, 30), (30, 30), (30, -30)],
+                [(-29, -29), (-29, 29), (29, 29), (29, -29)],
+            ),
+            RIM,
+        ),
+        (corridor_region([(5.0, 5.0), (5.0, 40.0)], 1_000), square(16, 19, 15, 15)),
+        (corridor_region([(5.0, 170.0), (5.0, -170.0)], 1_000), [(0, 15), (31, 15)]),
+        (
+            union_region(box_region(0.1, 0.1, 11, 23), cell_region(16, 16, 15, 16)),
+            [(16, 15), (16, 16), (17, 15), (18, 15)],
+        ),
     ],
     ids=region_name,
 )

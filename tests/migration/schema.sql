@@ -101,6 +101,29 @@ CREATE TABLE tile_evictions (
 
 CREATE INDEX idx_tile_evictions_file_path ON tile_evictions (file_path);
 
+CREATE TABLE tile_pins (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    name text NOT NULL,
+    region bytea NOT NULL,
+    zooms integer[] NOT NULL,
+    cell_count bigint NOT NULL,
+    created_at timestamptz NOT NULL,
+    expires_at timestamptz,
+    ended boolean NOT NULL DEFAULT false,
+    CONSTRAINT uq_tile_pins_name UNIQUE (name)
+);
+
+CREATE TABLE tile_pin_blocks (
+    zoom integer NOT NULL,
+    x integer NOT NULL,
+    y integer NOT NULL,
+    pin_id bigint NOT NULL REFERENCES tile_pins ON DELETE CASCADE,
+    cells bytea NOT NULL,
+    PRIMARY KEY (zoom, x, y, pin_id),
+    CONSTRAINT ck_tile_pin_blocks_cells CHECK (length(cells) = 128)
+);
+CREATE INDEX idx_tile_pin_blocks_pin_id ON tile_pin_blocks (pin_id);
+
 CREATE TABLE tile_usage (
     zoom integer NOT NULL,
     source text NOT NULL,

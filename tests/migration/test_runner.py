@@ -33,6 +33,10 @@ from tilecache_daemon.schema.migrator import (
 HOLD_THE_LOCK = f"SELECT pg_advisory_lock({MIGRATION_LOCK_KEY})"
 
 
+LEAVE_TILES = {"0008_pins"}
+"""Revisions that do not touch the table of tiles."""
+
+
 def fail_attempts(database: Database, sqlstate: str, failures: int) -> None:
     """Makes PostgreSQL raise an error in the first runs. A sequence survives a rollback."""
     database.query("CREATE SEQUENCE attempts")
@@ -445,6 +449,6 @@ def test_a_plan_estimates_time_and_space_from_the_tables_size(
     apply_migrations(Config(dsn=old.dsn))
     ((after,),) = old.query("SELECT pg_total_relation_size('tiles')")
 
-    assert all(step.estimated_s > 0 for step in planned)
+    assert all(step.estimated_s > 0 for step in planned if step.revision not in LEAVE_TILES)
     estimated = sum(step.estimated_bytes for step in planned)
     assert 0.5 < estimated / (after - before) < 2

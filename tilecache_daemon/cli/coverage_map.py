@@ -4,7 +4,7 @@ Needs the extra `plot` (matplotlib and numpy).
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import IO, Final, NamedTuple
@@ -17,7 +17,10 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from tilecache.mercator import CellRectangle, cell_bounds, row_position
+from tilecache.mercator import CellRectangle, cell_bounds, cell_edge_meters, row_position
+from tilecache.v1.tile_metadata_store_pb2 import DescribeCoverageResponse, Region
+from tilecache_daemon.cli.region_outline import Line, outlines
+from tilecache_daemon.rpc.regions import region_cells
 
 _MAX_PIXELS: Final = 4096
 
@@ -28,7 +31,7 @@ class _Kind(NamedTuple):
 
 
 _KINDS: Final = (
-    _Kind("fresh", "#2a9d6f"),
+    _Kind("usable", "#2a9d6f"),
     _Kind("downgraded", "#f2b134"),
     _Kind("stale", "#c8452f"),
     _Kind("missing", "#d5dae1"),
@@ -48,9 +51,12 @@ KIND_OF_LABEL: Final = {
 class CoverageMap:
     """The cells of a region at one zoom. All are missing until `mark` gives them a label."""
 
-    def __init__(self, zoom: int, rectangles: Sequence[CellRectangle]) -> None:
+    def __init__(
+        self, zoom: int, rectangles: Sequence[CellRectangle], outlines: Iterable[Line] = ()
+    ) -> None:
         """`rectangles` are the region's cells, at least one."""
         self.zoom = zoom
+        self._outlines = list(outlines)
         self._side = 1 << zoom
         self._west, width = _narrowest_window(self._side, rectangles)
         self._north = min(rectangle.y_from for rectangle in rectangles)
@@ -84,6 +90,14 @@ class CoverageMap:
         if self._cells[index] != _OUTSIDE:
             self._cells[index] = KIND_OF_LABEL[label]
 
+    def mark_all(self, rectangle: CellRectangle, kind: int) -> None:
+        """Sets the kind of the region's cells in a rectangle."""
+        rows = slice(rectangle.y_from - self._north, rectangle.y_to - self._north + 1)
+        columns = (np.arange(rectangle.x_from, rectangle.x_to + 1) - self._west) % self._side
+        columns = columns[columns < self._cells.shape[1]]
+        cells = self._cells[rows, columns]
+        self._cells[rows, columns] = np.where(cells == _OUTSIDE, _OUTSIDE, kind)
+
     def count(self, kind: int) -> int:
         """Number of cells of a kind."""
         return int(np.count_nonzero(self._cells == kind))
@@ -96,6 +110,8 @@ class CoverageMap:
         axes = figure.add_subplot()
         self._draw_cells(axes)
         self._draw_grid(axes)
+        self._draw_outlines(axes)
+        self._draw_scale(axes)
         axes.set_title(title, loc="left", fontsize=12, fontweight="bold", pad=12)
         self._draw_legend(figure)
         # High enough that a single missing cell is at least one pixel.
@@ -137,6 +153,32 @@ class CoverageMap:
         axes.tick_params(length=3, labelsize=9, color="#52606d", labelcolor="#323f4b")
         axes.spines[:].set_color("#52606d")
 
+    def _draw_outlines(self, axes: Axes) -> None:
+        height, width = self.shape
+        for line in self._outlines:
+            column = (line[:, 0] + 180.0) / 360.0 * self._side - self._west
+            row = [row_position(self.zoom, latitude) - self._north for latitude in line[:, 1]]
+            # The region may lie on another turn around the world.
+            turns = np.floor(column.min() / self._side) * self._side
+            for turn in (turns, turns + self._side):
+                axes.plot(column - turn, row, color="#14202b", linewidth=1.2, alpha=0.8)
+        axes.set(xlim=(0, width), ylim=(height, 0))
+
+    def _draw_scale(self, axes: Axes) -> None:
+        """A bar of a round length, true at the map's middle."""
+        height, width = self.shape
+        middle = cell_bounds(self.zoom, 0, self._north + height // 2)
+        cell_meters = cell_edge_meters(self.zoom, (middle.south + middle.north) / 2)
+        most = width * cell_meters / 4
+        power = 10 ** math.floor(math.log10(most))
+        meters = next(step * power for step in (5, 2, 1) if step * power <= most)
+        text = f"{meters / 1000:g} km" if meters >= 1_000 else f"{meters:g} m"
+        left, bottom = width * 0.03, height * 0.95
+        axes.plot(
+            [left, left + meters / cell_meters], [bottom, bottom], color="#14202b", linewidth=3
+        )
+        axes.text(left, bottom - height * 0.015, text, fontsize=9, color="#14202b")
+
     def _draw_legend(self, figure: Figure) -> None:
         counts = [self.count(kind) for kind in range(_OUTSIDE)]
         total = sum(counts) or 1
@@ -154,6 +196,26 @@ class CoverageMap:
             fontsize=9,
             columnspacing=1.5,
         )
+
+
+def map_of(zoom: int, region: Region) -> CoverageMap | None:
+    """The map of a region that the daemon has accepted; None if it has no cells. All of its cells
+    are usable until others are marked."""
+    rectangles = list(region_cells(zoom, region))
+    if not rectangles:
+        return None
+    coverage_map = CoverageMap(zoom, rectangles, outlines(zoom, region))
+    for rectangle in rectangles:
+        coverage_map.mark_all(rectangle, FRESH)
+    return coverage_map
+
+
+def mark(coverage_map: CoverageMap, answer: DescribeCoverageResponse) -> None:
+    """Marks the missing and the stale cells of an answer."""
+    for kind, areas in ((MISSING, answer.missing), (STALE, answer.stale)):
+        for area in areas:
+            rectangle = CellRectangle(area.x_from, area.x_to, area.y_from, area.y_to)
+            coverage_map.mark_all(rectangle, kind)
 
 
 def _figure_size(width: int, height: int) -> tuple[float, float]:

@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from tilecache.client import TileCacheClient
-from tilecache.identity import MAX_ZOOM, SOURCE_NUMBERS
+from tilecache.identity import SOURCE_NUMBERS
 from tilecache.v1 import tile_cache_admin_pb2 as pb
 from tilecache.v1.tile_metadata_store_pb2 import Region
 from tilecache_daemon.cli.output import (
@@ -17,28 +17,24 @@ from tilecache_daemon.cli.output import (
     message_to_dict,
     print_json_line,
 )
-from tilecache_daemon.cli.regions import optional_region_options
+from tilecache_daemon.cli.regions import optional_region_options, zooms_option
 from tilecache_daemon.cli.removal import (
     RemovedTiles,
     confirm,
+    pinned_option,
     progress_bar,
     removal_options,
     require_confirmation,
 )
 from tilecache_daemon.cli.sizes import format_count, format_tiles
 from tilecache_daemon.cli.tiles import source_choice
+from tilecache_daemon.cli.times import Moment
 
 
 @click.command("delete")
 @click.argument("tile_uuids", metavar="[TILE_UUID]...", nargs=-1)
 @optional_region_options
-@click.option(
-    "--zoom",
-    "zooms",
-    type=click.IntRange(0, MAX_ZOOM),
-    multiple=True,
-    help="Only this zoom level. May be repeated.",
-)
+@zooms_option(required=False)
 @click.option(
     "--source",
     "sources",
@@ -48,7 +44,7 @@ from tilecache_daemon.cli.tiles import source_choice
 )
 @click.option(
     "--captured-before",
-    type=click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"]),
+    type=Moment(),
     help="Only tiles captured before this time (UTC).",
 )
 @click.option("--flight", metavar="UUID", help="Only tiles of this flight.")
@@ -57,6 +53,7 @@ from tilecache_daemon.cli.tiles import source_choice
     is_flag=True,
     help="Also delete tiles that wait for upload. Their content is lost.",
 )
+@pinned_option
 @removal_options
 @admin_socket_option
 @json_option
@@ -70,6 +67,7 @@ def delete_command(
     captured_before: datetime | None,
     flight: str | None,
     include_pending_uploads: bool,
+    include_pinned: bool,
     dry_run: bool,
     yes: bool,
     socket_path: Path,
@@ -77,20 +75,20 @@ def delete_command(
 ) -> None:
     """Delete tiles by id, or all tiles that match the filters.
 
-    A tile must match every given filter. Tiles that wait for upload are kept. A
-    deleted tile is no longer found. Its file exists until `tilecache evictions
+    A tile must match every given filter. Tiles that wait for upload or are
+    pinned are kept. A deleted tile is no longer found. Its file exists until `tilecache evictions
     remove` removes it.
 
     \b
     tilecache delete 17f7ac7e-6c25-5050-a7cd-b6578cd5f323
     tilecache delete --source googlemaps --bbox 44,22,53,41 --dry-run
-    tilecache delete --circle 50.45,30.52,5000 --zoom 17 --zoom 18
+    tilecache delete --circle 50.45,30.52,5000 --zoom 17-18
     tilecache delete --captured-before 2026-01-01 --yes
 
     With --json: JSON Lines, one tile a line, then the summary.
 
-    Exit codes: 0 success; 1 some ids were not found, some tiles wait for upload, or
-    the confirmation was declined; 2 wrong usage, or no terminal and no --yes; 3 the
+    Exit codes: 0 success; 1 some ids were not found, some tiles wait for upload or
+    are pinned, or the confirmation was declined; 2 wrong usage, or no terminal and no --yes; 3 the
     daemon does not answer; 4 refused by the daemon.
     """
     filters = (region, zooms, sources, captured_before, flight)
@@ -104,6 +102,7 @@ def delete_command(
         sources=[SOURCE_NUMBERS[source] for source in sources],
         flight_id=flight,
         include_pending_uploads=include_pending_uploads,
+        include_pinned=include_pinned,
         dry_run=dry_run,
     )
     if captured_before:
@@ -116,7 +115,9 @@ def delete_command(
         print_json_line({"summary": message_to_dict(summary, zeros=True)})
     else:
         _print(summary, removed)
-    incomplete = summary.pending_upload_count or summary.not_found_tile_uuids
+    incomplete = (
+        summary.pending_upload_count or summary.pinned_count or summary.not_found_tile_uuids
+    )
     context.exit(ExitCode.IN_PART if incomplete else ExitCode.DONE)
 
 
@@ -165,6 +166,12 @@ def _print(summary: pb.DeletionSummary, removed: RemovedTiles) -> None:
         click.echo(
             f"{kept} {format_count(summary.pending_upload_count, 'matching tile')} pending upload; "
             "--include-pending-uploads deletes them too."
+        )
+    if summary.pinned_count:
+        kept = "Would keep" if summary.dry_run else "Kept"
+        click.echo(
+            f"{kept} {format_count(summary.pinned_count, 'matching tile')} pinned by "
+            f"{', '.join(summary.pin_names)}; --include-pinned deletes them too."
         )
     for tile_uuid in summary.not_found_tile_uuids:
         click.echo(f"{tile_uuid}: not found", err=True)

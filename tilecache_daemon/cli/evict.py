@@ -18,6 +18,7 @@ from tilecache_daemon.cli.output import (
 from tilecache_daemon.cli.removal import (
     RemovedTiles,
     confirm,
+    pinned_option,
     progress_bar,
     removal_options,
     require_confirmation,
@@ -26,6 +27,7 @@ from tilecache_daemon.cli.sizes import format_count, format_size, format_tiles, 
 
 _REASONS: Final = {
     pb.EVICTION_STOP_PENDING_UPLOADS: "the remaining tiles wait for upload or are being written",
+    pb.EVICTION_STOP_PINNED: "pins hold the remaining tiles",
     pb.EVICTION_STOP_EMPTY: "no more tiles can be evicted",
 }
 
@@ -38,6 +40,7 @@ _REASONS: Final = {
     is_flag=True,
     help="Also evict tiles that wait for upload. Their content is lost.",
 )
+@pinned_option
 @removal_options
 @admin_socket_option
 @json_option
@@ -47,6 +50,7 @@ def evict_command(
     max_used: int | None,
     free: int | None,
     include_pending_uploads: bool,
+    include_pinned: bool,
     dry_run: bool,
     yes: bool,
     socket_path: Path,
@@ -54,8 +58,8 @@ def evict_command(
 ) -> None:
     """Evict the least recently used tiles.
 
-    Give either --max-used or --free. Tiles that wait for upload are kept. An evicted
-    tile is no longer found. Its file exists until `tilecache evictions remove`
+    Give either --max-used or --free. Tiles that wait for upload or are pinned are
+    kept. An evicted tile is no longer found. Its file exists until `tilecache evictions remove`
     removes it.
 
     \b
@@ -71,7 +75,11 @@ def evict_command(
     if (max_used is None) == (free is None):
         raise click.UsageError("Give either --max-used or --free.")
     require_confirmation(yes=yes, dry_run=dry_run)
-    request = pb.EvictTilesRequest(include_pending_uploads=include_pending_uploads, dry_run=dry_run)
+    request = pb.EvictTilesRequest(
+        include_pending_uploads=include_pending_uploads,
+        include_pinned=include_pinned,
+        dry_run=dry_run,
+    )
     if max_used is not None:
         request.max_used_bytes = max_used
     if free is not None:
@@ -131,9 +139,12 @@ def _print(summary: pb.EvictionSummary, removed: RemovedTiles) -> None:
         click.echo(f"Evicted {evicted}; {used} remain in use.")
     removed.print()
     if not summary.goal_met:
-        reason = _REASONS.get(summary.stop, "unknown reason")
-        click.echo(f"The goal was not reached: {reason}.")
+        reasons = [_REASONS.get(stop, "unknown reason") for stop in summary.stops]
+        click.echo(f"The goal was not reached: {'; '.join(reasons)}.")
     if summary.pending_upload_count:
         click.echo(f"Skipped {format_count(summary.pending_upload_count, 'tile')} pending upload.")
+    if summary.pinned_count:
+        skipped = format_count(summary.pinned_count, "pinned tile")
+        click.echo(f"Skipped {skipped} (pins: {', '.join(summary.pin_names)}).")
     if summary.evicted_count and not summary.dry_run:
         click.echo("The files still exist; `tilecache evictions remove` removes them.")

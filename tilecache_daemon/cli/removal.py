@@ -33,6 +33,13 @@ def removal_options(command: Command) -> Command:
     return command
 
 
+def pinned_option(command: Command) -> Command:
+    """Adds `--include-pinned`."""
+    return click.option(
+        "--include-pinned", is_flag=True, help="Also tiles that pins hold (`tilecache pins list`)."
+    )(command)
+
+
 def require_confirmation(*, yes: bool, dry_run: bool) -> None:
     """Ends the command if it needs a confirmation and there is no terminal to ask on."""
     if not (yes or dry_run or sys.stdin.isatty()):

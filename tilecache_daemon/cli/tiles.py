@@ -1,16 +1,17 @@
 """`tilecache derive`, `get` and `query`."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
 import click
 
+from tilecache.client import TileCacheClient
 from tilecache.identity import (
     GOOGLEMAPS,
-    MAX_ZOOM,
     SOURCE_NUMBERS,
     SOURCE_TEXTS,
     derive_location_hash,
@@ -35,7 +36,8 @@ from tilecache_daemon.cli.output import (
     print_table,
     socket_option,
 )
-from tilecache_daemon.cli.regions import region_options
+from tilecache_daemon.cli.regions import region_options, zooms_option
+from tilecache_daemon.cli.times import Moment
 
 LABEL_TEXTS: Final = {
     number: name.removeprefix("FRESHNESS_LABEL_").lower()
@@ -123,7 +125,7 @@ def get_command(
 
 
 @click.command("query")
-@click.option("--zoom", type=click.IntRange(0, MAX_ZOOM), required=True, help="The zoom level.")
+@zooms_option(required=True)
 @region_options
 @click.option(
     "--source",
@@ -135,7 +137,7 @@ def get_command(
 @click.option("--flight", metavar="UUID", help="Only tiles of this flight.")
 @click.option(
     "--captured-after",
-    type=click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"]),
+    type=Moment(),
     help="Only tiles captured after this time (UTC).",
 )
 @click.option(
@@ -150,7 +152,7 @@ def get_command(
 @socket_option
 @json_option
 def query_command(
-    zoom: int,
+    zooms: tuple[int, ...],
     region: Region,
     sources: tuple[str, ...],
     flight: str | None,
@@ -166,11 +168,11 @@ def query_command(
     \b
     tilecache query --bbox 45,5,48,11 --zoom 4
     tilecache query --circle 47.4,8.5,2000 --zoom 18 --best --json
+    tilecache query --route '47.4,8.5 46.9,7.4' --width 2000 --zoom 13-15
 
     With --json: JSON Lines, one tile a line.
     """
     request = QueryTilesRequest(
-        zoom=zoom,
         region=region,
         sources=[SOURCE_NUMBERS[source] for source in sources],
         flight_id=flight,
@@ -181,16 +183,21 @@ def query_command(
     if captured_after:
         request.captured_after.FromDatetime(captured_after)
     with connect(socket_path) as client:
-        tiles = (
-            tile
-            for answer in client.store.QueryTiles(request, timeout=QUERY_TIMEOUT_S)
-            for tile in answer.tiles
-        )
+        tiles = islice(_query(client, zooms, request), limit)
         if as_json:
             for tile in tiles:
                 click.echo(json.dumps(message_to_dict(tile), ensure_ascii=False))
         else:
             print_table(_COLUMNS, map(_row, tiles))
+
+
+def _query(
+    client: TileCacheClient, zooms: Sequence[int], request: QueryTilesRequest
+) -> Iterator[TileMetadata]:
+    for zoom in zooms:
+        request.zoom = zoom
+        for answer in client.store.QueryTiles(request, timeout=QUERY_TIMEOUT_S):
+            yield from answer.tiles
 
 
 _COLUMNS = ("tile_uuid", "zoom/x/y", "source", "label", "captured", "bytes", "file")

@@ -61,6 +61,7 @@ def _summary(usage: GetStorageUsageResponse) -> Table:
         ("used", _used(usage)),
         ("stale", _stale(usage)),
         ("pending upload", _pending(usage.pending_upload, "tilecache uploads list")),
+        ("pinned", _pending(usage.pinned, "tilecache pins list")),
         ("pending removal", _pending(usage.pending_removal, "tilecache evictions remove")),
     ):
         table.add_row(f"[bold]{name}[/bold]", value)

@@ -1,30 +1,28 @@
 """Validation of TileCacheAdmin's requests, and their conversion to models."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
+from itertools import islice
 from typing import Final
 
 from tilecache.identity import MAX_ZOOM, SOURCE_TEXTS
-from tilecache.mercator import (
-    BoundingBox,
-    CellRectangle,
-    cells_in_box,
-    circle_bounds,
-    circle_row,
-)
+from tilecache.mercator import BoundingBox, CellRectangle
 from tilecache.v1 import tile_cache_admin_pb2 as pb
-from tilecache.v1.tile_metadata_store_pb2 import Region
+from tilecache_daemon.errors import InvalidRequestError
 from tilecache_daemon.freshness_policy import FreshnessAction, FreshnessRule, SectorClassification
-from tilecache_daemon.models import DEFAULT_LIMITS, Purge
-from tilecache_daemon.rpc import requests
+from tilecache_daemon.geometry.areas import ROUNDING_CELLS, Area, cells_in_areas, cells_in_row
+from tilecache_daemon.models import DEFAULT_LIMITS, NewPin, Purge
+from tilecache_daemon.rpc import regions, requests
 from tilecache_daemon.rpc.requests import invalid
 from tilecache_daemon.service.eviction import EvictionGoal
-from tilecache_daemon.service.purge import Area
+from tilecache_daemon.service.purge import PurgeArea
 
 MAX_NAME_LENGTH: Final = DEFAULT_LIMITS.max_sector_name_characters
 MAX_AGE_MONTHS: Final = DEFAULT_LIMITS.max_age_months
 MAX_GOAL_BYTES: Final = DEFAULT_LIMITS.max_goal_bytes
 
+_MAX_COVERING_RECTANGLES: Final = 64
+"""Each takes a statement at each zoom."""
 _FILTERS: Final = ("region", "zooms", "sources", "captured_before", "flight_id")
 _CLASSIFICATIONS: Final = dict(enumerate(SectorClassification, start=1))
 _ACTIONS: Final = dict(enumerate(FreshnessAction, start=1))
@@ -66,44 +64,47 @@ def purge(request: pb.DeleteTilesRequest) -> Purge:
 
 def purge_zooms(request: pb.DeleteTilesRequest) -> list[int]:
     """The zooms of a deletion; all if none are given."""
-    for index, zoom in enumerate(request.zooms):
-        if not 0 <= zoom <= MAX_ZOOM:
-            raise invalid(f"zooms[{index}]", f"is {zoom}, must be within 0..{MAX_ZOOM}")
-    return sorted(set(request.zooms)) or list(range(MAX_ZOOM + 1))
+    return requests.each_zoom(request.zooms) or list(range(MAX_ZOOM + 1))
 
 
-def purge_areas(request: pb.DeleteTilesRequest) -> list[Area]:
+def purge_areas(request: pb.DeleteTilesRequest) -> list[PurgeArea]:
     """The cells of a deletion's region, at each of its zooms."""
     zooms, region = purge_zooms(request), request.region
-    if region.WhichOneof("area") == "cell_range" and len(zooms) != 1:
-        raise invalid("zooms", "must be exactly one if the region is a cell_range")
-    # Also validates the region.
-    first = requests.region_cells(zooms[0], region)
-    if region.WhichOneof("area") == "cell_range":
-        return [Area(zooms[0], cells, _always) for cells in first]
-    return [area for zoom in zooms for area in _areas(zoom, region)]
+    regions.check_zooms(zooms, region)
+    if region.WhichOneof("area") in ("bounding_box", "cell_range"):
+        return [
+            PurgeArea(zoom, cells, _always)
+            for zoom in zooms
+            for cells in regions.region_cells(zoom, region)
+        ]
+    areas = regions.areas(zooms[0], region)
+    return [area for zoom in zooms for area in _cover(zoom, areas)]
 
 
-def _areas(zoom: int, region: Region) -> Iterator[Area]:
-    if region.WhichOneof("area") == "bounding_box":
-        for cells in requests.region_cells(zoom, region):
-            yield Area(zoom, cells, _always)
-        return
-    circle = region.circle
-    for cells in cells_in_box(
-        zoom, circle_bounds(circle.latitude, circle.longitude, circle.radius_meters)
-    ):
-        yield Area(zoom, cells, _within(zoom, region))
-
-
-def _within(zoom: int, region: Region) -> Callable[[int, int], bool]:
-    circle = region.circle
+def _cover(zoom: int, areas: Sequence[Area]) -> Iterator[PurgeArea]:
+    """Some rectangles that cover all cells of areas. They are cells of a coarser zoom: the box
+    around a route has far more tiles than the route."""
+    coarse, covering = 0, [CellRectangle(0, 0, 0, 0)]
+    for finer in range(zoom + 1):
+        cells = cells_in_areas(finer, areas, rounding_cells=-ROUNDING_CELLS)
+        rectangles = list(islice(cells, _MAX_COVERING_RECTANGLES + 1))
+        if len(rectangles) > _MAX_COVERING_RECTANGLES:
+            break
+        coarse, covering = finer, rectangles
+    bits = zoom - coarse
 
     @lru_cache(maxsize=4_096)
     def row(y: int) -> list[CellRectangle]:
-        return list(circle_row(zoom, circle.latitude, circle.longitude, circle.radius_meters, y))
+        return cells_in_row(zoom, areas, y)
 
-    return lambda x, y: any(cells.x_from <= x <= cells.x_to for cells in row(y))
+    def contains(x: int, y: int) -> bool:
+        return any(cells.x_from <= x <= cells.x_to for cells in row(y))
+
+    for x_from, x_to, y_from, y_to in covering:
+        part = CellRectangle(
+            x_from << bits, (x_to + 1 << bits) - 1, y_from << bits, (y_to + 1 << bits) - 1
+        )
+        yield PurgeArea(zoom, part, contains)
 
 
 def _always(_: int, __: int) -> bool:
@@ -119,7 +120,7 @@ def sector(message: pb.Sector) -> tuple[str, SectorClassification, BoundingBox]:
     if not message.HasField("bounding_box"):
         raise invalid("sector.bounding_box", "is required")
     field = "sector.bounding_box"
-    box = requests.bounding_box(field, message.bounding_box)
+    box = regions.bounding_box(field, message.bounding_box)
     if box.south == box.north:
         raise invalid(f"{field}.north", f"is {box.north}, must differ from south")
     if box.west == box.east:
@@ -127,15 +128,40 @@ def sector(message: pb.Sector) -> tuple[str, SectorClassification, BoundingBox]:
     return name, classification, box
 
 
+def new_pin(message: pb.Pin) -> tuple[NewPin, list[tuple[int, Iterable[CellRectangle]]]]:
+    """A pin, and the cells of its region at each of its zooms."""
+    name = pin_name("pin.name", message.name)
+    expires_at = None
+    if message.HasField("expires_at"):
+        expires_at = requests.moment("pin.expires_at", message.expires_at)
+    try:
+        zooms = requests.each_zoom(message.zooms)
+        if not zooms:
+            raise invalid("zooms", "must not be empty")
+        cells = regions.region_cells_at(zooms, message.region)
+    except InvalidRequestError as error:
+        raise error.within("pin") from None
+    return NewPin(name, message.region.SerializeToString(), tuple(zooms), expires_at), cells
+
+
+def pin_name(field: str, name: str) -> str:
+    """A pin's name, as a sector's."""
+    return _name(field, name, DEFAULT_LIMITS.max_pin_name_characters)
+
+
 def sector_name(field: str, name: str) -> str:
     """A sector's name: printable, without surrounding blanks, MAX_NAME_LENGTH characters at
     most."""
+    return _name(field, name, MAX_NAME_LENGTH)
+
+
+def _name(field: str, name: str, most: int) -> str:
     if not name.strip() or name != name.strip() or not name.isprintable():
         raise invalid(
             field, f"is {name!r}, must be printable text without leading or trailing blanks"
         )
-    if len(name) > MAX_NAME_LENGTH:
-        raise invalid(field, f"has {len(name)} characters, must have at most {MAX_NAME_LENGTH}")
+    if len(name) > most:
+        raise invalid(field, f"has {len(name)} characters, must have at most {most}")
     return name
 
 

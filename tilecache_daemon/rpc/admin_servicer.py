@@ -13,10 +13,11 @@ from tilecache.v1 import tile_cache_admin_pb2 as pb
 from tilecache.v1 import tile_metadata_store_pb2 as store_pb
 from tilecache.v1.tile_identity_pb2 import TILE_SOURCE_UNSPECIFIED, TileKey
 from tilecache_daemon.freshness_policy import FreshnessRule, Sector
-from tilecache_daemon.models import Eviction, FreshnessLabel, Limits
+from tilecache_daemon.models import Eviction, FreshnessLabel, Limits, Pin
 from tilecache_daemon.rpc import admin_requests, requests, wire
-from tilecache_daemon.service.eviction import EvictionService, EvictionSummary
+from tilecache_daemon.service.eviction import EvictionService, EvictionSummary, Included
 from tilecache_daemon.service.freshness import FreshnessService
+from tilecache_daemon.service.pins import PinService
 from tilecache_daemon.service.policy import PolicyService
 from tilecache_daemon.service.purge import DeletionSummary, PurgeService
 from tilecache_daemon.service.storage import StorageService
@@ -38,6 +39,7 @@ class AdminServicer:
         storage: StorageService,
         eviction: EvictionService,
         purge: PurgeService,
+        pins: PinService,
         policy: PolicyService,
         freshness: FreshnessService,
         limits: Limits,
@@ -46,6 +48,7 @@ class AdminServicer:
         self._storage = storage
         self._eviction = eviction
         self._purge = purge
+        self._pins = pins
         self._policy = policy
         self._freshness = freshness
         self._limits = limits
@@ -56,6 +59,7 @@ class AdminServicer:
 
     async def get_storage_usage(self, _: pb.GetStorageUsageRequest) -> pb.GetStorageUsageResponse:
         usage = await self._storage.read_usage()
+        pinned = await self._pins.read_usage()
         by_source = _sum_by(usage.rows, lambda row: row.source)
         by_zoom = _sum_by(usage.rows, lambda row: row.zoom)
         by_label = _sum_by(usage.rows, lambda row: row.label)
@@ -81,6 +85,9 @@ class AdminServicer:
             max_used_bytes=usage.max_used_bytes,
             evict_on_insert=usage.evict_on_insert,
             unknown_size_count=sum(row.unknown_size_count for row in usage.rows),
+            pinned=pb.StorageUsage(
+                tile_count=pinned.tile_count, used_bytes=wire.int64(pinned.used_bytes)
+            ),
         )
 
     async def evict_tiles(
@@ -91,18 +98,21 @@ class AdminServicer:
             admin_requests.eviction_goal(request),
             summary,
             include_pending_uploads=request.include_pending_uploads,
+            include_pinned=request.include_pinned,
         ):
             for chunk in _chunks(evicted):
                 yield pb.EvictTilesResponse(tiles=chunk)
-        assert summary.stop is not None
-        stop = pb.EvictionStop.Value(f"EVICTION_STOP_{summary.stop.name}")
+        stops = [pb.EvictionStop.Value(f"EVICTION_STOP_{stop.name}") for stop in summary.stops]
         yield pb.EvictTilesResponse(
             summary=pb.EvictionSummary(
                 evicted_count=summary.evicted_count,
                 freed_bytes=wire.int64(summary.freed_bytes),
                 used_bytes=wire.int64(summary.used_bytes),
-                goal_met=stop == pb.EVICTION_STOP_GOAL_MET,
-                stop=stop,
+                goal_met=pb.EVICTION_STOP_GOAL_MET in stops,
+                stop=stops[0],
+                stops=stops,
+                pinned_count=summary.pinned_count,
+                pin_names=sorted(summary.pin_names),
                 pending_upload_count=summary.pending_upload_count,
                 dry_run=summary.dry_run,
             )
@@ -129,6 +139,7 @@ class AdminServicer:
         self, request: pb.DeleteTilesRequest
     ) -> AsyncIterator[pb.DeleteTilesResponse]:
         summary = DeletionSummary(dry_run=request.dry_run)
+        await self._pins.end()
         async for deleted in self._delete(request, summary):
             for chunk in _chunks(deleted):
                 yield pb.DeleteTilesResponse(tiles=chunk)
@@ -137,6 +148,8 @@ class AdminServicer:
                 deleted_count=summary.deleted_count,
                 freed_bytes=wire.int64(summary.freed_bytes),
                 pending_upload_count=summary.pending_upload_count,
+                pinned_count=summary.pinned_count,
+                pin_names=sorted(summary.pin_names),
                 not_found_tile_uuids=summary.not_found,
                 dry_run=summary.dry_run,
             )
@@ -145,7 +158,8 @@ class AdminServicer:
     def _delete(
         self, request: pb.DeleteTilesRequest, summary: DeletionSummary
     ) -> AsyncIterator[list[Eviction]]:
-        purge, include_pending = admin_requests.purge(request), request.include_pending_uploads
+        purge = admin_requests.purge(request)
+        include = Included(request.include_pending_uploads, request.include_pinned)
         if request.tile_uuids:
             most = self._limits.max_request_items
             requests.check_count("tile_uuids", len(request.tile_uuids), most)
@@ -153,14 +167,38 @@ class AdminServicer:
                 requests.uuid_text(f"tile_uuids[{index}]", tile_uuid)
                 for index, tile_uuid in enumerate(request.tile_uuids)
             ]
-            return self._purge.delete_by_id(ids, summary, include_pending=include_pending)
+            return self._purge.delete_by_id(ids, summary, include=include)
         if request.HasField("region"):
             return self._purge.delete_in(
-                admin_requests.purge_areas(request), purge, summary, include_pending=include_pending
+                admin_requests.purge_areas(request), purge, summary, include=include
             )
         return self._purge.delete_anywhere(
-            admin_requests.purge_zooms(request), purge, summary, include_pending=include_pending
+            admin_requests.purge_zooms(request), purge, summary, include=include
         )
+
+    async def set_pin(self, request: pb.SetPinRequest) -> pb.SetPinResponse:
+        pin, fit = await self._pins.set(
+            *admin_requests.new_pin(request.pin), dry_run=request.dry_run
+        )
+        return pb.SetPinResponse(
+            pin=_pin(pin),
+            missing_count=fit.missing_count,
+            missing_bytes=wire.int64(fit.missing_bytes),
+            kept_bytes=wire.int64(fit.kept_bytes),
+            max_used_bytes=fit.max_used_bytes,
+            fits=fit.fits,
+        )
+
+    async def list_pins(self, request: pb.ListPinsRequest) -> pb.ListPinsResponse:
+        size = requests.page_size(request.page_size)
+        page = await self._pins.list(request.page_token, size + 1)
+        pins = next(_parts(map(_pin, page), size), [])
+        more = len(page) > len(pins)
+        return pb.ListPinsResponse(pins=pins, next_page_token=pins[-1].name if more else "")
+
+    async def delete_pin(self, request: pb.DeletePinRequest) -> pb.DeletePinResponse:
+        await self._pins.delete(admin_requests.pin_name("name", request.name))
+        return pb.DeletePinResponse()
 
     async def list_sectors(self, request: pb.ListSectorsRequest) -> pb.ListSectorsResponse:
         size = requests.page_size(request.page_size)
@@ -279,6 +317,19 @@ def _evicted_tile(eviction: Eviction) -> pb.EvictedTile:
         evicted_at=wire.timestamp(eviction.evicted_at),
         accessed_at=wire.timestamp(eviction.accessed_at),
         reason=pb.EvictionReason.Value(f"EVICTION_REASON_{eviction.reason.upper()}"),
+    )
+
+
+def _pin(pin: Pin) -> pb.Pin:
+    return pb.Pin(
+        name=pin.name,
+        region=store_pb.Region.FromString(pin.region),
+        zooms=pin.zooms,
+        expires_at=wire.timestamp(pin.expires_at),
+        created_at=wire.timestamp(pin.created_at),
+        ended=pin.ended,
+        cell_count=pin.cell_count,
+        held=pb.StorageUsage(tile_count=pin.tile_count, used_bytes=wire.int64(pin.used_bytes)),
     )
 
 

@@ -17,25 +17,16 @@ from tilecache.identity import (
     flight_text,
     tile_uuid_text,
 )
-from tilecache.mercator import (
-    BoundingBox,
-    CellRectangle,
-    cells_in_box,
-    cells_in_circle,
-)
 from tilecache.v1.tile_cache_admin_pb2 import DeleteTilesRequest
 from tilecache.v1.tile_identity_pb2 import TileKey as TileKeyMessage
 from tilecache.v1.tile_metadata_store_pb2 import (
-    BoundingBox as BoundingBoxMessage,
+    DescribeCoverageRequest,
+    ListPendingUploadsRequest,
+    QueryTilesRequest,
+    TileRef,
 )
 from tilecache.v1.tile_metadata_store_pb2 import (
     FreshnessLabel as FreshnessLabelMessage,
-)
-from tilecache.v1.tile_metadata_store_pb2 import (
-    ListPendingUploadsRequest,
-    QueryTilesRequest,
-    Region,
-    TileRef,
 )
 from tilecache_daemon.errors import InvalidRequestError, LimitExceededError
 from tilecache_daemon.models import (
@@ -192,38 +183,19 @@ def zoom(number: int) -> int:
     return number
 
 
-def region_cells(zoom: int, region: Region) -> Iterable[CellRectangle]:
-    """The cells of a region, generated lazily."""
-    match region.WhichOneof("area"):
-        case "bounding_box":
-            return cells_in_box(zoom, bounding_box("region.bounding_box", region.bounding_box))
-        case "circle":
-            circle = region.circle
-            _check_degrees("region.circle.latitude", circle.latitude, 90.0)
-            _check_degrees("region.circle.longitude", circle.longitude, 180.0)
-            most = DEFAULT_LIMITS.max_radius_meters
-            if not 0 < circle.radius_meters <= most:
-                raise invalid(
-                    "region.circle.radius_meters",
-                    f"is {circle.radius_meters}, must be more than 0 and at most {most}",
-                )
-            return cells_in_circle(zoom, circle.latitude, circle.longitude, circle.radius_meters)
-        case "cell_range":
-            return [_cell_range(zoom, region)]
-    raise invalid("region", "is required: set bounding_box, circle or cell_range")
+def each_zoom(numbers: Sequence[int]) -> list[int]:
+    """Valid zooms of a request's field `zooms`, in order, each once."""
+    for index, number in enumerate(numbers):
+        if not 0 <= number <= MAX_ZOOM:
+            raise invalid(f"zooms[{index}]", f"is {number}, must be within 0..{MAX_ZOOM}")
+    return sorted(set(numbers))
 
 
-def bounding_box(field: str, message: BoundingBoxMessage) -> BoundingBox:
-    """A box whose degrees are in range, and whose south is not north of its north."""
-    box = BoundingBox(message.south, message.west, message.north, message.east)
-    for name, value in box._asdict().items():
-        _check_degrees(f"{field}.{name}", value, 90.0 if name in ("south", "north") else 180.0)
-    if box.south > box.north:
-        raise invalid(
-            f"{field}.south",
-            f"south ({box.south}) must be less than or equal to north ({box.north})",
-        )
-    return box
+def zooms(request: DescribeCoverageRequest) -> list[int]:
+    """The zooms of a request that has one or several."""
+    if request.zooms and request.zoom:
+        raise invalid("zoom", "must not be combined with zooms")
+    return each_zoom(request.zooms) or [zoom(request.zoom)]
 
 
 def tile_filter(request: QueryTilesRequest) -> TileFilter:
@@ -258,31 +230,6 @@ def optional_flight(
     if not request.HasField("flight_id"):
         return None
     return uuid_text("flight_id", request.flight_id)
-
-
-def _cell_range(zoom: int, region: Region) -> CellRectangle:
-    message = region.cell_range
-    last = (1 << zoom) - 1
-    cells = CellRectangle(message.x_from, message.x_to, message.y_from, message.y_to)
-    for name, value in cells._asdict().items():
-        if not 0 <= value <= last:
-            raise invalid(
-                f"region.cell_range.{name}", f"is {value}, must be within 0..{last} at zoom {zoom}"
-            )
-    for axis in ("x", "y"):
-        start, end = getattr(cells, f"{axis}_from"), getattr(cells, f"{axis}_to")
-        if start > end:
-            raise invalid(
-                f"region.cell_range.{axis}_from",
-                f"{axis}_from ({start}) must be less than or equal to {axis}_to ({end})",
-            )
-    return cells
-
-
-def _check_degrees(field: str, value: float, most: float) -> None:
-    # Not `<` and `>`, which are false for a NaN.
-    if not -most <= value <= most:
-        raise invalid(field, f"is {value}, must be within -{most:g}..{most:g} degrees")
 
 
 def choice(field: str, choices: Mapping[int, Choice], number: int) -> Choice:

@@ -2,20 +2,20 @@
 
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import asdict
-from itertools import islice
+from itertools import islice, zip_longest
 from typing import Final
 
 from google.protobuf.duration_pb2 import Duration
 
 from tilecache.errors import FieldViolation
 from tilecache.identity import tile_ids_text
-from tilecache.mercator import CellRectangle
 from tilecache.v1 import tile_identity_pb2
 from tilecache.v1 import tile_metadata_store_pb2 as pb
 from tilecache_daemon.errors import InvalidRequestError, LimitExceededError
+from tilecache_daemon.geometry.masks import CellMasks
 from tilecache_daemon.models import FreshnessLabel, InsertOutcome, Limits
 from tilecache_daemon.read_priority import ReadPriority
-from tilecache_daemon.rpc import packing, requests, wire
+from tilecache_daemon.rpc import packing, regions, requests, wire
 from tilecache_daemon.rpc.bulk_insert import BulkInsert
 from tilecache_daemon.rpc.calls import MAX_ANSWER_BYTES, Degraded
 from tilecache_daemon.rpc.new_tile import new_tile
@@ -27,7 +27,7 @@ from tilecache_daemon.service.reading import ReadingService
 from tilecache_daemon.service.uploads import UploadService
 from tilecache_daemon.service.watching import WatchService
 
-CHUNK_RECTANGLES: Final = 50_000
+CHUNK_RECTANGLES: Final = 10_000
 PIECE_BYTES: Final = 1024 * 1024
 CHUNK_BYTES: Final = 512 * 1024
 """So small that a client reads one message while the next is sent."""
@@ -128,7 +128,7 @@ class StoreServicer:
 
     async def query_tiles(self, request: pb.QueryTilesRequest) -> AsyncIterator[bytes]:
         zoom = requests.zoom(request.zoom)
-        cells = requests.region_cells(zoom, request.region)
+        cells = regions.region_cells(zoom, request.region)
         wanted = requests.tile_filter(request)
         chunk: list[bytes] = []
         byte_count, degraded = 0, False
@@ -147,13 +147,24 @@ class StoreServicer:
     async def describe_coverage(
         self, request: pb.DescribeCoverageRequest
     ) -> AsyncIterator[pb.DescribeCoverageResponse]:
-        zoom = requests.zoom(request.zoom)
-        cells = requests.region_cells(zoom, request.region)
-        coverage = await self._coverage.describe(zoom, cells)
-        missing = iter(coverage.missing)
-        yield pb.DescribeCoverageResponse(summary=_summary(coverage), missing=_cell_ranges(missing))
-        while rest := _cell_ranges(missing):
-            yield pb.DescribeCoverageResponse(missing=rest)
+        zooms = requests.zooms(request)
+        at = requests.moment("at", request.at) if request.HasField("at") else None
+        total = Coverage(None)
+        async for coverage in self._coverage.describe(
+            regions.region_cells_at(zooms, request.region), at
+        ):
+            total.add(coverage)
+            parts = zip_longest(
+                _cell_ranges(coverage.missing), _cell_ranges(coverage.stale), fillvalue=()
+            )
+            missing, stale = next(parts, ((), ()))
+            yield pb.DescribeCoverageResponse(
+                summary=_summary(coverage), missing=missing, stale=stale
+            )
+            for missing, stale in parts:
+                yield pb.DescribeCoverageResponse(missing=missing, stale=stale)
+        if request.zooms:
+            yield pb.DescribeCoverageResponse(total=_summary(total))
 
     async def touch_tiles(self, request: pb.TouchTilesRequest) -> pb.TouchTilesResponse:
         tile_uuids = requests.tile_refs(request.tiles, self._limits.max_request_items)
@@ -203,17 +214,31 @@ def _join(elements: Sequence[bytes], degraded: bool) -> bytes:
 
 
 def _summary(coverage: Coverage) -> pb.CoverageSummary:
-    return pb.CoverageSummary(
+    summary = pb.CoverageSummary(
+        zoom=coverage.zoom,
         cell_count=coverage.cell_count,
         covered_count=coverage.covered_count,
         missing_count=coverage.cell_count - coverage.covered_count,
+        usable_count=coverage.usable_count,
+        stale_count=coverage.covered_count - coverage.usable_count,
         labels=[
             pb.LabelCount(label=wire.LABEL_NUMBERS[label.value], count=coverage.labels[label.value])
             for label in FreshnessLabel
             if coverage.labels[label.value]
         ],
+        usable_bytes=wire.int64(coverage.usable_bytes),
     )
+    if coverage.estimated_fetch_bytes is not None:
+        summary.estimated_fetch_bytes = wire.int64(coverage.estimated_fetch_bytes)
+    if captures := coverage.captures:
+        summary.oldest_captured_at.CopyFrom(wire.timestamp(captures.oldest))
+        summary.median_captured_at.CopyFrom(wire.timestamp(captures.median))
+        summary.newest_captured_at.CopyFrom(wire.timestamp(captures.newest))
+    return summary
 
 
-def _cell_ranges(rectangles: Iterator[CellRectangle]) -> list[pb.CellRange]:
-    return [pb.CellRange(**cells._asdict()) for cells in islice(rectangles, CHUNK_RECTANGLES)]
+def _cell_ranges(cells: CellMasks) -> Iterator[list[pb.CellRange]]:
+    """The cells as rectangles, some at a time."""
+    rectangles = cells.rectangles()
+    while some := list(islice(rectangles, CHUNK_RECTANGLES)):
+        yield [pb.CellRange(**rectangle._asdict()) for rectangle in some]

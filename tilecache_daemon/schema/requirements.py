@@ -27,6 +27,8 @@ _PRIVILEGES: Final = {
     "tile_freshness_rules": ("SELECT", "INSERT", "UPDATE"),
     "tile_evictions": ("SELECT", "INSERT", "DELETE"),
     "tile_usage": ("SELECT", "INSERT", "DELETE"),
+    "tile_pins": ("SELECT", "INSERT", "UPDATE", "DELETE"),
+    "tile_pin_blocks": ("SELECT", "INSERT"),
 }
 _SEQUENCE: Final = "tile_access_order_seq"
 """The only sequence that is a column's default. Those of identity columns need no privilege."""

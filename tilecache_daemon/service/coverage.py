@@ -1,55 +1,81 @@
-"""Coverage: which cells of a region have a tile, how fresh its best one is, which have none."""
+"""Coverage: which cells of a region are usable, stale or missing, and how old their tiles are."""
 
+import asyncio
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from datetime import datetime
 from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tilecache.mercator import (
-    BLOCK_CELLS,
-    BlockKey,
-    CellRectangle,
-    blocks_in,
-    bounds_of,
-    count_cells,
-)
-from tilecache_daemon.models import FreshnessLabel, Limits
+from tilecache.mercator import CellRectangle
+from tilecache_daemon.geometry.masks import Bits, CellMasks, concatenate, mask_cells
+from tilecache_daemon.models import USABLE_LABELS, FreshnessLabel, Limits, moment_of
 from tilecache_daemon.service.regions import bound_cells
 from tilecache_daemon.store.store import Store
+from tilecache_daemon.store.tiles import BlockTiles
+from tilecache_daemon.store.usage import UsageRow
 
 BLOCKS_PER_STATEMENT: Final = 32
 
 _LABELS: Final = [label.value for label in FreshnessLabel]
 """The best first: a label's rank is its index."""
-_MISSING: Final = 255
-
-Grid = NDArray[np.uint8]
-"""The rank of the best label in each cell, row by row; _MISSING where there is no tile."""
+_USABLE: Final = np.array([label in USABLE_LABELS for label in _LABELS])
 
 
-class _Part(NamedTuple):
-    """The area of a rectangle that lies in one block."""
+class Captures(NamedTuple):
+    """The capture times of some tiles."""
 
-    area: CellRectangle
-    whole: CellRectangle
-    grid: Grid
+    oldest: datetime
+    median: datetime
+    newest: datetime
 
 
 @dataclass(slots=True)
 class Coverage:
-    """The numbers of a region; a cell counts under the label of its best tile."""
+    """The numbers of a region at a zoom, or at several (`zoom` is None then). A cell counts under
+    the label of its best tile: the best label, then the newest capture."""
 
-    cell_count: int
+    zoom: int | None
+    cell_count: int = 0
     labels: Counter[str] = field(default_factory=Counter)
-    missing: list[CellRectangle] = field(default_factory=list)
+    usable_bytes: int = 0
+    """Of the best tile of each usable cell, as the captures are."""
+    captured_us: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    estimated_fetch_bytes: int | None = 0
+    missing: CellMasks = field(default_factory=lambda: mask_cells([]))
+    stale: CellMasks = field(default_factory=lambda: mask_cells([]))
 
     @property
     def covered_count(self) -> int:
         return self.labels.total()
+
+    @property
+    def usable_count(self) -> int:
+        return sum(self.labels[label] for label in USABLE_LABELS)
+
+    @property
+    def captures(self) -> Captures | None:
+        """None if no cell is usable. Of an even number the earlier middle one is the median."""
+        times = self.captured_us
+        if not times.size:
+            return None
+        middle = (times.size - 1) // 2
+        parted = np.partition(times, [0, middle, times.size - 1])
+        return Captures(*(moment_of(int(parted[index])) for index in (0, middle, -1)))
+
+    def add(self, other: "Coverage") -> None:
+        """Adds the numbers of another zoom; not its cells."""
+        self.cell_count += other.cell_count
+        self.labels += other.labels
+        self.usable_bytes += other.usable_bytes
+        self.captured_us = np.concatenate([self.captured_us, other.captured_us])
+        if self.estimated_fetch_bytes is not None and other.estimated_fetch_bytes is not None:
+            self.estimated_fetch_bytes += other.estimated_fetch_bytes
+        else:
+            self.estimated_fetch_bytes = None
 
 
 class CoverageService:
@@ -59,78 +85,83 @@ class CoverageService:
         self._store = store
         self._limits = limits
 
-    async def describe(self, zoom: int, cells: Iterable[CellRectangle]) -> Coverage:
-        """Raises LimitExceededError if the region has too many cells."""
-        bounded = bound_cells(cells, self._limits.max_region_cells)
-        grids = await self._read_grids(zoom, bounded)
-        coverage = Coverage(count_cells(bounded))
-        missing: list[CellRectangle] = []
-        for rectangle, grid in zip(bounded, grids, strict=True):
-            counts = np.bincount(grid.ravel(), minlength=len(_LABELS)).tolist()
-            coverage.labels.update(dict(zip(_LABELS, counts, strict=False)))
-            missing += _missing_runs(rectangle, grid)
-        coverage.missing = _merge_rows(missing)
+    async def describe(
+        self, regions: Sequence[tuple[int, Iterable[CellRectangle]]], at: datetime | None
+    ) -> AsyncIterator[Coverage]:
+        """The coverage of each zoom's cells by the labels at a time, by the rules of now, or by
+        the stored ones. Raises LimitExceededError if there are too many cells."""
+        masks = await asyncio.to_thread(self.mask, regions)
+        async for coverage in self.describe_masks(masks, at):
+            yield coverage
+
+    async def describe_masks(
+        self, masks: Sequence[tuple[int, CellMasks]], at: datetime | None
+    ) -> AsyncIterator[Coverage]:
+        """As `describe`."""
+        async with self._store.connection() as queries:
+            usage = await queries.usage.read_usage()
+        for zoom, cells in masks:
+            yield await self._describe(zoom, cells, at, usage)
+
+    def mask(
+        self, regions: Sequence[tuple[int, Iterable[CellRectangle]]]
+    ) -> list[tuple[int, CellMasks]]:
+        """The cells of each zoom. Takes long for outlines: to be called in a thread."""
+        left, masks = self._limits.max_region_cells, []
+        for zoom, cells in regions:
+            masks.append((zoom, mask_cells(bound_cells(cells, left))))
+            left -= masks[-1][1].cell_count
+        return masks
+
+    async def _describe(
+        self, zoom: int, cells: CellMasks, at: datetime | None, usage: Sequence[UsageRow]
+    ) -> Coverage:
+        coverage = Coverage(zoom, cells.cell_count)
+        missing, stale, captured = [], [], []
+        for start in range(0, cells.x.size, BLOCKS_PER_STATEMENT):
+            part = cells.part(start, start + BLOCKS_PER_STATEMENT)
+            async with self._store.connection() as queries:
+                blocks = await queries.tiles.read_block_tiles(zoom, list(part.bounds()), at)
+            wanted = part.bits()
+            best = _best_tiles(wanted, blocks)
+            usable = _USABLE[best.rank]
+            counts = np.bincount(best.rank, minlength=len(_LABELS)).tolist()
+            coverage.labels.update(dict(zip(_LABELS, counts, strict=True)))
+            coverage.usable_bytes += sum(best.disk_bytes[usable].tolist())
+            captured.append(best.captured_us[usable])
+            missing.append(part.having(wanted & ~_bits_of(best.cell, wanted)))
+            stale.append(part.having(_bits_of(best.cell[~usable], wanted)))
+        coverage.captured_us = np.concatenate(captured or [coverage.captured_us])
+        coverage.missing, coverage.stale = concatenate(missing), concatenate(stale)
+        coverage.estimated_fetch_bytes = _estimate_bytes(
+            zoom, coverage.cell_count - coverage.usable_count, usage
+        )
         return coverage
 
-    async def _read_grids(self, zoom: int, rectangles: Sequence[CellRectangle]) -> list[Grid]:
-        """A grid for each rectangle, read block by block."""
-        grids = [_empty_grid(rectangle) for rectangle in rectangles]
-        parts: dict[BlockKey, list[_Part]] = {}
-        for whole, grid in zip(rectangles, grids, strict=True):
-            for key, areas in blocks_in(zoom, [whole]).items():
-                parts.setdefault(key, []).extend(_Part(area, whole, grid) for area in areas)
-        blocks = iter(parts.values())
-        while some := list(islice(blocks, BLOCKS_PER_STATEMENT)):
-            bounds = [bounds_of([part.area for part in block]) for block in some]
-            async with self._store.connection() as queries:
-                codes = await queries.tiles.read_block_labels(zoom, bounds)
-            for block, block_codes in zip(some, codes, strict=True):
-                labels = _block_grid(block_codes)
-                for area, whole, grid in block:
-                    corner = (area.x_from % BLOCK_CELLS, area.y_from % BLOCK_CELLS)
-                    offset = (area.x_from - whole.x_from, area.y_from - whole.y_from)
-                    grid[_slices(area, *offset)] = labels[_slices(area, *corner)]
-        return grids
+
+def _best_tiles(wanted: Bits, tiles: BlockTiles) -> BlockTiles:
+    """The best tile of each wanted cell that has one."""
+    inside = np.flatnonzero(wanted.ravel()[tiles.cell])
+    cell, rank, captured = (
+        column[inside] for column in (tiles.cell, tiles.rank, tiles.captured_us)
+    )
+    # Not the negative, which does not exist for -infinity.
+    order = np.lexsort((~captured, rank, cell))
+    first = np.diff(cell[order], prepend=-1) != 0
+    chosen = inside[order[first]]
+    return BlockTiles(*(column[chosen] for column in tiles))
 
 
-def _empty_grid(rectangle: CellRectangle) -> Grid:
-    height = rectangle.y_to - rectangle.y_from + 1
-    return np.full((height, rectangle.cell_count // height), _MISSING, dtype=np.uint8)
+def _bits_of(cells: NDArray[np.int64], like: Bits) -> Bits:
+    bits = np.zeros(like.size, dtype=np.bool_)
+    bits[cells] = True
+    return bits.reshape(like.shape)
 
 
-def _block_grid(codes: NDArray[np.int16]) -> Grid:
-    """From codes as `read_block_labels` returns them."""
-    best = np.full(BLOCK_CELLS * BLOCK_CELLS, _MISSING, dtype=np.uint8)
-    np.minimum.at(best, codes >> 3, (codes & 7).astype(np.uint8))
-    return best.reshape(BLOCK_CELLS, BLOCK_CELLS)
-
-
-def _slices(area: CellRectangle, x: int, y: int) -> tuple[slice, slice]:
-    """Rows and columns of an area of that size that begins at x and y."""
-    return slice(y, y + area.y_to - area.y_from + 1), slice(x, x + area.x_to - area.x_from + 1)
-
-
-def _missing_runs(rectangle: CellRectangle, grid: Grid) -> Iterator[CellRectangle]:
-    """The missing cells as rectangles of one row."""
-    missing = np.zeros((grid.shape[0], grid.shape[1] + 2), dtype=np.int8)
-    missing[:, 1:-1] = grid == _MISSING
-    edges = np.diff(missing, axis=1)
-    starts, ends = np.argwhere(edges == 1), np.argwhere(edges == -1)
-    x, y = rectangle.x_from, rectangle.y_from
-    for (row, start), (_, end) in zip(starts.tolist(), ends.tolist(), strict=True):
-        yield CellRectangle(x + start, x + end - 1, y + row, y + row)
-
-
-def _merge_rows(runs: Iterable[CellRectangle]) -> list[CellRectangle]:
-    """Joins equal runs of neighbouring rows."""
-    merged: list[CellRectangle] = []
-    open_runs: dict[tuple[int, int], int] = {}
-    for run in runs:
-        columns = (run.x_from, run.x_to)
-        index = open_runs.get(columns)
-        if index is not None and merged[index].y_to + 1 == run.y_from:
-            merged[index] = merged[index]._replace(y_to=run.y_to)
-        else:
-            open_runs[columns] = len(merged)
-            merged.append(run)
-    return merged
+def _estimate_bytes(zoom: int, cell_count: int, usage: Sequence[UsageRow]) -> int | None:
+    """About how many bytes the tiles of some cells take; None without a tile to go by."""
+    for rows in ([row for row in usage if row.zoom == zoom], usage):
+        tiles = sum(row.tile_count - row.unknown_size_count for row in rows)
+        if tiles > 0:
+            return round(cell_count * sum(row.used_bytes for row in rows) / tiles)
+    return None if cell_count else 0

@@ -5,8 +5,9 @@ point, every file either has a row or is listed. The statement checks again what
 
 """
 
+import math
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import Enum
 from typing import Final
@@ -21,6 +22,9 @@ from tilecache_daemon.store.store import Queries, Store
 BATCH_TILES: Final = 2_000
 """Candidates per transaction: some ten milliseconds of work."""
 
+PINNED_KNOWN_S: Final = 10.0
+"""How long an eviction on insert relies on where the pinned tiles end."""
+
 _START: Final = (-(2**63), 0)
 
 
@@ -29,6 +33,7 @@ class EvictionStop(Enum):
 
     GOAL_MET = "goal_met"
     PENDING_UPLOADS = "pending_uploads"
+    PINNED = "pinned"
     EMPTY = "empty"
 
 
@@ -51,7 +56,20 @@ class EvictionSummary:
     pending_upload_count: int = 0
     locked_count: int = 0
     """Candidates that were skipped because they were used or locked meanwhile."""
-    stop: EvictionStop | None = None
+    pinned_count: int = 0
+    pin_names: list[str] = field(default_factory=list)
+    """The pins that hold them."""
+    stops: list[EvictionStop] = field(default_factory=list)
+    """Why it ended, all reasons; empty while it runs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Included:
+    """Tiles that are kept unless they are included."""
+
+    pending: bool = False
+    """Those that wait for upload."""
+    pinned: bool = False
 
 
 class EvictionService:
@@ -62,6 +80,7 @@ class EvictionService:
         self._accesses = accesses
         self._clock = clock
         self._listeners: list[Callable[[list[timedelta]], None]] = []
+        self._pinned = _PinnedTiles([], -math.inf)
 
     def on_evicted(self, listener: Callable[[list[timedelta]], None]) -> None:
         """Calls `listener` with the ages of evicted tiles: the time since they were last
@@ -74,6 +93,7 @@ class EvictionService:
         summary: EvictionSummary,
         *,
         include_pending_uploads: bool = False,
+        include_pinned: bool = False,
         reason: EvictionReason = EvictionReason.EVICTED,
     ) -> AsyncIterator[list[Eviction]]:
         """Yields the evicted tiles of each transaction, and updates `summary`.
@@ -83,34 +103,36 @@ class EvictionService:
         """
         # Accesses that are not written yet must count, too.
         await self._accesses.flush()
-        position = _START
-        while summary.stop is None:
+        include = Included(pending=include_pending_uploads, pinned=include_pinned)
+        pinned = await self._find_pinned()
+        on_insert = reason is EvictionReason.EVICTED_ON_INSERT
+        position = start = pinned.end if on_insert else _START
+        while not summary.stops:
             async with self._store.transaction() as queries:
                 if not summary.dry_run:
                     await queries.evictions.lock_eviction()
                     await queries.evictions.lock_files_for_listing()
                 need = await self._measure(queries, goal, summary)
                 if need <= 0:
-                    summary.stop = EvictionStop.GOAL_MET
+                    summary.stops = [EvictionStop.GOAL_MET]
                     return
                 candidates = await queries.evictions.list_evictable(
-                    position, BATCH_TILES, include_pending=include_pending_uploads
+                    position,
+                    BATCH_TILES,
+                    include_pending=include.pending,
+                    include_pinned=include.pinned,
                 )
+                if on_insert and position == start:
+                    await pinned.note(queries, candidates)
                 if not candidates:
-                    if not include_pending_uploads:
-                        summary.pending_upload_count = await queries.usage.read_pending_uploads()
-                    skipped = summary.pending_upload_count + summary.locked_count
-                    summary.stop = EvictionStop.PENDING_UPLOADS if skipped else EvictionStop.EMPTY
+                    summary.stops = [EvictionStop.EMPTY]
+                    if not on_insert:
+                        summary.stops = await _find_reasons(queries, summary, include)
                     return
                 chosen = _choose(candidates, need)
                 position = (chosen[-1].access_order, chosen[-1].id)
                 evicted = await remove(
-                    queries,
-                    chosen,
-                    reason,
-                    self._clock,
-                    include_pending=include_pending_uploads,
-                    dry_run=summary.dry_run,
+                    queries, chosen, reason, self._clock, include, dry_run=summary.dry_run
                 )
             if not summary.dry_run:
                 self._notify(evicted, chosen)
@@ -130,6 +152,16 @@ class EvictionService:
         async with self._store.connection() as queries:
             confirmed = await queries.evictions.confirm_evictions(ids)
         return [eviction_id in confirmed for eviction_id in ids]
+
+    async def _find_pinned(self) -> "_PinnedTiles":
+        """Ends the pins whose time has come. Where the least recently used tiles end that the
+        others hold, as far as it is known."""
+        async with self._store.connection() as queries:
+            pins = await queries.pins.end_pins(self._clock.now(), clock_trusted=self._clock.trusted)
+        now_s = self._clock.monotonic()
+        if self._pinned.pins != pins or now_s - self._pinned.since_s > PINNED_KNOWN_S:
+            self._pinned = _PinnedTiles(pins, now_s)
+        return self._pinned
 
     def _notify(self, evicted: Sequence[Eviction], chosen: Sequence[Candidate]) -> None:
         created_at = {tile.tile_uuid: tile.created_at for tile, _, _ in chosen}
@@ -152,20 +184,62 @@ class EvictionService:
         return (goal.free_bytes or 0) - summary.freed_bytes
 
 
+class _PinnedTiles:
+    """Where the least recently used tiles end that pins hold, so that not every insert under a
+    full ceiling passes over them again. A tile that is used goes behind the end. One that is
+    uploaded may come before it, so the end is found anew after PINNED_KNOWN_S."""
+
+    def __init__(self, pins: list[int], since_s: float) -> None:
+        self.pins = pins
+        self.since_s = since_s
+        self.end = _START
+
+    async def note(self, queries: Queries, candidates: Sequence[Candidate]) -> None:
+        """Notes the first tiles that are not pinned; if there are none, all are."""
+        if not self.pins:
+            return
+        if candidates:
+            self.end = (candidates[0].access_order, candidates[0].id - 1)
+        elif last := await queries.evictions.find_last_evictable():
+            self.end = max(self.end, last)
+
+
+async def _find_reasons(
+    queries: Queries, summary: EvictionSummary, include: Included
+) -> list[EvictionStop]:
+    """Why no more tiles can be evicted."""
+    reasons = []
+    if not include.pending:
+        summary.pending_upload_count = await queries.usage.read_pending_uploads()
+    if summary.pending_upload_count or summary.locked_count:
+        reasons.append(EvictionStop.PENDING_UPLOADS)
+    if not include.pinned:
+        summary.pinned_count, summary.pin_names = await queries.pins.count_pinned_evictable(
+            include_pending=include.pending
+        )
+    if summary.pinned_count:
+        reasons.append(EvictionStop.PINNED)
+    return reasons or [EvictionStop.EMPTY]
+
+
 async def remove(
     queries: Queries,
     chosen: Sequence[Candidate],
     reason: EvictionReason,
     clock: Clock,
+    include: Included,
     *,
-    include_pending: bool,
     dry_run: bool,
 ) -> list[Eviction]:
     """Deletes the rows of tiles and lists their files for removal. A dry run returns the same
     evictions, without ids, and changes nothing."""
     if not dry_run:
         return await queries.evictions.evict_tiles(
-            chosen, reason, clock.now(), include_pending=include_pending
+            chosen,
+            reason,
+            clock.now(),
+            include_pending=include.pending,
+            include_pinned=include.pinned,
         )
     now = clock.now()
     return [

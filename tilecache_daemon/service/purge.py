@@ -8,16 +8,16 @@ from typing import Final, NamedTuple
 from tilecache.mercator import CellRectangle
 from tilecache_daemon.clock import Clock
 from tilecache_daemon.models import Eviction, EvictionReason, Purge
-from tilecache_daemon.service.eviction import BATCH_TILES, is_pending_upload, remove
+from tilecache_daemon.service.eviction import BATCH_TILES, Included, is_pending_upload, remove
 from tilecache_daemon.service.retries import retry_on_conflict
 from tilecache_daemon.store.evictions import Candidate, EvictionQueries
-from tilecache_daemon.store.store import Store
+from tilecache_daemon.store.store import Queries, Store
 
 _FIRST_CELL: Final = (-1, -1, 0)
 _FIRST_CAPTURE: Final = (-(2**63), 0)
 
 
-class Area(NamedTuple):
+class PurgeArea(NamedTuple):
     """Cells of a zoom: those of a rectangle for which `contains(x, y)` holds."""
 
     zoom: int
@@ -33,6 +33,9 @@ class DeletionSummary:
     deleted_count: int = 0
     freed_bytes: int = 0
     pending_upload_count: int = 0
+    pinned_count: int = 0
+    pin_names: set[str] = field(default_factory=set)
+    """The pins that hold them."""
     not_found: list[str] = field(default_factory=list)
 
 
@@ -44,7 +47,7 @@ class PurgeService:
         self._clock = clock
 
     async def delete_by_id(
-        self, tile_uuids: Sequence[str], summary: DeletionSummary, *, include_pending: bool
+        self, tile_uuids: Sequence[str], summary: DeletionSummary, *, include: Included
     ) -> AsyncIterator[list[Eviction]]:
         """Yields the deleted tiles of each transaction. Unknown ids go to `summary.not_found`."""
         for start in range(0, len(tile_uuids), BATCH_TILES):
@@ -52,7 +55,7 @@ class PurgeService:
             found, deleted = await self._delete(
                 partial(EvictionQueries.list_deletable_by_id, tile_uuids=wanted),
                 summary,
-                include_pending=include_pending,
+                include=include,
             )
             known = {candidate.tile.tile_uuid for candidate in found}
             summary.not_found += [tile_uuid for tile_uuid in wanted if tile_uuid not in known]
@@ -60,11 +63,11 @@ class PurgeService:
 
     async def delete_in(
         self,
-        areas: Sequence[Area],
+        areas: Sequence[PurgeArea],
         purge: Purge,
         summary: DeletionSummary,
         *,
-        include_pending: bool,
+        include: Included,
     ) -> AsyncIterator[list[Eviction]]:
         """As `delete_by_id`, within some areas. The cost depends on the number of tiles, not
         on the size of the areas."""
@@ -82,7 +85,7 @@ class PurgeService:
                     ),
                     summary,
                     area.contains,
-                    include_pending=include_pending,
+                    include=include,
                 )
                 if not found:
                     break
@@ -95,7 +98,7 @@ class PurgeService:
         purge: Purge,
         summary: DeletionSummary,
         *,
-        include_pending: bool,
+        include: Included,
     ) -> AsyncIterator[list[Eviction]]:
         """As `delete_by_id`, without a region, oldest capture first."""
         position = _FIRST_CAPTURE
@@ -109,7 +112,7 @@ class PurgeService:
                     limit=BATCH_TILES,
                 ),
                 summary,
-                include_pending=include_pending,
+                include=include,
             )
             if not found:
                 return
@@ -122,34 +125,54 @@ class PurgeService:
         summary: DeletionSummary,
         contains: Callable[[int, int], bool] = lambda _x, _y: True,
         *,
-        include_pending: bool,
+        include: Included,
     ) -> tuple[list[Candidate], list[Eviction]]:
         """The tiles that were listed, and those that were deleted. Locked rows are waited for,
         not skipped: a tile is deleted even if it is being used."""
 
-        async def delete_batch() -> tuple[list[Candidate], int, list[Eviction]]:
+        async def delete_batch() -> _Batch:
             async with self._store.transaction() as queries:
                 if not summary.dry_run:
                     await queries.evictions.lock_files_for_listing()
                 found = await list_deletable(queries.evictions, lock=not summary.dry_run)
                 within = [entry for entry in found if contains(entry.tile.x, entry.tile.y)]
-                chosen = [
-                    entry
-                    for entry in within
-                    if include_pending or not is_pending_upload(entry.tile)
-                ]
+                kept = await _find_kept(queries, within, include)
                 deleted = await remove(
                     queries,
-                    chosen,
+                    [entry for entry in within if entry.id not in kept],
                     EvictionReason.DELETED,
                     self._clock,
-                    include_pending=include_pending,
+                    include,
                     dry_run=summary.dry_run,
                 )
-            return found, len(within) - len(chosen), deleted
+            return _Batch(found, kept, deleted)
 
-        found, pending_upload_count, deleted = await retry_on_conflict(delete_batch)
-        summary.pending_upload_count += pending_upload_count
-        summary.deleted_count += len(deleted)
-        summary.freed_bytes += sum(eviction.disk_bytes or 0 for eviction in deleted)
-        return found, deleted
+        batch = await retry_on_conflict(delete_batch)
+        for pins in batch.kept.values():
+            summary.pin_names.update(pins)
+            summary.pinned_count += bool(pins)
+            summary.pending_upload_count += not pins
+        summary.deleted_count += len(batch.deleted)
+        summary.freed_bytes += sum(eviction.disk_bytes or 0 for eviction in batch.deleted)
+        return batch.found, batch.deleted
+
+
+class _Batch(NamedTuple):
+    """What a transaction found, kept and deleted."""
+
+    found: list[Candidate]
+    kept: dict[int, list[str]]
+    deleted: list[Eviction]
+
+
+async def _find_kept(
+    queries: Queries, tiles: Sequence[Candidate], include: Included
+) -> dict[int, list[str]]:
+    """The tiles that are not to be deleted, by row id: each with the names of the pins that hold
+    it, or without if it waits for upload."""
+    kept: dict[int, list[str]] = {}
+    if not include.pending:
+        kept = {entry.id: [] for entry in tiles if is_pending_upload(entry.tile)}
+    if not include.pinned:
+        kept |= await queries.pins.find_pinned([entry.id for entry in tiles])
+    return kept

@@ -8,7 +8,7 @@ from tilecache_daemon.cache.tile_cache import FoundTiles, RegionPart, TileCache
 from tilecache_daemon.errors import LimitExceededError, TileNotFoundError
 from tilecache_daemon.models import Limits, TileFilter
 from tilecache_daemon.service.access_log import AccessLog
-from tilecache_daemon.service.regions import bound_cells
+from tilecache_daemon.service.regions import bound_cells_aside
 
 
 class ReadingService:
@@ -50,7 +50,7 @@ class ReadingService:
         Raises LimitExceededError before the first if the region has too many
         cells, and later if the answer has too many tiles.
         """
-        bounded = bound_cells(cells, self._limits.max_region_cells)
+        bounded = await bound_cells_aside(cells, self._limits.max_region_cells)
         most = self._limits.max_answer_tiles
         left = wanted.limit or most + 1
         async for elements, degraded in self._cache.read_region(zoom, bounded, wanted):

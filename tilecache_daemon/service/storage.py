@@ -109,7 +109,7 @@ class Ceiling:
         summary = EvictionSummary(dry_run=False)
         async for _ in self._eviction.evict(goal, summary, reason=EvictionReason.EVICTED_ON_INSERT):
             pass
-        return summary.evicted_count > 0 or summary.stop is EvictionStop.GOAL_MET
+        return summary.evicted_count > 0 or EvictionStop.GOAL_MET in summary.stops
 
 
 class StorageService:

@@ -39,14 +39,24 @@ class EvictionQueries(Statements):
         await self._execute("lock_files_for_listing", {"key": _FILES_LOCK})
 
     async def list_evictable(
-        self, after: tuple[int, int], limit: int, *, include_pending: bool
+        self, after: tuple[int, int], limit: int, *, include_pending: bool, include_pinned: bool
     ) -> list[Candidate]:
         """The least recently used tiles after the position (access_order, id), without those
-        that wait for upload unless they are included."""
+        that wait for upload and those that pins hold, unless they are included."""
         return await self._candidates(
             "list_evictable_with_pending" if include_pending else "list_evictable",
-            {"after_order": after[0], "after_id": after[1], "limit": limit},
+            {
+                "after_order": after[0],
+                "after_id": after[1],
+                "limit": limit,
+                "include_pinned": include_pinned,
+            },
         )
+
+    async def find_last_evictable(self) -> tuple[int, int] | None:
+        """The position (access_order, id) of the last tile that may be evicted, pinned or not."""
+        rows = await self._rows("last_evictable")
+        return rows[0] if rows else None
 
     async def list_deletable(
         self,
@@ -94,13 +104,15 @@ class EvictionQueries(Statements):
         now: datetime,
         *,
         include_pending: bool,
+        include_pinned: bool,
     ) -> list[Eviction]:
         """Deletes tiles and lists their files for removal; needs `lock_files_for_listing`. Skips
         tiles that were used since they were chosen, those that another writer has locked, and
-        those that wait for upload unless they are included. A file that another tile names is
-        not listed: its eviction has the id 0."""
+        those that wait for upload or that pins hold, unless they are included. A file that
+        another tile names is not listed: its eviction has the id 0."""
         parameters = {
             "include_pending": include_pending,
+            "include_pinned": include_pinned,
             "ids": [candidate.id for candidate in chosen],
             "orders": [candidate.access_order for candidate in chosen],
             "reason": reason.value,

@@ -10,7 +10,7 @@ from tilecache_daemon.store.sql import load_queries
 SQL: Final = {
     name: text.encode()
     for name, text in load_queries(
-        "tiles", "blocks", "uploads", "freshness", "evictions", "usage", "database"
+        "tiles", "blocks", "uploads", "freshness", "evictions", "pins", "usage", "database"
     ).items()
 }
 

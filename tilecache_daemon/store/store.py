@@ -14,6 +14,7 @@ from tilecache_daemon.store.connections import Connection
 from tilecache_daemon.store.database import Database
 from tilecache_daemon.store.evictions import EvictionQueries
 from tilecache_daemon.store.freshness import FreshnessQueries
+from tilecache_daemon.store.pins import PinQueries
 from tilecache_daemon.store.statements import Statements
 from tilecache_daemon.store.tiles import TileQueries
 from tilecache_daemon.store.uploads import UploadQueries
@@ -112,5 +113,6 @@ class Queries:
         self.uploads = UploadQueries(connection)
         self.freshness = FreshnessQueries(connection)
         self.evictions = EvictionQueries(connection)
+        self.pins = PinQueries(connection)
         self.usage = UsageQueries(connection)
         self.database = DatabaseQueries(connection)

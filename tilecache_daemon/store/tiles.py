@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from psycopg import errors
 
-from tilecache.mercator import CellRectangle
+from tilecache.mercator import BLOCK_CELLS, CellRectangle
 from tilecache_daemon.models import FreshnessLabel, NewTile, Tile
 from tilecache_daemon.store.binary_copy import HEADER, TRAILER, LabelledTile, pack_rows
 from tilecache_daemon.store.statements import SQL, Statements
@@ -24,6 +24,20 @@ class Access(NamedTuple):
     tile_uuid: str
     accessed_at: datetime
     access_order: int
+
+
+class BlockTiles(NamedTuple):
+    """Tiles of some blocks: their cells (the block's index times 1,024 plus the cell's index in
+    it, row by row), the indexes of their labels in `FreshnessLabel`, capture times in microseconds
+    since 2000, and sizes, 0 if unknown."""
+
+    cell: NDArray[np.int64]
+    rank: NDArray[np.int64]
+    captured_us: NDArray[np.int64]
+    disk_bytes: NDArray[np.int64]
+
+
+_BLOCK_TILE: Final = np.dtype([("code", ">i2"), ("captured_us", ">i8"), ("disk_bytes", ">i8")])
 
 
 class TileQueries(Statements):
@@ -54,13 +68,23 @@ class TileQueries(Statements):
         rows = await self._binary_rows("read_tiles", {"tile_uuids": list(tile_uuids)})
         return TileColumns.read(rows)
 
-    async def read_block_labels(
-        self, zoom: int, cells: Sequence[CellRectangle]
-    ) -> list[NDArray[np.int16]]:
-        """For each rectangle, which lies in a block, a code per tile in it: the cell's index in
-        the block (row by row) times 8, plus the index of its label in `FreshnessLabel`."""
-        rows = await self._binary_rows("read_block_labels", _region(zoom, cells))
-        return [np.frombuffer(row[0], dtype=">i2") for row in rows]
+    async def read_block_tiles(
+        self, zoom: int, cells: Sequence[CellRectangle], at: datetime | None
+    ) -> BlockTiles:
+        """The tiles in some rectangles, each within a different block. Their labels are those
+        that they have at a time by the rules of now, or the stored ones."""
+        name = "read_block_tiles" if at is None else "read_block_tiles_at"
+        rows = await self._binary_rows(name, _region(zoom, cells) | {"now": at})
+        tiles = np.frombuffer(b"".join(row[0] for row in rows), dtype=_BLOCK_TILE)
+        counts = [len(row[0]) // _BLOCK_TILE.itemsize for row in rows]
+        block = np.repeat(np.arange(len(rows)) * BLOCK_CELLS * BLOCK_CELLS, counts)
+        code = tiles["code"].astype(np.int64)
+        return BlockTiles(
+            block + (code >> 3),
+            code & 7,
+            tiles["captured_us"].astype(np.int64),
+            tiles["disk_bytes"].astype(np.int64),
+        )
 
     async def copy_tiles(
         self, parts: AsyncIterable[Sequence[LabelledTile]], created_at: datetime

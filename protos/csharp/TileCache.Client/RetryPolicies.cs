@@ -27,6 +27,7 @@ namespace TileCache.Client
             "GetStorageUsage",
             "GetMetrics",
             "ListEvictions",
+            "ListPins",
             "ListSectors",
             "ListFreshnessRules",
             "ExplainFreshness",

@@ -51,6 +51,7 @@ _IDEMPOTENT: Final = {
         "GetStorageUsage",
         "GetMetrics",
         "ListEvictions",
+        "ListPins",
         "ListSectors",
         "ListFreshnessRules",
         "ExplainFreshness",

@@ -1,7 +1,7 @@
 """Web Mercator cells (EPSG:3857 in XYZ order), areas of cells, and blocks of cells.
 
 Degrees are on WGS 84, lengths in metres. Formulae: OSGeo's Tile Map Service specification, and
-the spherical law of cosines for circles.
+the haversine formula for circles.
 """
 
 from __future__ import annotations
@@ -138,13 +138,16 @@ def cells_in_box(zoom: int, box: BoundingBox) -> Iterator[CellRectangle]:
         yield CellRectangle(*_span(west, east, zoom), y_from, y_to)
         return
     side = 1 << zoom
-    x_from, _ = _span(west, side, zoom)
-    _, x_to = _span(0, east, zoom)
+    x_from = math.floor(west + _ROUNDING_CELLS)
+    x_to = math.ceil(east - _ROUNDING_CELLS) - 1
     if x_from <= x_to:
         yield CellRectangle(0, side - 1, y_from, y_to)
-    else:
+        return
+    # A box from or to the antimeridian itself lies on one side alone.
+    if x_from < side:
         yield CellRectangle(x_from, side - 1, y_from, y_to)
-        yield CellRectangle(0, x_to, y_from, y_to)
+    if x_to >= 0 or x_from >= side:
+        yield CellRectangle(0, max(x_to, 0), y_from, y_to)
 
 
 def cells_in_circle(
@@ -171,48 +174,9 @@ def cells_in_circle(
         upper, upper_width = lower, lower_width
 
 
-def circle_row(
-    zoom: int, latitude: float, longitude: float, radius_meters: float, y: int
-) -> Iterator[CellRectangle]:
-    """The cells of a row that a circle overlaps; the row and the circle must overlap."""
-    south, north = _circle_latitudes(latitude, radius_meters)
-    band = cell_bounds(zoom, 0, y)
-    half_width = _circle_half_width(
-        latitude, radius_meters, max(band.south, south), min(band.north, north)
-    )
-    for x_from, x_to in _columns_around(zoom, longitude, half_width):
-        yield CellRectangle(x_from, x_to, y, y)
-
-
-def circle_bounds(latitude: float, longitude: float, radius_meters: float) -> BoundingBox:
-    """The smallest box that contains a circle on the ground."""
-    south, north = _circle_latitudes(latitude, radius_meters)
-    half_width = _circle_half_width(latitude, radius_meters, south, north)
-    return _around(longitude, half_width, south, north)
-
-
 def _circle_latitudes(latitude: float, radius_meters: float) -> tuple[float, float]:
     reach = math.degrees(radius_meters / EARTH_RADIUS_METERS)
     return max(latitude - reach, -90.0), min(latitude + reach, 90.0)
-
-
-def _around(longitude: float, half_width: float, south: float, north: float) -> BoundingBox:
-    west, east = longitude - half_width, longitude + half_width
-    if half_width >= 180.0:
-        west, east = -180.0, 180.0
-    elif west < -180.0:
-        west += 360.0
-    elif east > 180.0:
-        east -= 360.0
-    return BoundingBox(south, west, north, east)
-
-
-def _circle_half_width(latitude: float, radius_meters: float, south: float, north: float) -> float:
-    """The largest difference of longitude, in degrees, between a circle's centre and its edge
-    within a band of latitudes."""
-    half_width = _circle_half_widths(latitude, radius_meters)
-    widest = min(max(_widest_latitude(latitude, radius_meters), south), north)
-    return max(half_width(south), half_width(north), half_width(widest))
 
 
 def _widest_latitude(latitude: float, radius_meters: float) -> float:
@@ -224,17 +188,17 @@ def _widest_latitude(latitude: float, radius_meters: float) -> float:
 
 def _circle_half_widths(latitude: float, radius_meters: float) -> Callable[[float], float]:
     """The difference of longitude, in degrees, between a circle's centre and its edge at a
-    latitude within the circle's, by the spherical law of cosines."""
-    centre, cosine = math.radians(latitude), math.cos(radius_meters / EARTH_RADIUS_METERS)
-    centre_sine, centre_cosine = math.sin(centre), math.cos(centre)
+    latitude within the circle's, by the haversine formula, which is exact for small circles."""
+    centre, reach = math.radians(latitude), math.sin(radius_meters / EARTH_RADIUS_METERS / 2) ** 2
+    centre_cosine = math.cos(centre)
 
     def half_width(at_latitude: float) -> float:
         at = math.radians(at_latitude)
         divisor = centre_cosine * math.cos(at)
         if divisor < 1e-12:
             return 180.0
-        value = (cosine - centre_sine * math.sin(at)) / divisor
-        return math.degrees(math.acos(min(max(value, -1.0), 1.0)))
+        ratio = (reach - math.sin((at - centre) / 2) ** 2) / divisor
+        return math.degrees(2 * math.asin(math.sqrt(min(max(ratio, 0.0), 1.0))))
 
     return half_width
 

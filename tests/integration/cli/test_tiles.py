@@ -135,6 +135,9 @@ def test_get_refuses_invalid_references(
         (["--cells", "0,1,0,1", "--zoom", "5"], 4),
         (["--circle", "84.9,-179,100", "--zoom", "5"], 1),
         (["--cells", "0,31,0,31", "--zoom", "5", "--limit", "5"], 5),
+        (["--bbox", "83,-180,90,-140", "--zoom", "4-5,9"], 8),
+        (["--bbox", "83,-180,90,-140", "--zoom", "5", "--zoom", "4"], 8),
+        (["--route", "84,-179 84,-141", "--width", "1000", "--zoom", "5"], 4),
         (["--cells", "0,15,0,15", "--zoom", "4"], 0),
         (["--cells", "154321,154321,95812,95812", "--zoom", "18"], 2),
         (["--cells", "154321,154321,95812,95812", "--zoom", "18", "--best"], 1),
@@ -171,7 +174,7 @@ def test_query_filters(filled: DaemonProcess, filters: list[str], expected: set[
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["--zoom", "5"], 2, "--bbox, --circle and --cells"),
+        (["--zoom", "5"], 2, "--bbox, --circle, --cells, --route"),
         (["--zoom", "5", "--cells", "0,1,0,1", "--bbox", "0,0,1,1"], 2, "--bbox, --circle"),
         (["--zoom", "5", "--cells", "0,1,0"], 2, "X_FROM,X_TO,Y_FROM,Y_TO"),
         (["--zoom", "5", "--bbox", "a,b,c,d"], 2, "SOUTH,WEST,NORTH,EAST"),

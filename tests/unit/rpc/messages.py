@@ -14,7 +14,12 @@ from tilecache.v1.tile_metadata_store_pb2 import (
     BoundingBox,
     CellRange,
     Circle,
+    Corridor,
+    LatLng,
+    Polygon,
     Region,
+    RegionUnion,
+    Ring,
     TileMetadata,
     TileRef,
 )
@@ -65,7 +70,9 @@ refs = (
     | st.builds(TileRef, tile_uuid=flights.filter(lambda flight: flight is not None))
     | st.builds(TileRef, key=keys)
 )
-regions = (
+points = st.lists(st.builds(LatLng, latitude=doubles, longitude=doubles), max_size=4)
+rings = st.builds(Ring, points=points)
+areas = (
     st.builds(Region)
     | st.builds(
         Region,
@@ -81,6 +88,11 @@ regions = (
         Region,
         cell_range=st.builds(CellRange, x_from=int32s, x_to=int32s, y_from=int32s, y_to=int32s),
     )
+    | st.builds(Region, polygon=st.builds(Polygon, outer=rings, holes=st.lists(rings, max_size=2)))
+    | st.builds(Region, corridor=st.builds(Corridor, waypoints=points, half_width_meters=doubles))
+)
+regions = areas | st.builds(
+    Region, union=st.builds(RegionUnion, regions=st.lists(areas, max_size=3))
 )
 
 

@@ -9,7 +9,16 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.tiles import FLIGHT, box_region, cell_region, circle_region, tile_key
+from tests.tiles import (
+    FLIGHT,
+    box_region,
+    cell_region,
+    circle_region,
+    corridor_region,
+    polygon_region,
+    tile_key,
+    union_region,
+)
 from tests.unit.rpc import messages
 from tests.unit.rpc.messages import fields_at_fault
 from tilecache.v1.tile_identity_pb2 import TileKey
@@ -21,8 +30,10 @@ from tilecache.v1.tile_metadata_store_pb2 import (
 )
 from tilecache_daemon.errors import LimitExceededError
 from tilecache_daemon.models import OnConflict, TileSelection
-from tilecache_daemon.rpc import requests
+from tilecache_daemon.rpc import regions, requests
 from tilecache_daemon.service.uploads import decode_page_token
+
+HOLE = "region.polygon.holes[0]"
 
 
 @given(messages.keys)
@@ -42,7 +53,7 @@ def test_any_reference_is_converted_or_refused(message: TileRef) -> None:
 
 @given(st.integers(0, 22), messages.regions)
 def test_any_region_is_converted_or_refused(zoom: int, message: Region) -> None:
-    cells = messages.read_or_refuse(requests.region_cells, zoom, message)
+    cells = messages.read_or_refuse(regions.region_cells, zoom, message)
     for x_from, x_to, y_from, y_to in islice(cells or (), 10):
         assert 0 <= x_from <= x_to < 1 << zoom
         assert 0 <= y_from <= y_to < 1 << zoom
@@ -135,10 +146,47 @@ NAN, INF = math.nan, math.inf
         (cell_region(0, 1, 0, 8), "region.cell_range.y_to"),
         (cell_region(2, 1, 0, 1), "region.cell_range.x_from"),
         (cell_region(0, 1, 2, 1), "region.cell_range.y_from"),
+        (polygon_region([]), "region.polygon.outer"),
+        (polygon_region([(0, 0), (0, 1), (NAN, 1)]), "region.polygon.outer.points[2].latitude"),
+        (polygon_region([(0, 0), (0, 181), (1, 1)]), "region.polygon.outer.points[1].longitude"),
+        (polygon_region([(0, 0), (1, 1), (1, 0), (0, 1)]), "region.polygon.outer"),
+        (polygon_region([(0, 0), (0, 9), (9, 9)], [(8, 1), (8, 2), (7, 1)]), HOLE),
+        (
+            polygon_region([(0, 0), (0, 9), (9, 9)], [(8, 1), (8, INF), (7, 1)]),
+            f"{HOLE}.points[1].longitude",
+        ),
+        (corridor_region([], 1), "region.corridor.waypoints"),
+        (corridor_region([(0, 0), (91, 0)], 1), "region.corridor.waypoints[1].latitude"),
+        (corridor_region([(0, 0), (0, 180)], 1), "region.corridor.waypoints[1]"),
+        (corridor_region([(0, 0)], 0), "region.corridor.half_width_meters"),
+        (corridor_region([(0, 0)], NAN), "region.corridor.half_width_meters"),
+        (corridor_region([(0, 0)], 1_000_001), "region.corridor.half_width_meters"),
+        (union_region(), "region.union.regions"),
+        (union_region(box_region(0, 0, 1, 1), Region()), "region.union.regions[1]"),
+        (
+            union_region(circle_region(0, 0, -1)),
+            "region.union.regions[0].circle.radius_meters",
+        ),
+        (union_region(union_region(box_region(0, 0, 1, 1))), "region.union.regions[0].union"),
     ],
 )
 def test_an_invalid_region_is_a_violation_of_its_field(region: Region, field: str) -> None:
-    assert fields_at_fault(requests.region_cells, 3, region) == [field]
+    assert fields_at_fault(regions.region_cells, 3, region) == [field]
+
+
+@pytest.mark.parametrize(
+    "region",
+    [
+        corridor_region([(0.0, index / 1e4) for index in range(20_001)], 1.0),
+        polygon_region([(0.0, index / 1e4) for index in range(20_001)]),
+        union_region(*[corridor_region([(0.0, 1.0)] * 10_001, 1.0)] * 2),
+    ],
+    ids=["corridor", "polygon", "union"],
+)
+def test_a_region_of_too_many_points_is_refused(region: Region) -> None:
+    with pytest.raises(LimitExceededError) as refusal:
+        regions.region_cells(3, region)
+    assert [violation.field for violation in refusal.value.violations] == ["region"]
 
 
 @pytest.mark.parametrize(("seconds", "nanos"), [(0, -1), (0, 10**9), (2**62, 0), (-(2**62), 0)])

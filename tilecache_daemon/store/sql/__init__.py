@@ -2,7 +2,9 @@
 
 Each statement in a file follows a line `-- name --` and a comment on its purpose. Placeholders:
 `{tile_columns}` for the columns of `models.Tile` in order, `{tile_records}` for the columns
-that `tile_columns.TileColumns` reads, `{eviction_columns}` for those of `models.Eviction`.
+that `tile_columns.TileColumns` reads, `{eviction_columns}` for those of `models.Eviction`,
+`{rule_label}` and `{label_at}` for queries of the label of the tile `t` at the time `now`,
+`{pinned}` for a query that has a row if a pin holds it.
 """
 
 import re
@@ -42,6 +44,47 @@ _LABEL: Final = _code(
 _LABEL_RANK: Final = _code(
     "t.freshness_status", {label.value: rank for rank, label in enumerate(FreshnessLabel)}
 )
+_RULE_LABEL: Final = """
+    SELECT CASE
+               WHEN r.classification IS NULL THEN NULL
+               WHEN (least(t.captured_at, '9999-01-01') AT TIME ZONE 'UTC'
+                     + make_interval(months => r.max_age_months)) AT TIME ZONE 'UTC'
+                    > %(now)s THEN 'fresh'
+               WHEN r.action = 'reject' THEN 'rejected'
+               ELSE 'downgraded'
+           END
+    FROM sector_classifications s
+    LEFT JOIN tile_freshness_rules r USING (classification)
+    WHERE t.latitude BETWEEN s.south AND s.north
+      AND CASE
+              WHEN s.west <= s.east THEN t.longitude BETWEEN s.west AND s.east
+              ELSE t.longitude >= s.west OR t.longitude <= s.east
+          END
+    ORDER BY s.classification = 'active_conflict' DESC
+    LIMIT 1
+"""
+"""The label of the tile `t` at the time `now`, as `FreshnessPolicy.evaluate` gives it: no row
+outside all sectors, NULL without a rule."""
+_LABEL_AT: Final = f"""
+    SELECT CASE
+               WHEN t.freshness_status IN ('stale_warn', 'stale_reject') THEN t.freshness_status
+               ELSE coalesce(({_RULE_LABEL}), 'fresh')
+           END
+"""
+_LABEL_RANK_AT: Final = _code(
+    "at.label", {label.value: rank for rank, label in enumerate(FreshnessLabel)}
+)
+# One row if a pin holds the tile `t`. A scalar query, so that tiles are read in the order of an
+# index however many pins there are.
+_PINNED: Final = """
+    SELECT true
+    FROM tile_pin_blocks b
+    JOIN tile_pins p ON p.id = b.pin_id
+    WHERE b.zoom = t.zoom AND b.x = t.x >> 5 AND b.y = t.y >> 5
+      AND NOT p.ended
+      AND get_bit(b.cells, (t.y & 31) * 32 + (t.x & 31)) = 1
+    LIMIT 1
+"""
 # A position in exact microseconds since 2000, also of times that no calendar has.
 _AFTER_CAPTURED_AT: Final = """
     CASE %(after_us)s::bigint
@@ -87,6 +130,17 @@ EVICTION_COLUMNS: Final = """
     e.content_sha256, e.disk_bytes, e.evicted_at, e.accessed_at, e.reason
 """
 
+_PLACEHOLDERS: Final = {
+    "{tile_columns}": TILE_COLUMNS,
+    "{tile_records}": TILE_RECORDS,
+    "{label_rank}": _LABEL_RANK,
+    "{label_rank_at}": _LABEL_RANK_AT,
+    "{label_at}": _LABEL_AT,
+    "{rule_label}": _RULE_LABEL,
+    "{pinned}": _PINNED,
+    "{after_captured_at}": _AFTER_CAPTURED_AT,
+    "{eviction_columns}": EVICTION_COLUMNS,
+}
 _STATEMENT: Final = re.compile(
     r"^-- (?P<name>[a-z_]+) --\n(?P<body>.*?)(?=^-- [a-z_]+ --$|\Z)", re.M | re.S
 )
@@ -96,12 +150,10 @@ def load_queries(*names: str) -> dict[str, str]:
     """The statements of the named files in this directory."""
     queries: dict[str, str] = {}
     for name in names:
-        text = files(__name__).joinpath(f"{name}.sql").read_text()
-        for match in _STATEMENT.finditer(text):
-            body = match["body"].replace("{tile_columns}", TILE_COLUMNS)
-            body = body.replace("{tile_records}", TILE_RECORDS)
-            body = body.replace("{label_rank}", _LABEL_RANK)
-            body = body.replace("{after_captured_at}", _AFTER_CAPTURED_AT)
-            body = body.replace("{eviction_columns}", EVICTION_COLUMNS)
+        source = files(__name__).joinpath(f"{name}.sql").read_text()
+        for match in _STATEMENT.finditer(source):
+            body = match["body"]
+            for placeholder, text in _PLACEHOLDERS.items():
+                body = body.replace(placeholder, text)
             queries[match["name"]] = body.strip().rstrip(";")
     return queries

@@ -13,12 +13,13 @@ SELECT pg_advisory_xact_lock(%(key)s::bigint);
 
 -- list_evictable --
 -- Tiles in the order of use after a position, the least recently used first, without those that
--- wait for upload and those that free nothing.
+-- wait for upload, those that free nothing and those that pins hold.
 SELECT {tile_columns}, t.id, t.access_order
 FROM tiles t
 WHERE (t.access_order, t.id) > (%(after_order)s, %(after_id)s)
   AND (t.source <> 'onboard_ingest' OR t.uploaded_at IS NOT NULL)
   AND t.disk_bytes > 0
+  AND (%(include_pinned)s OR ({pinned}) IS NULL)
 ORDER BY t.access_order, t.id
 LIMIT %(limit)s;
 
@@ -30,6 +31,7 @@ LIMIT %(limit)s;
     WHERE (t.access_order, t.id) > (%(after_order)s, %(after_id)s)
       AND (t.source <> 'onboard_ingest' OR t.uploaded_at IS NOT NULL)
       AND t.disk_bytes > 0
+      AND (%(include_pinned)s OR ({pinned}) IS NULL)
     ORDER BY t.access_order, t.id
     LIMIT %(limit)s
 ) UNION ALL (
@@ -38,22 +40,33 @@ LIMIT %(limit)s;
     WHERE (t.access_order, t.id) > (%(after_order)s, %(after_id)s)
       AND t.source = 'onboard_ingest' AND t.uploaded_at IS NULL
       AND t.disk_bytes > 0
+      AND (%(include_pinned)s OR ({pinned}) IS NULL)
     ORDER BY t.access_order, t.id
     LIMIT %(limit)s
 )
 ORDER BY access_order, id
 LIMIT %(limit)s;
 
+-- last_evictable --
+-- The position of the most recently used of the tiles that `list_evictable` reads.
+SELECT t.access_order, t.id
+FROM tiles t
+WHERE (t.source <> 'onboard_ingest' OR t.uploaded_at IS NOT NULL)
+  AND t.disk_bytes > 0
+ORDER BY t.access_order DESC, t.id DESC
+LIMIT 1;
+
 -- evict_tiles --
 -- Deletes tiles and lists their files for removal, in one statement. Skips tiles that were used
--- since they were chosen, that wait for upload by now, or that another writer has locked. A file
--- that another tile names is not listed: its eviction has the id 0.
+-- since they were chosen, that wait for upload or are pinned by now, or that another writer has
+-- locked. A file that another tile names is not listed: its eviction has the id 0.
 WITH locked AS (
     SELECT t.id
     FROM tiles t
     JOIN unnest(%(ids)s::bigint[], %(orders)s::bigint[]) AS chosen (id, access_order)
       USING (id, access_order)
-    WHERE %(include_pending)s OR t.source <> 'onboard_ingest' OR t.uploaded_at IS NOT NULL
+    WHERE (%(include_pending)s OR t.source <> 'onboard_ingest' OR t.uploaded_at IS NOT NULL)
+      AND (%(include_pinned)s OR ({pinned}) IS NULL)
     FOR UPDATE OF t SKIP LOCKED
 ), deleted AS (
     DELETE FROM tiles t USING locked WHERE t.id = locked.id RETURNING t.*

@@ -25,29 +25,11 @@ WITH batch AS (
     ORDER BY id
     LIMIT %(limit)s
 ), verdict AS (
-    SELECT batch.id, batch.captured_at, batch.freshness_status AS old_label,
+    SELECT t.id, t.captured_at, t.freshness_status AS old_label,
            coalesce(rule.label, 'fresh') AS new_label,
            rule.label IS NOT NULL AS aged
-    FROM batch
-    LEFT JOIN LATERAL (
-        SELECT CASE
-                   WHEN r.classification IS NULL THEN NULL
-                   WHEN (least(batch.captured_at, '9999-01-01') AT TIME ZONE 'UTC'
-                         + make_interval(months => r.max_age_months)) AT TIME ZONE 'UTC'
-                        > %(now)s THEN 'fresh'
-                   WHEN r.action = 'reject' THEN 'rejected'
-                   ELSE 'downgraded'
-               END AS label
-        FROM sector_classifications s
-        LEFT JOIN tile_freshness_rules r USING (classification)
-        WHERE batch.latitude BETWEEN s.south AND s.north
-          AND CASE
-                  WHEN s.west <= s.east THEN batch.longitude BETWEEN s.west AND s.east
-                  ELSE batch.longitude >= s.west OR batch.longitude <= s.east
-              END
-        ORDER BY s.classification = 'active_conflict' DESC
-        LIMIT 1
-    ) AS rule ON true
+    FROM batch AS t
+    LEFT JOIN LATERAL ({rule_label}) AS rule (label) ON true
 ), relabelled AS (
     UPDATE tiles t
     SET freshness_status = verdict.new_label

@@ -37,6 +37,8 @@ class _EvictionStopEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Eviction
     """The remaining tiles wait for upload, or another writer has locked them."""
     EVICTION_STOP_EMPTY: _EvictionStop.ValueType  # 3
     """No more tiles can be evicted."""
+    EVICTION_STOP_PINNED: _EvictionStop.ValueType  # 4
+    """Pins hold the remaining tiles."""
 
 class EvictionStop(_EvictionStop, metaclass=_EvictionStopEnumTypeWrapper):
     """Why an eviction ended."""
@@ -49,6 +51,8 @@ EVICTION_STOP_PENDING_UPLOADS: EvictionStop.ValueType  # 2
 """The remaining tiles wait for upload, or another writer has locked them."""
 EVICTION_STOP_EMPTY: EvictionStop.ValueType  # 3
 """No more tiles can be evicted."""
+EVICTION_STOP_PINNED: EvictionStop.ValueType  # 4
+"""Pins hold the remaining tiles."""
 Global___EvictionStop: _TypeAlias = EvictionStop  # noqa: Y015
 
 class _EvictionReason:
@@ -196,6 +200,7 @@ class GetStorageUsageResponse(_message.Message):
     MAX_USED_BYTES_FIELD_NUMBER: _builtins.int
     EVICT_ON_INSERT_FIELD_NUMBER: _builtins.int
     UNKNOWN_SIZE_COUNT_FIELD_NUMBER: _builtins.int
+    PINNED_FIELD_NUMBER: _builtins.int
     max_used_bytes: _builtins.int
     """The ceiling: an insert does not take `total.used_bytes` above it. 0: none."""
     evict_on_insert: _builtins.bool
@@ -228,6 +233,10 @@ class GetStorageUsageResponse(_message.Message):
         removed. Not part of `total`.
         """
 
+    @_builtins.property
+    def pinned(self) -> Global___StorageUsage:
+        """Tiles that pins hold."""
+
     def __init__(
         self,
         *,
@@ -240,10 +249,11 @@ class GetStorageUsageResponse(_message.Message):
         max_used_bytes: _builtins.int = ...,
         evict_on_insert: _builtins.bool = ...,
         unknown_size_count: _builtins.int = ...,
+        pinned: Global___StorageUsage | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["pending_removal", b"pending_removal", "pending_upload", b"pending_upload", "total", b"total"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["pending_removal", b"pending_removal", "pending_upload", b"pending_upload", "pinned", b"pinned", "total", b"total"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["evict_on_insert", b"evict_on_insert", "labels", b"labels", "max_used_bytes", b"max_used_bytes", "pending_removal", b"pending_removal", "pending_upload", b"pending_upload", "sources", b"sources", "total", b"total", "unknown_size_count", b"unknown_size_count", "zooms", b"zooms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["evict_on_insert", b"evict_on_insert", "labels", b"labels", "max_used_bytes", b"max_used_bytes", "pending_removal", b"pending_removal", "pending_upload", b"pending_upload", "pinned", b"pinned", "sources", b"sources", "total", b"total", "unknown_size_count", b"unknown_size_count", "zooms", b"zooms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -367,6 +377,7 @@ class EvictTilesRequest(_message.Message):
     FREE_BYTES_FIELD_NUMBER: _builtins.int
     INCLUDE_PENDING_UPLOADS_FIELD_NUMBER: _builtins.int
     DRY_RUN_FIELD_NUMBER: _builtins.int
+    INCLUDE_PINNED_FIELD_NUMBER: _builtins.int
     max_used_bytes: _builtins.int
     """Evict until at most so many bytes are used. Not negative."""
     free_bytes: _builtins.int
@@ -375,6 +386,8 @@ class EvictTilesRequest(_message.Message):
     """Also tiles that wait for upload. Their content is then lost."""
     dry_run: _builtins.bool
     """Change nothing; only return what would be done."""
+    include_pinned: _builtins.bool
+    """Also tiles that pins hold."""
     def __init__(
         self,
         *,
@@ -382,10 +395,11 @@ class EvictTilesRequest(_message.Message):
         free_bytes: _builtins.int = ...,
         include_pending_uploads: _builtins.bool = ...,
         dry_run: _builtins.bool = ...,
+        include_pinned: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["free_bytes", b"free_bytes", "goal", b"goal", "max_used_bytes", b"max_used_bytes"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "free_bytes", b"free_bytes", "goal", b"goal", "include_pending_uploads", b"include_pending_uploads", "max_used_bytes", b"max_used_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "free_bytes", b"free_bytes", "goal", b"goal", "include_pending_uploads", b"include_pending_uploads", "include_pinned", b"include_pinned", "max_used_bytes", b"max_used_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_goal: _TypeAlias = _typing.Literal["max_used_bytes", "free_bytes"]  # noqa: Y015
     _WhichOneofArgType_goal: _TypeAlias = _typing.Literal["goal", b"goal"]  # noqa: Y015
@@ -434,6 +448,9 @@ class EvictionSummary(_message.Message):
     STOP_FIELD_NUMBER: _builtins.int
     PENDING_UPLOAD_COUNT_FIELD_NUMBER: _builtins.int
     DRY_RUN_FIELD_NUMBER: _builtins.int
+    PINNED_COUNT_FIELD_NUMBER: _builtins.int
+    PIN_NAMES_FIELD_NUMBER: _builtins.int
+    STOPS_FIELD_NUMBER: _builtins.int
     evicted_count: _builtins.int
     """Evicted tiles."""
     freed_bytes: _builtins.int
@@ -443,11 +460,21 @@ class EvictionSummary(_message.Message):
     goal_met: _builtins.bool
     """Whether the goal is reached."""
     stop: Global___EvictionStop.ValueType
-    """Why the eviction ended."""
+    """Why the eviction ended: the first of `stops`."""
     pending_upload_count: _builtins.int
     """Tiles that were left out because they wait for upload. 0 if the goal was met."""
     dry_run: _builtins.bool
     """This was a dry run: nothing was changed."""
+    pinned_count: _builtins.int
+    """Tiles that were left out because pins hold them. 0 if the goal was met."""
+    @_builtins.property
+    def pin_names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The names of these pins."""
+
+    @_builtins.property
+    def stops(self) -> _containers.RepeatedScalarFieldContainer[Global___EvictionStop.ValueType]:
+        """All reasons why the eviction ended."""
+
     def __init__(
         self,
         *,
@@ -458,10 +485,13 @@ class EvictionSummary(_message.Message):
         stop: Global___EvictionStop.ValueType = ...,
         pending_upload_count: _builtins.int = ...,
         dry_run: _builtins.bool = ...,
+        pinned_count: _builtins.int = ...,
+        pin_names: _abc.Iterable[_builtins.str] | None = ...,
+        stops: _abc.Iterable[Global___EvictionStop.ValueType] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "evicted_count", b"evicted_count", "freed_bytes", b"freed_bytes", "goal_met", b"goal_met", "pending_upload_count", b"pending_upload_count", "stop", b"stop", "used_bytes", b"used_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "evicted_count", b"evicted_count", "freed_bytes", b"freed_bytes", "goal_met", b"goal_met", "pending_upload_count", b"pending_upload_count", "pin_names", b"pin_names", "pinned_count", b"pinned_count", "stop", b"stop", "stops", b"stops", "used_bytes", b"used_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -636,12 +666,15 @@ class DeleteTilesRequest(_message.Message):
     FLIGHT_ID_FIELD_NUMBER: _builtins.int
     INCLUDE_PENDING_UPLOADS_FIELD_NUMBER: _builtins.int
     DRY_RUN_FIELD_NUMBER: _builtins.int
+    INCLUDE_PINNED_FIELD_NUMBER: _builtins.int
     flight_id: _builtins.str
     """Only tiles of this flight."""
     include_pending_uploads: _builtins.bool
     """Also tiles that wait for upload. Their content is then lost."""
     dry_run: _builtins.bool
     """Change nothing; only return what would be done."""
+    include_pinned: _builtins.bool
+    """Also tiles that pins hold."""
     @_builtins.property
     def tile_uuids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """By id, at most `Limits.max_request_items`. Give either ids or at least one
@@ -675,10 +708,11 @@ class DeleteTilesRequest(_message.Message):
         flight_id: _builtins.str | None = ...,
         include_pending_uploads: _builtins.bool = ...,
         dry_run: _builtins.bool = ...,
+        include_pinned: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_flight_id", b"_flight_id", "captured_before", b"captured_before", "flight_id", b"flight_id", "region", b"region"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_flight_id", b"_flight_id", "captured_before", b"captured_before", "dry_run", b"dry_run", "flight_id", b"flight_id", "include_pending_uploads", b"include_pending_uploads", "region", b"region", "sources", b"sources", "tile_uuids", b"tile_uuids", "zooms", b"zooms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_flight_id", b"_flight_id", "captured_before", b"captured_before", "dry_run", b"dry_run", "flight_id", b"flight_id", "include_pending_uploads", b"include_pending_uploads", "include_pinned", b"include_pinned", "region", b"region", "sources", b"sources", "tile_uuids", b"tile_uuids", "zooms", b"zooms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__flight_id: _TypeAlias = _typing.Literal["flight_id"]  # noqa: Y015
     _WhichOneofArgType__flight_id: _TypeAlias = _typing.Literal["_flight_id", b"_flight_id"]  # noqa: Y015
@@ -725,6 +759,8 @@ class DeletionSummary(_message.Message):
     PENDING_UPLOAD_COUNT_FIELD_NUMBER: _builtins.int
     NOT_FOUND_TILE_UUIDS_FIELD_NUMBER: _builtins.int
     DRY_RUN_FIELD_NUMBER: _builtins.int
+    PINNED_COUNT_FIELD_NUMBER: _builtins.int
+    PIN_NAMES_FIELD_NUMBER: _builtins.int
     deleted_count: _builtins.int
     """Deleted tiles."""
     freed_bytes: _builtins.int
@@ -733,9 +769,15 @@ class DeletionSummary(_message.Message):
     """Tiles that match but were left out because they wait for upload."""
     dry_run: _builtins.bool
     """This was a dry run: nothing was changed."""
+    pinned_count: _builtins.int
+    """Tiles that match but were left out because pins hold them."""
     @_builtins.property
     def not_found_tile_uuids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Ids of no stored tile."""
+
+    @_builtins.property
+    def pin_names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The names of these pins."""
 
     def __init__(
         self,
@@ -745,14 +787,235 @@ class DeletionSummary(_message.Message):
         pending_upload_count: _builtins.int = ...,
         not_found_tile_uuids: _abc.Iterable[_builtins.str] | None = ...,
         dry_run: _builtins.bool = ...,
+        pinned_count: _builtins.int = ...,
+        pin_names: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["deleted_count", b"deleted_count", "dry_run", b"dry_run", "freed_bytes", b"freed_bytes", "not_found_tile_uuids", b"not_found_tile_uuids", "pending_upload_count", b"pending_upload_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deleted_count", b"deleted_count", "dry_run", b"dry_run", "freed_bytes", b"freed_bytes", "not_found_tile_uuids", b"not_found_tile_uuids", "pending_upload_count", b"pending_upload_count", "pin_names", b"pin_names", "pinned_count", b"pinned_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DeletionSummary: _TypeAlias = DeletionSummary  # noqa: Y015
+
+@_typing.final
+class Pin(_message.Message):
+    """An area whose tiles are neither evicted nor deleted, unless the request says
+    so. A tile that is replaced by a newer one stays pinned.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    REGION_FIELD_NUMBER: _builtins.int
+    ZOOMS_FIELD_NUMBER: _builtins.int
+    EXPIRES_AT_FIELD_NUMBER: _builtins.int
+    CREATED_AT_FIELD_NUMBER: _builtins.int
+    ENDED_FIELD_NUMBER: _builtins.int
+    CELL_COUNT_FIELD_NUMBER: _builtins.int
+    HELD_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Its name, unique. 1 to 100 characters."""
+    ended: _builtins.bool
+    """Whether it has ended and holds nothing. Output only."""
+    cell_count: _builtins.int
+    """Cells of its region at its zooms. Output only."""
+    @_builtins.property
+    def region(self) -> _tile_metadata_store_pb2.Region:
+        """Required in `SetPin`; at most `Limits.max_region_cells`, of all zooms
+        together.
+        """
+
+    @_builtins.property
+    def zooms(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """At least one. One alone if the region has a `CellRange`."""
+
+    @_builtins.property
+    def expires_at(self) -> _timestamp_pb2.Timestamp:
+        """When the pin ends. Absent: when it is deleted. A pin does not end while the
+        clock is not trusted.
+        """
+
+    @_builtins.property
+    def created_at(self) -> _timestamp_pb2.Timestamp:
+        """Output only."""
+
+    @_builtins.property
+    def held(self) -> Global___StorageUsage:
+        """The tiles that it holds. Output only."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        region: _tile_metadata_store_pb2.Region | None = ...,
+        zooms: _abc.Iterable[_builtins.int] | None = ...,
+        expires_at: _timestamp_pb2.Timestamp | None = ...,
+        created_at: _timestamp_pb2.Timestamp | None = ...,
+        ended: _builtins.bool = ...,
+        cell_count: _builtins.int = ...,
+        held: Global___StorageUsage | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "expires_at", b"expires_at", "held", b"held", "region", b"region"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cell_count", b"cell_count", "created_at", b"created_at", "ended", b"ended", "expires_at", b"expires_at", "held", b"held", "name", b"name", "region", b"region", "zooms", b"zooms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Pin: _TypeAlias = Pin  # noqa: Y015
+
+@_typing.final
+class SetPinRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PIN_FIELD_NUMBER: _builtins.int
+    DRY_RUN_FIELD_NUMBER: _builtins.int
+    dry_run: _builtins.bool
+    """Change nothing; only return what would be done."""
+    @_builtins.property
+    def pin(self) -> Global___Pin:
+        """Required."""
+
+    def __init__(
+        self,
+        *,
+        pin: Global___Pin | None = ...,
+        dry_run: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["pin", b"pin"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "pin", b"pin"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetPinRequest: _TypeAlias = SetPinRequest  # noqa: Y015
+
+@_typing.final
+class SetPinResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PIN_FIELD_NUMBER: _builtins.int
+    MISSING_COUNT_FIELD_NUMBER: _builtins.int
+    MISSING_BYTES_FIELD_NUMBER: _builtins.int
+    KEPT_BYTES_FIELD_NUMBER: _builtins.int
+    MAX_USED_BYTES_FIELD_NUMBER: _builtins.int
+    FITS_FIELD_NUMBER: _builtins.int
+    missing_count: _builtins.int
+    """Cells of the pin without a tile."""
+    missing_bytes: _builtins.int
+    """About how many bytes their tiles would have, by the stored tiles."""
+    kept_bytes: _builtins.int
+    """The size of all tiles that any pin holds or that wait for upload."""
+    max_used_bytes: _builtins.int
+    """The ceiling. 0: none."""
+    fits: _builtins.bool
+    """Whether `kept_bytes` and `missing_bytes` fit under the ceiling together."""
+    @_builtins.property
+    def pin(self) -> Global___Pin:
+        """As stored."""
+
+    def __init__(
+        self,
+        *,
+        pin: Global___Pin | None = ...,
+        missing_count: _builtins.int = ...,
+        missing_bytes: _builtins.int = ...,
+        kept_bytes: _builtins.int = ...,
+        max_used_bytes: _builtins.int = ...,
+        fits: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["pin", b"pin"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fits", b"fits", "kept_bytes", b"kept_bytes", "max_used_bytes", b"max_used_bytes", "missing_bytes", b"missing_bytes", "missing_count", b"missing_count", "pin", b"pin"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetPinResponse: _TypeAlias = SetPinResponse  # noqa: Y015
+
+@_typing.final
+class ListPinsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """0, and any value above 1,000, means 1,000."""
+    page_token: _builtins.str
+    """The `next_page_token` of the page before. Empty for the first page."""
+    def __init__(
+        self,
+        *,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListPinsRequest: _TypeAlias = ListPinsRequest  # noqa: Y015
+
+@_typing.final
+class ListPinsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PINS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Empty on the last page."""
+    @_builtins.property
+    def pins(self) -> _containers.RepeatedCompositeFieldContainer[Global___Pin]:
+        """Sorted by name."""
+
+    def __init__(
+        self,
+        *,
+        pins: _abc.Iterable[Global___Pin] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "pins", b"pins"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListPinsResponse: _TypeAlias = ListPinsResponse  # noqa: Y015
+
+@_typing.final
+class DeletePinRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """The name of the pin."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeletePinRequest: _TypeAlias = DeletePinRequest  # noqa: Y015
+
+@_typing.final
+class DeletePinResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeletePinResponse: _TypeAlias = DeletePinResponse  # noqa: Y015
 
 @_typing.final
 class Sector(_message.Message):

@@ -46,6 +46,21 @@ class TileCacheAdminStub(object):
                 request_serializer=tilecache_dot_v1_dot_tile__cache__admin__pb2.DeleteTilesRequest.SerializeToString,
                 response_deserializer=tilecache_dot_v1_dot_tile__cache__admin__pb2.DeleteTilesResponse.FromString,
                 )
+        self.SetPin = channel.unary_unary(
+                '/tilecache.v1.TileCacheAdmin/SetPin',
+                request_serializer=tilecache_dot_v1_dot_tile__cache__admin__pb2.SetPinRequest.SerializeToString,
+                response_deserializer=tilecache_dot_v1_dot_tile__cache__admin__pb2.SetPinResponse.FromString,
+                )
+        self.ListPins = channel.unary_unary(
+                '/tilecache.v1.TileCacheAdmin/ListPins',
+                request_serializer=tilecache_dot_v1_dot_tile__cache__admin__pb2.ListPinsRequest.SerializeToString,
+                response_deserializer=tilecache_dot_v1_dot_tile__cache__admin__pb2.ListPinsResponse.FromString,
+                )
+        self.DeletePin = channel.unary_unary(
+                '/tilecache.v1.TileCacheAdmin/DeletePin',
+                request_serializer=tilecache_dot_v1_dot_tile__cache__admin__pb2.DeletePinRequest.SerializeToString,
+                response_deserializer=tilecache_dot_v1_dot_tile__cache__admin__pb2.DeletePinResponse.FromString,
+                )
         self.ListSectors = channel.unary_unary(
                 '/tilecache.v1.TileCacheAdmin/ListSectors',
                 request_serializer=tilecache_dot_v1_dot_tile__cache__admin__pb2.ListSectorsRequest.SerializeToString,
@@ -134,6 +149,28 @@ class TileCacheAdminServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SetPin(self, request, context):
+        """Pins an area: no tile of it is evicted or deleted until the pin ends, also
+        none that is stored later. Replaces the pin with the same name.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListPins(self, request, context):
+        """Lists the pins, those that have ended, too.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeletePin(self, request, context):
+        """Deletes a pin. NOT_FOUND if there is none with that name.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListSectors(self, request, context):
         """Lists the sectors.
         """
@@ -216,6 +253,21 @@ def add_TileCacheAdminServicer_to_server(servicer, server):
                     servicer.DeleteTiles,
                     request_deserializer=tilecache_dot_v1_dot_tile__cache__admin__pb2.DeleteTilesRequest.FromString,
                     response_serializer=tilecache_dot_v1_dot_tile__cache__admin__pb2.DeleteTilesResponse.SerializeToString,
+            ),
+            'SetPin': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetPin,
+                    request_deserializer=tilecache_dot_v1_dot_tile__cache__admin__pb2.SetPinRequest.FromString,
+                    response_serializer=tilecache_dot_v1_dot_tile__cache__admin__pb2.SetPinResponse.SerializeToString,
+            ),
+            'ListPins': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListPins,
+                    request_deserializer=tilecache_dot_v1_dot_tile__cache__admin__pb2.ListPinsRequest.FromString,
+                    response_serializer=tilecache_dot_v1_dot_tile__cache__admin__pb2.ListPinsResponse.SerializeToString,
+            ),
+            'DeletePin': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeletePin,
+                    request_deserializer=tilecache_dot_v1_dot_tile__cache__admin__pb2.DeletePinRequest.FromString,
+                    response_serializer=tilecache_dot_v1_dot_tile__cache__admin__pb2.DeletePinResponse.SerializeToString,
             ),
             'ListSectors': grpc.unary_unary_rpc_method_handler(
                     servicer.ListSectors,
@@ -363,6 +415,57 @@ class TileCacheAdmin(object):
         return grpc.experimental.unary_stream(request, target, '/tilecache.v1.TileCacheAdmin/DeleteTiles',
             tilecache_dot_v1_dot_tile__cache__admin__pb2.DeleteTilesRequest.SerializeToString,
             tilecache_dot_v1_dot_tile__cache__admin__pb2.DeleteTilesResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def SetPin(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/tilecache.v1.TileCacheAdmin/SetPin',
+            tilecache_dot_v1_dot_tile__cache__admin__pb2.SetPinRequest.SerializeToString,
+            tilecache_dot_v1_dot_tile__cache__admin__pb2.SetPinResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def ListPins(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/tilecache.v1.TileCacheAdmin/ListPins',
+            tilecache_dot_v1_dot_tile__cache__admin__pb2.ListPinsRequest.SerializeToString,
+            tilecache_dot_v1_dot_tile__cache__admin__pb2.ListPinsResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def DeletePin(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/tilecache.v1.TileCacheAdmin/DeletePin',
+            tilecache_dot_v1_dot_tile__cache__admin__pb2.DeletePinRequest.SerializeToString,
+            tilecache_dot_v1_dot_tile__cache__admin__pb2.DeletePinResponse.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
 

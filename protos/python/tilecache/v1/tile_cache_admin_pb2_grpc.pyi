@@ -55,6 +55,14 @@ class TileCacheAdminStub:
     """Deletes tiles by id, or by region, source, capture time and flight.
     `ListEvictions` lists their files.
     """
+    SetPin: _grpc.UnaryUnaryMultiCallable[_tile_cache_admin_pb2.SetPinRequest, _tile_cache_admin_pb2.SetPinResponse]
+    """Pins an area: no tile of it is evicted or deleted until the pin ends, also
+    none that is stored later. Replaces the pin with the same name.
+    """
+    ListPins: _grpc.UnaryUnaryMultiCallable[_tile_cache_admin_pb2.ListPinsRequest, _tile_cache_admin_pb2.ListPinsResponse]
+    """Lists the pins, those that have ended, too."""
+    DeletePin: _grpc.UnaryUnaryMultiCallable[_tile_cache_admin_pb2.DeletePinRequest, _tile_cache_admin_pb2.DeletePinResponse]
+    """Deletes a pin. NOT_FOUND if there is none with that name."""
     ListSectors: _grpc.UnaryUnaryMultiCallable[_tile_cache_admin_pb2.ListSectorsRequest, _tile_cache_admin_pb2.ListSectorsResponse]
     """Lists the sectors."""
     SetSector: _grpc.UnaryUnaryMultiCallable[_tile_cache_admin_pb2.SetSectorRequest, _tile_cache_admin_pb2.SetSectorResponse]
@@ -99,6 +107,14 @@ class TileCacheAdminAsyncStub(TileCacheAdminStub):
     """Deletes tiles by id, or by region, source, capture time and flight.
     `ListEvictions` lists their files.
     """
+    SetPin: _aio.UnaryUnaryMultiCallable[_tile_cache_admin_pb2.SetPinRequest, _tile_cache_admin_pb2.SetPinResponse]  # type: ignore[assignment]
+    """Pins an area: no tile of it is evicted or deleted until the pin ends, also
+    none that is stored later. Replaces the pin with the same name.
+    """
+    ListPins: _aio.UnaryUnaryMultiCallable[_tile_cache_admin_pb2.ListPinsRequest, _tile_cache_admin_pb2.ListPinsResponse]  # type: ignore[assignment]
+    """Lists the pins, those that have ended, too."""
+    DeletePin: _aio.UnaryUnaryMultiCallable[_tile_cache_admin_pb2.DeletePinRequest, _tile_cache_admin_pb2.DeletePinResponse]  # type: ignore[assignment]
+    """Deletes a pin. NOT_FOUND if there is none with that name."""
     ListSectors: _aio.UnaryUnaryMultiCallable[_tile_cache_admin_pb2.ListSectorsRequest, _tile_cache_admin_pb2.ListSectorsResponse]  # type: ignore[assignment]
     """Lists the sectors."""
     SetSector: _aio.UnaryUnaryMultiCallable[_tile_cache_admin_pb2.SetSectorRequest, _tile_cache_admin_pb2.SetSectorResponse]  # type: ignore[assignment]
@@ -176,6 +192,32 @@ class TileCacheAdminServicer(metaclass=_abc_1.ABCMeta):
         """Deletes tiles by id, or by region, source, capture time and flight.
         `ListEvictions` lists their files.
         """
+
+    @_abc_1.abstractmethod
+    def SetPin(
+        self,
+        request: _tile_cache_admin_pb2.SetPinRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tile_cache_admin_pb2.SetPinResponse, _abc.Awaitable[_tile_cache_admin_pb2.SetPinResponse]]:
+        """Pins an area: no tile of it is evicted or deleted until the pin ends, also
+        none that is stored later. Replaces the pin with the same name.
+        """
+
+    @_abc_1.abstractmethod
+    def ListPins(
+        self,
+        request: _tile_cache_admin_pb2.ListPinsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tile_cache_admin_pb2.ListPinsResponse, _abc.Awaitable[_tile_cache_admin_pb2.ListPinsResponse]]:
+        """Lists the pins, those that have ended, too."""
+
+    @_abc_1.abstractmethod
+    def DeletePin(
+        self,
+        request: _tile_cache_admin_pb2.DeletePinRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tile_cache_admin_pb2.DeletePinResponse, _abc.Awaitable[_tile_cache_admin_pb2.DeletePinResponse]]:
+        """Deletes a pin. NOT_FOUND if there is none with that name."""
 
     @_abc_1.abstractmethod
     def ListSectors(

@@ -439,14 +439,160 @@ class CellRange(_message.Message):
 Global___CellRange: _TypeAlias = CellRange  # noqa: Y015
 
 @_typing.final
+class LatLng(_message.Message):
+    """A position."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LATITUDE_FIELD_NUMBER: _builtins.int
+    LONGITUDE_FIELD_NUMBER: _builtins.int
+    latitude: _builtins.float
+    """Degrees, -90 to 90."""
+    longitude: _builtins.float
+    """Degrees, -180 to 180."""
+    def __init__(
+        self,
+        *,
+        latitude: _builtins.float = ...,
+        longitude: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["latitude", b"latitude", "longitude", b"longitude"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LatLng: _TypeAlias = LatLng  # noqa: Y015
+
+@_typing.final
+class Ring(_message.Message):
+    """A closed line of at least three positions. The last may repeat the first. Its
+    edges are straight in longitude and latitude, and go the short way round: an
+    edge crosses the antimeridian if its longitudes differ by more than 180.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POINTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def points(self) -> _containers.RepeatedCompositeFieldContainer[Global___LatLng]:
+        """In either direction. No edge may cross another one."""
+
+    def __init__(
+        self,
+        *,
+        points: _abc.Iterable[Global___LatLng] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["points", b"points"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Ring: _TypeAlias = Ring  # noqa: Y015
+
+@_typing.final
+class Polygon(_message.Message):
+    """A polygon in degrees, as in RFC 7946: it equals the box of its corners if it
+    has four. Its cells are those that it overlaps; a shared edge is no overlap.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OUTER_FIELD_NUMBER: _builtins.int
+    HOLES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def outer(self) -> Global___Ring:
+        """Required. Must not go around a pole."""
+
+    @_builtins.property
+    def holes(self) -> _containers.RepeatedCompositeFieldContainer[Global___Ring]:
+        """Within the outer ring, not overlapping each other."""
+
+    def __init__(
+        self,
+        *,
+        outer: Global___Ring | None = ...,
+        holes: _abc.Iterable[Global___Ring] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["outer", b"outer"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["holes", b"holes", "outer", b"outer"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Polygon: _TypeAlias = Polygon  # noqa: Y015
+
+@_typing.final
+class Corridor(_message.Message):
+    """All positions within a distance of a route. Its ends are round: a corridor of
+    one waypoint equals the circle. Its cells are those that it overlaps.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WAYPOINTS_FIELD_NUMBER: _builtins.int
+    HALF_WIDTH_METERS_FIELD_NUMBER: _builtins.int
+    half_width_meters: _builtins.float
+    """Metres on each side, more than 0, at most `Limits.max_half_width_meters`."""
+    @_builtins.property
+    def waypoints(self) -> _containers.RepeatedCompositeFieldContainer[Global___LatLng]:
+        """At least one. The legs between them are the shortest lines on a sphere with
+        a radius of 6,371,008.8 m, on which distances are measured, too.
+        """
+
+    def __init__(
+        self,
+        *,
+        waypoints: _abc.Iterable[Global___LatLng] | None = ...,
+        half_width_meters: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["half_width_meters", b"half_width_meters", "waypoints", b"waypoints"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Corridor: _TypeAlias = Corridor  # noqa: Y015
+
+@_typing.final
+class RegionUnion(_message.Message):
+    """Several regions as one. A cell of two of them counts once."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REGIONS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def regions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Region]:
+        """At least one, and none of them a union."""
+
+    def __init__(
+        self,
+        *,
+        regions: _abc.Iterable[Global___Region] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["regions", b"regions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RegionUnion: _TypeAlias = RegionUnion  # noqa: Y015
+
+@_typing.final
 class Region(_message.Message):
-    """An area. Its cells are those of the zoom in the same request."""
+    """An area. Its cells are those of the zoom in the same request. Its polygons and
+    corridors have at most `Limits.max_region_points` positions.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     BOUNDING_BOX_FIELD_NUMBER: _builtins.int
     CIRCLE_FIELD_NUMBER: _builtins.int
     CELL_RANGE_FIELD_NUMBER: _builtins.int
+    POLYGON_FIELD_NUMBER: _builtins.int
+    CORRIDOR_FIELD_NUMBER: _builtins.int
+    UNION_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def bounding_box(self) -> Global___BoundingBox:
         """By degrees."""
@@ -459,18 +605,33 @@ class Region(_message.Message):
     def cell_range(self) -> Global___CellRange:
         """By cells."""
 
+    @_builtins.property
+    def polygon(self) -> Global___Polygon:
+        """By an outline."""
+
+    @_builtins.property
+    def corridor(self) -> Global___Corridor:
+        """By the distance to a route."""
+
+    @_builtins.property
+    def union(self) -> Global___RegionUnion:
+        """By several regions."""
+
     def __init__(
         self,
         *,
         bounding_box: Global___BoundingBox | None = ...,
         circle: Global___Circle | None = ...,
         cell_range: Global___CellRange | None = ...,
+        polygon: Global___Polygon | None = ...,
+        corridor: Global___Corridor | None = ...,
+        union: Global___RegionUnion | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["area", b"area", "bounding_box", b"bounding_box", "cell_range", b"cell_range", "circle", b"circle"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["area", b"area", "bounding_box", b"bounding_box", "cell_range", b"cell_range", "circle", b"circle", "corridor", b"corridor", "polygon", b"polygon", "union", b"union"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["area", b"area", "bounding_box", b"bounding_box", "cell_range", b"cell_range", "circle", b"circle"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["area", b"area", "bounding_box", b"bounding_box", "cell_range", b"cell_range", "circle", b"circle", "corridor", b"corridor", "polygon", b"polygon", "union", b"union"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_area: _TypeAlias = _typing.Literal["bounding_box", "circle", "cell_range"]  # noqa: Y015
+    _WhichOneofReturnType_area: _TypeAlias = _typing.Literal["bounding_box", "circle", "cell_range", "polygon", "corridor", "union"]  # noqa: Y015
     _WhichOneofArgType_area: _TypeAlias = _typing.Literal["area", b"area"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_area) -> _WhichOneofReturnType_area | None: ...
 
@@ -612,6 +773,9 @@ class Limits(_message.Message):
     MAX_WATCH_STREAMS_FIELD_NUMBER: _builtins.int
     MAX_WATCHED_AREAS_FIELD_NUMBER: _builtins.int
     MAX_WATCHED_BLOCKS_FIELD_NUMBER: _builtins.int
+    MAX_REGION_POINTS_FIELD_NUMBER: _builtins.int
+    MAX_HALF_WIDTH_METERS_FIELD_NUMBER: _builtins.int
+    MAX_PIN_NAME_CHARACTERS_FIELD_NUMBER: _builtins.int
     max_batch_tiles: _builtins.int
     """Tiles in a batch of `BulkInsertTiles`."""
     max_request_items: _builtins.int
@@ -650,6 +814,12 @@ class Limits(_message.Message):
     """Areas in a request of `WatchTiles`."""
     max_watched_blocks: _builtins.int
     """Blocks that the areas of a `WatchTiles` stream cover."""
+    max_region_points: _builtins.int
+    """Positions in the polygons and corridors of a region."""
+    max_half_width_meters: _builtins.int
+    """`Corridor.half_width_meters`."""
+    max_pin_name_characters: _builtins.int
+    """Characters of a pin's name."""
     def __init__(
         self,
         *,
@@ -672,10 +842,13 @@ class Limits(_message.Message):
         max_watch_streams: _builtins.int = ...,
         max_watched_areas: _builtins.int = ...,
         max_watched_blocks: _builtins.int = ...,
+        max_region_points: _builtins.int = ...,
+        max_half_width_meters: _builtins.int = ...,
+        max_pin_name_characters: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_age_months", b"max_age_months", "max_answer_tiles", b"max_answer_tiles", "max_batch_tiles", b"max_batch_tiles", "max_concurrent_calls", b"max_concurrent_calls", "max_disk_bytes", b"max_disk_bytes", "max_file_path_bytes", b"max_file_path_bytes", "max_goal_bytes", b"max_goal_bytes", "max_message_bytes", b"max_message_bytes", "max_page_size", b"max_page_size", "max_quality_bytes", b"max_quality_bytes", "max_radius_meters", b"max_radius_meters", "max_region_cells", b"max_region_cells", "max_request_items", b"max_request_items", "max_sector_name_characters", b"max_sector_name_characters", "max_tile_size_meters", b"max_tile_size_meters", "max_tile_size_pixels", b"max_tile_size_pixels", "max_watch_streams", b"max_watch_streams", "max_watched_areas", b"max_watched_areas", "max_watched_blocks", b"max_watched_blocks"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_age_months", b"max_age_months", "max_answer_tiles", b"max_answer_tiles", "max_batch_tiles", b"max_batch_tiles", "max_concurrent_calls", b"max_concurrent_calls", "max_disk_bytes", b"max_disk_bytes", "max_file_path_bytes", b"max_file_path_bytes", "max_goal_bytes", b"max_goal_bytes", "max_half_width_meters", b"max_half_width_meters", "max_message_bytes", b"max_message_bytes", "max_page_size", b"max_page_size", "max_pin_name_characters", b"max_pin_name_characters", "max_quality_bytes", b"max_quality_bytes", "max_radius_meters", b"max_radius_meters", "max_region_cells", b"max_region_cells", "max_region_points", b"max_region_points", "max_request_items", b"max_request_items", "max_sector_name_characters", b"max_sector_name_characters", "max_tile_size_meters", b"max_tile_size_meters", "max_tile_size_pixels", b"max_tile_size_pixels", "max_watch_streams", b"max_watch_streams", "max_watched_areas", b"max_watched_areas", "max_watched_blocks", b"max_watched_blocks"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1171,21 +1344,35 @@ class DescribeCoverageRequest(_message.Message):
 
     ZOOM_FIELD_NUMBER: _builtins.int
     REGION_FIELD_NUMBER: _builtins.int
+    ZOOMS_FIELD_NUMBER: _builtins.int
+    AT_FIELD_NUMBER: _builtins.int
     zoom: _builtins.int
-    """0 to 22."""
+    """0 to 22. Must be 0 if `zooms` is given."""
     @_builtins.property
     def region(self) -> Global___Region:
-        """Required; at most `Limits.max_region_cells`."""
+        """Required; at most `Limits.max_region_cells`, of all zooms together."""
+
+    @_builtins.property
+    def zooms(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Several zooms instead of `zoom`. One alone if the region has a `CellRange`."""
+
+    @_builtins.property
+    def at(self) -> _timestamp_pb2.Timestamp:
+        """The time at which the labels are asked for, by the rules of now. Absent: the
+        stored labels.
+        """
 
     def __init__(
         self,
         *,
         zoom: _builtins.int = ...,
         region: Global___Region | None = ...,
+        zooms: _abc.Iterable[_builtins.int] | None = ...,
+        at: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["region", b"region"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "region", b"region"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["region", b"region", "zoom", b"zoom"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "region", b"region", "zoom", b"zoom", "zooms", b"zooms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1197,25 +1384,37 @@ class DescribeCoverageResponse(_message.Message):
 
     SUMMARY_FIELD_NUMBER: _builtins.int
     MISSING_FIELD_NUMBER: _builtins.int
+    STALE_FIELD_NUMBER: _builtins.int
+    TOTAL_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def summary(self) -> Global___CoverageSummary:
-        """In the first message only."""
+        """In the first message of each zoom."""
 
     @_builtins.property
     def missing(self) -> _containers.RepeatedCompositeFieldContainer[Global___CellRange]:
-        """Cells without a tile, as disjoint rectangles. All messages together list
-        them all.
+        """Cells without a tile, as disjoint rectangles. All messages of a zoom
+        together list them all.
         """
+
+    @_builtins.property
+    def stale(self) -> _containers.RepeatedCompositeFieldContainer[Global___CellRange]:
+        """Cells with only tiles that `QueryTiles` leaves out, in the same way."""
+
+    @_builtins.property
+    def total(self) -> Global___CoverageSummary:
+        """The numbers of all zooms together. In the last message, if `zooms` is given."""
 
     def __init__(
         self,
         *,
         summary: Global___CoverageSummary | None = ...,
         missing: _abc.Iterable[Global___CellRange] | None = ...,
+        stale: _abc.Iterable[Global___CellRange] | None = ...,
+        total: Global___CoverageSummary | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["summary", b"summary"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["summary", b"summary", "total", b"total"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["missing", b"missing", "summary", b"summary"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["missing", b"missing", "stale", b"stale", "summary", b"summary", "total", b"total"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1231,15 +1430,47 @@ class CoverageSummary(_message.Message):
     COVERED_COUNT_FIELD_NUMBER: _builtins.int
     MISSING_COUNT_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
+    ZOOM_FIELD_NUMBER: _builtins.int
+    USABLE_COUNT_FIELD_NUMBER: _builtins.int
+    STALE_COUNT_FIELD_NUMBER: _builtins.int
+    USABLE_BYTES_FIELD_NUMBER: _builtins.int
+    OLDEST_CAPTURED_AT_FIELD_NUMBER: _builtins.int
+    MEDIAN_CAPTURED_AT_FIELD_NUMBER: _builtins.int
+    NEWEST_CAPTURED_AT_FIELD_NUMBER: _builtins.int
+    ESTIMATED_FETCH_BYTES_FIELD_NUMBER: _builtins.int
     cell_count: _builtins.int
     """Cells in the region."""
     covered_count: _builtins.int
-    """Cells with at least one tile."""
+    """Cells with at least one tile, usable or not."""
     missing_count: _builtins.int
     """Cells without a tile."""
+    zoom: _builtins.int
+    """The zoom. Absent in the numbers of all zooms."""
+    usable_count: _builtins.int
+    """Cells with a tile that `QueryTiles` returns by default."""
+    stale_count: _builtins.int
+    """Cells with only tiles that it leaves out: `rejected` or `stale_reject`."""
+    usable_bytes: _builtins.int
+    """The size of the best tile of each usable cell, in bytes."""
+    estimated_fetch_bytes: _builtins.int
+    """About how many bytes the tiles of the stale and missing cells would have, by
+    the stored tiles of the same zoom, else of all. Absent if there are none.
+    """
     @_builtins.property
     def labels(self) -> _containers.RepeatedCompositeFieldContainer[Global___LabelCount]:
         """Covered cells for each label that occurs."""
+
+    @_builtins.property
+    def oldest_captured_at(self) -> _timestamp_pb2.Timestamp:
+        """When the oldest of these tiles was captured. Absent if there are none."""
+
+    @_builtins.property
+    def median_captured_at(self) -> _timestamp_pb2.Timestamp:
+        """When the middle one was captured, the earlier one of two."""
+
+    @_builtins.property
+    def newest_captured_at(self) -> _timestamp_pb2.Timestamp:
+        """When the newest one was captured."""
 
     def __init__(
         self,
@@ -1248,12 +1479,27 @@ class CoverageSummary(_message.Message):
         covered_count: _builtins.int = ...,
         missing_count: _builtins.int = ...,
         labels: _abc.Iterable[Global___LabelCount] | None = ...,
+        zoom: _builtins.int | None = ...,
+        usable_count: _builtins.int = ...,
+        stale_count: _builtins.int = ...,
+        usable_bytes: _builtins.int = ...,
+        oldest_captured_at: _timestamp_pb2.Timestamp | None = ...,
+        median_captured_at: _timestamp_pb2.Timestamp | None = ...,
+        newest_captured_at: _timestamp_pb2.Timestamp | None = ...,
+        estimated_fetch_bytes: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_estimated_fetch_bytes", b"_estimated_fetch_bytes", "_zoom", b"_zoom", "estimated_fetch_bytes", b"estimated_fetch_bytes", "median_captured_at", b"median_captured_at", "newest_captured_at", b"newest_captured_at", "oldest_captured_at", b"oldest_captured_at", "zoom", b"zoom"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cell_count", b"cell_count", "covered_count", b"covered_count", "labels", b"labels", "missing_count", b"missing_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_estimated_fetch_bytes", b"_estimated_fetch_bytes", "_zoom", b"_zoom", "cell_count", b"cell_count", "covered_count", b"covered_count", "estimated_fetch_bytes", b"estimated_fetch_bytes", "labels", b"labels", "median_captured_at", b"median_captured_at", "missing_count", b"missing_count", "newest_captured_at", b"newest_captured_at", "oldest_captured_at", b"oldest_captured_at", "stale_count", b"stale_count", "usable_bytes", b"usable_bytes", "usable_count", b"usable_count", "zoom", b"zoom"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__estimated_fetch_bytes: _TypeAlias = _typing.Literal["estimated_fetch_bytes"]  # noqa: Y015
+    _WhichOneofArgType__estimated_fetch_bytes: _TypeAlias = _typing.Literal["_estimated_fetch_bytes", b"_estimated_fetch_bytes"]  # noqa: Y015
+    _WhichOneofReturnType__zoom: _TypeAlias = _typing.Literal["zoom"]  # noqa: Y015
+    _WhichOneofArgType__zoom: _TypeAlias = _typing.Literal["_zoom", b"_zoom"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__estimated_fetch_bytes) -> _WhichOneofReturnType__estimated_fetch_bytes | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__zoom) -> _WhichOneofReturnType__zoom | None: ...
 
 Global___CoverageSummary: _TypeAlias = CoverageSummary  # noqa: Y015
 

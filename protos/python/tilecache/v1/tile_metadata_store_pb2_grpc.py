@@ -140,8 +140,8 @@ class TileMetadataStoreServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def DescribeCoverage(self, request, context):
-        """Returns how many cells of a region are covered, with which labels, and
-        which cells are missing.
+        """Returns how many cells of a region are usable, stale and missing, now or at
+        another time, and which cells are missing or stale.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

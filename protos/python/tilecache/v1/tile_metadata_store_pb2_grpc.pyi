@@ -69,8 +69,8 @@ class TileMetadataStoreStub:
     tiles is not defined.
     """
     DescribeCoverage: _grpc.UnaryStreamMultiCallable[_tile_metadata_store_pb2.DescribeCoverageRequest, _tile_metadata_store_pb2.DescribeCoverageResponse]
-    """Returns how many cells of a region are covered, with which labels, and
-    which cells are missing.
+    """Returns how many cells of a region are usable, stale and missing, now or at
+    another time, and which cells are missing or stale.
     """
     TouchTiles: _grpc.UnaryUnaryMultiCallable[_tile_metadata_store_pb2.TouchTilesRequest, _tile_metadata_store_pb2.TouchTilesResponse]
     """Records that tiles were used. The records are written in batches; a crash
@@ -123,8 +123,8 @@ class TileMetadataStoreAsyncStub(TileMetadataStoreStub):
     tiles is not defined.
     """
     DescribeCoverage: _aio.UnaryStreamMultiCallable[_tile_metadata_store_pb2.DescribeCoverageRequest, _tile_metadata_store_pb2.DescribeCoverageResponse]  # type: ignore[assignment]
-    """Returns how many cells of a region are covered, with which labels, and
-    which cells are missing.
+    """Returns how many cells of a region are usable, stale and missing, now or at
+    another time, and which cells are missing or stale.
     """
     TouchTiles: _aio.UnaryUnaryMultiCallable[_tile_metadata_store_pb2.TouchTilesRequest, _tile_metadata_store_pb2.TouchTilesResponse]  # type: ignore[assignment]
     """Records that tiles were used. The records are written in batches; a crash
@@ -222,8 +222,8 @@ class TileMetadataStoreServicer(metaclass=_abc_1.ABCMeta):
         request: _tile_metadata_store_pb2.DescribeCoverageRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_tile_metadata_store_pb2.DescribeCoverageResponse], _abc.AsyncIterator[_tile_metadata_store_pb2.DescribeCoverageResponse]]:
-        """Returns how many cells of a region are covered, with which labels, and
-        which cells are missing.
+        """Returns how many cells of a region are usable, stale and missing, now or at
+        another time, and which cells are missing or stale.
         """
 
     @_abc_1.abstractmethod

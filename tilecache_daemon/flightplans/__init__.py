@@ -1,0 +1,1 @@
+"""Routes and areas from the files in which operators have them."""

@@ -1,0 +1,1 @@
+"""Areas on the ground, and the cells that they overlap."""
