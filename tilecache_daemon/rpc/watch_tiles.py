@@ -11,8 +11,8 @@ from tilecache.v1 import tile_metadata_store_pb2 as pb
 from tilecache_daemon import tasks
 from tilecache_daemon.errors import InvalidRequestError, LimitExceededError
 from tilecache_daemon.models import Limits
-from tilecache_daemon.rpc import requests
-from tilecache_daemon.service.regions import bound_cells
+from tilecache_daemon.rpc import regions, requests
+from tilecache_daemon.service.regions import bound_cells_aside
 from tilecache_daemon.service.watch import Message, Watch
 from tilecache_daemon.service.watching import WatchService
 
@@ -43,10 +43,10 @@ class WatchTiles:
 
     async def _read(self, messages: AsyncIterator[pb.WatchTilesRequest], watch: Watch) -> None:
         async for message in messages:
-            blocks = self._blocks(message)
+            blocks = await self._blocks(message)
             watch.follow(message.number, blocks, _held(message, blocks))
 
-    def _blocks(self, message: pb.WatchTilesRequest) -> set[BlockKey]:
+    async def _blocks(self, message: pb.WatchTilesRequest) -> set[BlockKey]:
         """The blocks that the areas of a request cover."""
         if message.areas:
             requests.check_count("areas", len(message.areas), self._limits.max_watched_areas)
@@ -54,8 +54,8 @@ class WatchTiles:
         for index, area in enumerate(message.areas):
             try:
                 zoom = requests.zoom(area.zoom)
-                cells = bound_cells(
-                    requests.region_cells(zoom, area.region), self._limits.max_region_cells
+                cells = await bound_cells_aside(
+                    regions.region_cells(zoom, area.region), self._limits.max_region_cells
                 )
             except InvalidRequestError as error:
                 raise error.within(f"areas[{index}]") from None

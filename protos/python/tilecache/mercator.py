@@ -21,6 +21,7 @@ _MASK: Final = BLOCK_CELLS - 1
 
 # More than the rounding error of degrees at zoom 22, less than a pixel.
 _ROUNDING_CELLS: Final = 1e-6
+_DEGREES_IN_HALF_RADIANS: Final = math.degrees(2.0)
 
 
 class CellRectangle(NamedTuple):
@@ -42,6 +43,14 @@ class BlockKey(NamedTuple):
     zoom: int
     x: int
     y: int
+
+
+class _Parallel(NamedTuple):
+    """A circle of latitude: in degrees, in radians, and the cosine. Compared by the latitude."""
+
+    latitude: float
+    radians: float
+    cosine: float
 
 
 class BoundingBox(NamedTuple):
@@ -159,17 +168,20 @@ def cells_in_circle(
         return
     y_from, y_to = _span(row_position(zoom, north), row_position(zoom, south), zoom)
     half_width = _circle_half_widths(latitude, radius_meters)
+    columns = _columns_around(zoom, longitude)
     widest = _widest_latitude(latitude, radius_meters)
     # Each edge between two rows is computed once.
-    upper = min(_latitude(zoom, y_from), north)
+    upper = min(_row_edge(zoom, y_from), _parallel(north))
     upper_width = half_width(upper)
     for y in range(y_from, y_to + 1):
-        lower = max(_latitude(zoom, y + 1), south)
+        lower = (
+            _row_edge(zoom, y + 1) if y < y_to else max(_row_edge(zoom, y + 1), _parallel(south))
+        )
         lower_width = half_width(lower)
-        width = max(upper_width, lower_width)
-        if lower < widest < upper:
-            width = max(width, half_width(widest))
-        for x_from, x_to in _columns_around(zoom, longitude, width):
+        width = upper_width if upper_width > lower_width else lower_width
+        if lower.latitude < widest < upper.latitude:
+            width = max(width, half_width(_parallel(widest)))
+        for x_from, x_to in columns(width):
             yield CellRectangle(x_from, x_to, y, y)
         upper, upper_width = lower, lower_width
 
@@ -186,26 +198,46 @@ def _widest_latitude(latitude: float, radius_meters: float) -> float:
     return math.degrees(math.asin(min(max(ratio, -1.0), 1.0)))
 
 
-def _circle_half_widths(latitude: float, radius_meters: float) -> Callable[[float], float]:
+def _circle_half_widths(latitude: float, radius_meters: float) -> Callable[[_Parallel], float]:
     """The difference of longitude, in degrees, between a circle's centre and its edge at a
     latitude within the circle's, by the haversine formula, which is exact for small circles."""
     centre, reach = math.radians(latitude), math.sin(radius_meters / EARTH_RADIUS_METERS / 2) ** 2
     centre_cosine = math.cos(centre)
+    sin, asin, sqrt = math.sin, math.asin, math.sqrt
 
-    def half_width(at_latitude: float) -> float:
-        at = math.radians(at_latitude)
-        divisor = centre_cosine * math.cos(at)
+    def half_width(at: _Parallel) -> float:
+        _, radians, cosine = at
+        divisor = centre_cosine * cosine
         if divisor < 1e-12:
             return 180.0
-        ratio = (reach - math.sin((at - centre) / 2) ** 2) / divisor
-        return math.degrees(2 * math.asin(math.sqrt(min(max(ratio, 0.0), 1.0))))
+        ratio = (reach - sin((radians - centre) / 2) ** 2) / divisor
+        if ratio <= 0.0:
+            return 0.0
+        return _DEGREES_IN_HALF_RADIANS * asin(sqrt(ratio)) if ratio < 1.0 else 180.0
 
     return half_width
 
 
-def _columns_around(zoom: int, longitude: float, half_width: float) -> list[tuple[int, int]]:
+def _columns_around(zoom: int, longitude: float) -> Callable[[float], list[tuple[int, int]]]:
     """First and last column of the cells within a difference of longitude, in degrees: two
     runs across the antimeridian."""
+    side = 1 << zoom
+    floor, ceil = math.floor, math.ceil
+    columns_per_degree = side / 360.0
+    centre = _column_position(zoom, longitude)
+
+    def columns(half_width: float) -> list[tuple[int, int]]:
+        reach = half_width * columns_per_degree
+        first = floor(centre - reach + _ROUNDING_CELLS)
+        last = ceil(centre + reach - _ROUNDING_CELLS) - 1
+        if 0 <= first <= last < side:
+            return [(first, last)]
+        return _columns_at_the_edges(zoom, longitude, half_width)
+
+    return columns
+
+
+def _columns_at_the_edges(zoom: int, longitude: float, half_width: float) -> list[tuple[int, int]]:
     side = 1 << zoom
     if half_width >= 180.0:
         return [(0, side - 1)]
@@ -215,6 +247,17 @@ def _columns_around(zoom: int, longitude: float, half_width: float) -> list[tupl
     first, _ = _span(_column_position(zoom, west + 360.0 if west < -180.0 else west), side, zoom)
     _, last = _span(0, _column_position(zoom, east - 360.0 if east > 180.0 else east), zoom)
     return [(0, side - 1)] if first <= last else [(first, side - 1), (0, last)]
+
+
+@lru_cache(maxsize=4_096)
+def _row_edge(zoom: int, y: int) -> _Parallel:
+    """The edge above a row."""
+    return _parallel(_latitude(zoom, y))
+
+
+def _parallel(latitude: float) -> _Parallel:
+    radians = math.radians(latitude)
+    return _Parallel(latitude, radians, math.cos(radians))
 
 
 @lru_cache(maxsize=4_096)
