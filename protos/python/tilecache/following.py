@@ -22,7 +22,8 @@ MARGIN: Final = 0.25
 asked for."""
 LOOK_AHEAD_S: Final = 10.0
 """How long the caller can fly at the velocity that it gave until another circle is needed."""
-_MAX_RADIUS_METERS: Final = math.pi * EARTH_RADIUS_METERS
+_MAX_RADIUS_METERS: Final = 20_015_087
+"""The contract's `max_radius_meters`: half the way around the earth."""
 
 
 class FollowedCircle(NamedTuple):
@@ -107,7 +108,7 @@ def _check(latitude: float, longitude: float, radius_meters: float, zooms: Seque
     if not 0 < radius_meters <= _MAX_RADIUS_METERS:
         raise ValueError(
             f"radius_meters is {radius_meters}, must be more than 0"
-            f" and at most {_MAX_RADIUS_METERS:.0f}"
+            f" and at most {_MAX_RADIUS_METERS}"
         )
     if not zooms:
         raise ValueError("zooms must not be empty")
