@@ -19,6 +19,9 @@ def test_the_state_is_as_the_case_says(case: Json) -> None:
 
     for step in case["steps"]:
         check(step, observe(state, traits, step))
+        # Others would keep memory that a block does not have any more.
+        held = {id(tile) for block in state.blocks.values() for tile in block.tiles}
+        assert {id(tile) for tile in state.tiles.values()} <= held
 
 
 def observe(state: ReplicaState[Tile], traits: "Traits", step: Json) -> Json:

@@ -10,7 +10,10 @@ namespace TileCache.Client
     internal static class Mercator
     {
         public const double EarthRadiusMeters = 6371008.8;
-        public const double MaxRadiusMeters = Math.PI * EarthRadiusMeters;
+
+        /// <summary>The contract's <c>max_radius_meters</c>: half the way around the earth.</summary>
+        public const double MaxRadiusMeters = 20015087;
+
         public const int MaxZoom = 22;
 
         // More than the rounding error of degrees at zoom 22, less than a pixel.

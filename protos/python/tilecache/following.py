@@ -7,6 +7,7 @@ from typing import Final, Iterable, NamedTuple, Sequence
 
 from tilecache.identity import MAX_ZOOM
 from tilecache.mercator import (
+    BLOCK_BITS,
     EARTH_RADIUS_METERS,
     BlockKey,
     BoundingBox,
@@ -22,7 +23,10 @@ MARGIN: Final = 0.25
 asked for."""
 LOOK_AHEAD_S: Final = 10.0
 """How long the caller can fly at the velocity that it gave until another circle is needed."""
-_MAX_RADIUS_METERS: Final = math.pi * EARTH_RADIUS_METERS
+MAX_BLOCKS: Final = 65_536
+"""Many more than a daemon allows to follow."""
+_MAX_RADIUS_METERS: Final = 20_015_087
+"""The contract's `max_radius_meters`: half the way around the earth."""
 
 
 class FollowedCircle(NamedTuple):
@@ -78,11 +82,20 @@ def circle_to_follow(
 
 def blocks_of_areas(areas: Sequence[WatchedArea]) -> frozenset[BlockKey]:
     """The blocks that areas cover. Raises ValueError for a region of another kind than a
-    bounding box, a circle or a cell range."""
-    blocks: list[BlockKey] = []
+    bounding box, a circle or a cell range, and for more than `MAX_BLOCKS`."""
+    blocks: set[BlockKey] = set()
     for area in areas:
-        blocks += blocks_in(area.zoom, _cells(area))
+        for cells in _cells(area):
+            # Before they are listed: a mistaken radius or zoom may give millions.
+            if len(blocks) + _block_count(cells) > MAX_BLOCKS:
+                raise ValueError(f"the areas cover more than {MAX_BLOCKS} blocks of 32 x 32 cells")
+            blocks.update(blocks_in(area.zoom, (cells,)))
     return frozenset(blocks)
+
+
+def _block_count(cells: CellRectangle) -> int:
+    columns = (cells.x_to >> BLOCK_BITS) - (cells.x_from >> BLOCK_BITS) + 1
+    return columns * ((cells.y_to >> BLOCK_BITS) - (cells.y_from >> BLOCK_BITS) + 1)
 
 
 def _cells(area: WatchedArea) -> Iterable[CellRectangle]:
@@ -107,7 +120,7 @@ def _check(latitude: float, longitude: float, radius_meters: float, zooms: Seque
     if not 0 < radius_meters <= _MAX_RADIUS_METERS:
         raise ValueError(
             f"radius_meters is {radius_meters}, must be more than 0"
-            f" and at most {_MAX_RADIUS_METERS:.0f}"
+            f" and at most {_MAX_RADIUS_METERS}"
         )
     if not zooms:
         raise ValueError("zooms must not be empty")
