@@ -410,7 +410,7 @@ class TileReplica:
                     self._stream = self._requests = None
                     self._state.disconnect()
             self._closing.wait(self._delay_s)
-            self._delay_s = max(min(2 * self._delay_s, MAX_RETRY_S), FIRST_RETRY_S)
+            self._delay_s = min(2 * self._delay_s, MAX_RETRY_S)
 
     def _receive(self) -> None:
         """Receives from one stream until it ends."""
