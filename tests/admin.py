@@ -26,6 +26,8 @@ from tilecache.v1.tile_cache_admin_pb2 import (
     ReevaluateFreshnessRequest,
     Sector,
     SectorClassification,
+    SetFlightRequest,
+    SetFlightResponse,
     SetFreshnessRuleRequest,
     SetFreshnessRuleResponse,
     SetPinRequest,
@@ -36,8 +38,10 @@ from tilecache.v1.tile_cache_admin_pb2 import (
 from tilecache.v1.tile_identity_pb2 import TileKey
 from tilecache.v1.tile_metadata_store_pb2 import (
     BoundingBox,
+    Flight,
     FreshnessLabel,
     GetTileRequest,
+    ListFlightsRequest,
     Region,
     TouchTilesRequest,
 )
@@ -105,6 +109,28 @@ def list_pins(client: TileCacheClient, **request: Any) -> list[Pin]:
 def delete_pin(client: TileCacheClient, name: str) -> None:
     """Deletes a pin."""
     client.admin.DeletePin(DeletePinRequest(name=name), timeout=TIMEOUT_S)
+
+
+def set_flight(client: TileCacheClient, flight: Flight) -> Flight:
+    """Records a flight; returns it as stored."""
+    answer: SetFlightResponse = client.admin.SetFlight(
+        SetFlightRequest(flight=flight), timeout=TIMEOUT_S
+    )
+    return answer.flight
+
+
+def list_flights(client: TileCacheClient, page_size: int = 0) -> list[Flight]:
+    """All flights, page by page."""
+    flights: list[Flight] = []
+    token = ""
+    while True:
+        answer = client.store.ListFlights(
+            ListFlightsRequest(page_size=page_size, page_token=token), timeout=TIMEOUT_S
+        )
+        flights += answer.flights
+        token = answer.next_page_token
+        if not token:
+            return flights
 
 
 def list_evictions(client: TileCacheClient, page_size: int = 0) -> Iterator[EvictedTile]:

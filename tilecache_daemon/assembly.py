@@ -22,6 +22,7 @@ from tilecache_daemon.rpc.tcp import TlsListener
 from tilecache_daemon.service.access_log import AccessLog
 from tilecache_daemon.service.coverage import CoverageService
 from tilecache_daemon.service.eviction import EvictionService
+from tilecache_daemon.service.flights import FlightService
 from tilecache_daemon.service.freshness import FreshnessService
 from tilecache_daemon.service.information import InformationService
 from tilecache_daemon.service.insertion import InsertionService
@@ -73,6 +74,7 @@ class Services:
     eviction: EvictionService
     purge: PurgeService
     pins: PinService
+    flights: FlightService
     policy: PolicyService
     freshness: FreshnessService
     watching: WatchService
@@ -161,6 +163,7 @@ def build_services(base: Foundation, tiles: StoreSide, schema_revision: str) -> 
         eviction=eviction,
         purge=PurgeService(store, clock),
         pins=PinService(store, coverage, ceiling, clock),
+        flights=FlightService(store),
         policy=PolicyService(store, freshness, clock),
         freshness=freshness,
         watching=WatchService(
@@ -179,6 +182,7 @@ def build_server_side(
         services.reading,
         services.coverage,
         services.uploads,
+        services.flights,
         services.watching,
         limits,
         base.read_priority,
@@ -188,6 +192,7 @@ def build_server_side(
         services.eviction,
         services.purge,
         services.pins,
+        services.flights,
         services.policy,
         services.freshness,
         limits,

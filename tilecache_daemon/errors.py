@@ -63,6 +63,12 @@ class PinNotFoundError(TileCacheError):
     reason = "PIN_NOT_FOUND"
 
 
+class FlightNotFoundError(TileCacheError):
+    """The name and times of no such flight are recorded."""
+
+    reason = "FLIGHT_NOT_FOUND"
+
+
 class ContentConflictError(TileCacheError):
     """Different content is stored under the same key."""
 

@@ -5,6 +5,8 @@ from datetime import datetime, timedelta, timezone
 from enum import Enum
 from typing import Final, NamedTuple
 
+from tilecache.mercator import BoundingBox
+
 _POSTGRES_EPOCH: Final = datetime(2000, 1, 1, tzinfo=timezone.utc)
 _MICROSECOND: Final = timedelta(microseconds=1)
 UNIX_SECONDS_AT_2000: Final = int(_POSTGRES_EPOCH.timestamp())
@@ -233,6 +235,34 @@ class Pin(NamedTuple):
     used_bytes: int
 
 
+class NewFlight(NamedTuple):
+    """The name and times of a flight."""
+
+    flight_id: str
+    name: str
+    started_at: datetime | None
+    ended_at: datetime | None
+
+
+class Flight(NamedTuple):
+    """A flight, and the tiles that carry it."""
+
+    flight_id: str
+    name: str
+    started_at: datetime | None
+    ended_at: datetime | None
+    recorded: bool
+    """Whether its name and times were set; else only tiles tell of it."""
+    tile_count: int
+    used_bytes: int
+    pending_count: int
+    """Tiles that wait for upload."""
+    pending_bytes: int
+    first_captured_at: datetime | None
+    last_captured_at: datetime | None
+    bounds: BoundingBox | None
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """Limits on requests and answers, published by `GetServerInfo`."""
@@ -263,6 +293,7 @@ class Limits:
     max_region_points: int = 20_000
     max_half_width_meters: int = 1_000_000
     max_pin_name_characters: int = 100
+    max_flight_name_characters: int = 100
 
 
 DEFAULT_LIMITS: Final = Limits()

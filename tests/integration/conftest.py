@@ -21,7 +21,8 @@ def client(shared_daemon: DaemonProcess) -> TileCacheClient:
 def admin(shared_daemon: DaemonProcess, sql: psycopg.Connection[Any]) -> TileCacheClient:
     """A client on the admin socket of the module's daemon, with an empty database."""
     sql.execute(
-        "TRUNCATE tiles, tile_evictions, sector_classifications, tile_pins, tile_pin_blocks"
+        "TRUNCATE tiles, tile_evictions, flights, sector_classifications, tile_pins, "
+        "tile_pin_blocks"
     )
     sql.execute(
         "UPDATE tile_freshness_rules SET (max_age_months, action) = (old.months, old.action) "

@@ -77,6 +77,10 @@ CREATE INDEX idx_tiles_pending_by_access ON tiles (access_order, id)
 CREATE INDEX idx_tiles_file_path ON tiles (file_path);
 CREATE INDEX idx_tiles_captured_at_id ON tiles (captured_at, id);
 CREATE INDEX idx_tiles_block ON tiles (zoom, (x >> 5), (y >> 5));
+CREATE INDEX idx_tiles_flight_captured_at ON tiles (flight_id, captured_at)
+    WHERE flight_id IS NOT NULL;
+CREATE INDEX idx_tiles_flight_x ON tiles (flight_id, zoom, x) WHERE flight_id IS NOT NULL;
+CREATE INDEX idx_tiles_flight_y ON tiles (flight_id, zoom, y) WHERE flight_id IS NOT NULL;
 
 CREATE SEQUENCE tile_access_order_seq AS bigint OWNED BY tiles.access_order;
 ALTER TABLE tiles ALTER COLUMN access_order SET DEFAULT nextval('tile_access_order_seq');
@@ -200,6 +204,91 @@ CREATE TRIGGER trg_tiles_usage_update AFTER UPDATE ON tiles
     FOR EACH STATEMENT EXECUTE FUNCTION tile_usage_update();
 CREATE TRIGGER trg_tiles_usage_truncate AFTER TRUNCATE ON tiles
     FOR EACH STATEMENT EXECUTE FUNCTION tile_usage_truncate();
+
+-- As tile_usage, for each flight and zoom.
+CREATE TABLE tile_flight_usage (
+    flight_id uuid NOT NULL,
+    zoom integer NOT NULL,
+    tile_count bigint NOT NULL,
+    used_bytes numeric NOT NULL,
+    pending_count bigint NOT NULL,
+    pending_bytes numeric NOT NULL
+) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500);
+
+CREATE INDEX idx_tile_flight_usage ON tile_flight_usage (flight_id, zoom);
+
+CREATE FUNCTION tile_flight_usage_insert() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO tile_flight_usage
+    SELECT *
+    FROM (
+        SELECT flight_id, zoom,
+               sum(1), sum(1 * coalesce(disk_bytes, 0)),
+               sum(1 * (uploaded_at IS NULL AND source = 'onboard_ingest')::int),
+               sum(1 * (uploaded_at IS NULL AND source = 'onboard_ingest')::int
+                   * coalesce(disk_bytes, 0))
+        FROM changed
+        WHERE flight_id IS NOT NULL
+        GROUP BY 1, 2
+    ) AS d (flight_id, zoom, tiles, bytes, pending, pending_bytes)
+    WHERE tiles <> 0 OR bytes <> 0 OR pending <> 0 OR pending_bytes <> 0;
+    RETURN NULL;
+END $$;
+
+CREATE FUNCTION tile_flight_usage_delete() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO tile_flight_usage
+    SELECT *
+    FROM (
+        SELECT flight_id, zoom,
+               sum(-1), sum(-1 * coalesce(disk_bytes, 0)),
+               sum(-1 * (uploaded_at IS NULL AND source = 'onboard_ingest')::int),
+               sum(-1 * (uploaded_at IS NULL AND source = 'onboard_ingest')::int
+                   * coalesce(disk_bytes, 0))
+        FROM changed
+        WHERE flight_id IS NOT NULL
+        GROUP BY 1, 2
+    ) AS d (flight_id, zoom, tiles, bytes, pending, pending_bytes)
+    WHERE tiles <> 0 OR bytes <> 0 OR pending <> 0 OR pending_bytes <> 0;
+    RETURN NULL;
+END $$;
+
+CREATE FUNCTION tile_flight_usage_update() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO tile_flight_usage
+    SELECT *
+    FROM (
+        SELECT flight_id, zoom,
+               sum(count), sum(count * coalesce(disk_bytes, 0)),
+               sum(count * (uploaded_at IS NULL AND source = 'onboard_ingest')::int),
+               sum(count * (uploaded_at IS NULL AND source = 'onboard_ingest')::int
+                   * coalesce(disk_bytes, 0))
+        FROM (SELECT -1 AS count, * FROM before UNION ALL SELECT 1, * FROM after) AS changed
+        WHERE flight_id IS NOT NULL
+        GROUP BY 1, 2
+    ) AS d (flight_id, zoom, tiles, bytes, pending, pending_bytes)
+    WHERE tiles <> 0 OR bytes <> 0 OR pending <> 0 OR pending_bytes <> 0;
+    RETURN NULL;
+END $$;
+
+CREATE FUNCTION tile_flight_usage_truncate() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM pg_advisory_xact_lock(127996138946564);
+    DELETE FROM tile_flight_usage;
+    RETURN NULL;
+END $$;
+
+CREATE TRIGGER trg_tiles_flight_usage_insert AFTER INSERT ON tiles
+    REFERENCING NEW TABLE AS changed
+    FOR EACH STATEMENT EXECUTE FUNCTION tile_flight_usage_insert();
+CREATE TRIGGER trg_tiles_flight_usage_delete AFTER DELETE ON tiles
+    REFERENCING OLD TABLE AS changed
+    FOR EACH STATEMENT EXECUTE FUNCTION tile_flight_usage_delete();
+CREATE TRIGGER trg_tiles_flight_usage_update AFTER UPDATE ON tiles
+    REFERENCING OLD TABLE AS before NEW TABLE AS after
+    FOR EACH STATEMENT EXECUTE FUNCTION tile_flight_usage_update();
+CREATE TRIGGER trg_tiles_flight_usage_truncate AFTER TRUNCATE ON tiles
+    FOR EACH STATEMENT EXECUTE FUNCTION tile_flight_usage_truncate();
 
 CREATE FUNCTION tile_changes_notify_rows() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN

@@ -1,4 +1,4 @@
-"""Revision 0004: the usage that triggers maintain always equals a count over the table."""
+"""Revisions 0004 and 0009: the usage that triggers maintain equals a count over the table."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -8,7 +8,7 @@ import pytest
 from psycopg.sql import SQL
 
 from tests.migration.observed_database import FLIGHT, Database
-from tilecache_daemon.schema.migrator import downgrade
+from tilecache_daemon.schema.migrator import HEAD_REVISION, downgrade
 from tilecache_daemon.store.sql import load_queries
 
 COUNTED = """
@@ -46,9 +46,29 @@ def filled(newest: Database) -> Database:
     return newest
 
 
+FLIGHTS_COUNTED = """
+    SELECT flight_id, zoom, count(*), coalesce(sum(disk_bytes), 0),
+           count(*) FILTER (WHERE uploaded_at IS NULL AND source = 'onboard_ingest'),
+           coalesce(sum(disk_bytes) FILTER (
+               WHERE uploaded_at IS NULL AND source = 'onboard_ingest'
+           ), 0)
+    FROM tiles WHERE flight_id IS NOT NULL GROUP BY 1, 2 ORDER BY 1, 2
+"""
+FLIGHTS_STORED = """
+    SELECT flight_id, zoom, sum(tile_count)::bigint, sum(used_bytes),
+           sum(pending_count)::bigint, sum(pending_bytes)
+    FROM tile_flight_usage GROUP BY 1, 2
+    HAVING sum(tile_count) <> 0 OR sum(used_bytes) <> 0
+        OR sum(pending_count) <> 0 OR sum(pending_bytes) <> 0
+    ORDER BY 1, 2
+"""
+
+
 def assert_usage_is_counted(database: Database) -> list[object]:
     kept = database.query(STORED)
     assert kept == database.query(COUNTED)
+    if HEAD_REVISION in database.revisions():
+        assert database.query(FLIGHTS_STORED) == database.query(FLIGHTS_COUNTED)
     return kept
 
 
@@ -169,6 +189,25 @@ def test_tiles_from_before_the_revision_are_counted(filled: Database) -> None:
     filled.upgrade_to("0004_usage_and_removals")
 
     assert assert_usage_is_counted(filled) == before
+
+
+def test_the_flights_of_tiles_from_before_the_revision_are_counted(filled: Database) -> None:
+    before = filled.query(FLIGHTS_STORED)
+    downgrade(filled.dsn, "0008_pins")
+    filled.query("UPDATE tiles SET disk_bytes = disk_bytes + 1 WHERE x = 2")
+
+    filled.upgrade_to("0009_flights")
+
+    assert filled.query(FLIGHTS_STORED) == filled.query(FLIGHTS_COUNTED) != before
+
+
+def test_a_tile_moves_to_another_flight(filled: Database) -> None:
+    filled.query(
+        "UPDATE tiles SET flight_id = gen_random_uuid() WHERE flight_id IS NOT NULL AND x = 1"
+    )
+
+    assert len(filled.query(FLIGHTS_STORED)) == 4
+    assert_usage_is_counted(filled)
 
 
 def test_after_a_downgrade_tiles_can_be_written(filled: Database) -> None:

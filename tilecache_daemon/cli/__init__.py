@@ -26,6 +26,7 @@ _COMMANDS: Final = {
     "evictions": ("tilecache_daemon.cli.evictions", "List and remove the files of evicted tiles."),
     "delete": ("tilecache_daemon.cli.delete", "Delete tiles by id, region, source or age."),
     "pins": ("tilecache_daemon.cli.pins", "Set, list and delete pins: areas that stay."),
+    "flights": ("tilecache_daemon.cli.flights", "List flights and their tiles; name them."),
     "sectors": ("tilecache_daemon.cli.policy", "List and change the sectors."),
     "rules": ("tilecache_daemon.cli.policy", "List and change the freshness rules."),
     "explain": ("tilecache_daemon.cli.policy", "Explain the freshness label of a tile."),

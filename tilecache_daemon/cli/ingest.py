@@ -23,7 +23,13 @@ from rich.text import Text
 
 from tilecache.client import TileCacheClient
 from tilecache.errors import CallError
-from tilecache.identity import GOOGLEMAPS, MAX_ZOOM, SOURCE_TEXTS, flight_text
+from tilecache.identity import (
+    GOOGLEMAPS,
+    MAX_ZOOM,
+    ONBOARD_INGEST,
+    SOURCE_TEXTS,
+    flight_text,
+)
 from tilecache.v1.tile_identity_pb2 import TileSource
 from tilecache.v1.tile_metadata_store_pb2 import GetServerInfoRequest, OnConflict
 from tilecache_daemon.cli.import_report import ImportReport
@@ -139,6 +145,7 @@ def import_command(
     tilecache import world.mbtiles --into /srv/tiles/world --root /srv/tiles
     tilecache import tiles/ --source onboard_ingest --flight 3f2504e0-4f89-41d3-9a0c-0305e82c3301
     """
+    _check_flight(source, flight)
     try:
         opened = open_source(source_path, _zooms(min_zoom, max_zoom))
         total = opened.count()
@@ -261,3 +268,15 @@ def _stop_on_interrupt(importer: TileImporter) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, previous_handler)
+
+
+def _check_flight(source: str, flight: str | None) -> None:
+    """Tiles made in flight name their flight, and others have none."""
+    if source == ONBOARD_INGEST and flight is None:
+        raise click.UsageError(
+            "--source onboard_ingest needs --flight UUID: the flight that made the tiles"
+        )
+    if source != ONBOARD_INGEST and flight is not None:
+        raise click.UsageError(
+            f"--flight is only for --source onboard_ingest: tiles from {source} have no flight"
+        )

@@ -5,13 +5,14 @@ from functools import lru_cache
 from itertools import islice
 from typing import Final
 
-from tilecache.identity import MAX_ZOOM, SOURCE_TEXTS
+from tilecache.identity import MAX_ZOOM, NO_FLIGHT_UUID, SOURCE_TEXTS
 from tilecache.mercator import BoundingBox, CellRectangle
 from tilecache.v1 import tile_cache_admin_pb2 as pb
+from tilecache.v1.tile_metadata_store_pb2 import Flight
 from tilecache_daemon.errors import InvalidRequestError
 from tilecache_daemon.freshness_policy import FreshnessAction, FreshnessRule, SectorClassification
 from tilecache_daemon.geometry.areas import ROUNDING_CELLS, Area, cells_in_areas, cells_in_row
-from tilecache_daemon.models import DEFAULT_LIMITS, NewPin, Purge
+from tilecache_daemon.models import DEFAULT_LIMITS, NewFlight, NewPin, Purge
 from tilecache_daemon.rpc import regions, requests
 from tilecache_daemon.rpc.requests import invalid
 from tilecache_daemon.service.eviction import EvictionGoal
@@ -147,6 +148,25 @@ def new_pin(message: pb.Pin) -> tuple[NewPin, list[tuple[int, Iterable[CellRecta
 def pin_name(field: str, name: str) -> str:
     """A pin's name, as a sector's."""
     return _name(field, name, DEFAULT_LIMITS.max_pin_name_characters)
+
+
+def new_flight(message: Flight) -> NewFlight:
+    """The name and times of a flight; it must not end before it starts."""
+    flight_id = requests.uuid_text("flight.flight_id", message.flight_id)
+    if flight_id == str(NO_FLIGHT_UUID):
+        raise invalid("flight.flight_id", "must not be the UUID that stands for no flight")
+    name, most = message.name, DEFAULT_LIMITS.max_flight_name_characters
+    started_at, ended_at = (
+        requests.moment(f"flight.{field}", getattr(message, field))
+        if message.HasField(field)
+        else None
+        for field in ("started_at", "ended_at")
+    )
+    if started_at and ended_at and ended_at < started_at:
+        raise invalid("flight.ended_at", f"is {ended_at}, must not be before started_at")
+    return NewFlight(
+        flight_id, _name("flight.name", name, most) if name else "", started_at, ended_at
+    )
 
 
 def sector_name(field: str, name: str) -> str:

@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from typing import Final, TypeVar
 
 from google.protobuf.duration_pb2 import Duration
-from google.protobuf.message import Message
 
 from tilecache.identity import SOURCE_NUMBERS
 from tilecache.v1 import tile_cache_admin_pb2 as pb
@@ -16,6 +15,7 @@ from tilecache_daemon.freshness_policy import FreshnessRule, Sector
 from tilecache_daemon.models import Eviction, FreshnessLabel, Limits, Pin
 from tilecache_daemon.rpc import admin_requests, requests, wire
 from tilecache_daemon.service.eviction import EvictionService, EvictionSummary, Included
+from tilecache_daemon.service.flights import FlightService
 from tilecache_daemon.service.freshness import FreshnessService
 from tilecache_daemon.service.pins import PinService
 from tilecache_daemon.service.policy import PolicyService
@@ -24,11 +24,8 @@ from tilecache_daemon.service.storage import StorageService
 from tilecache_daemon.store.usage import UsageRow
 
 CHUNK_TILES: Final = 1_000
-PAGE_BYTES: Final = 3_000_000
-"""Of the items in a message: less than MAX_ANSWER_BYTES, whatever rows of other writers hold."""
 
 Kind = TypeVar("Kind", str, int)
-Item = TypeVar("Item", bound=Message)
 
 
 class AdminServicer:
@@ -40,6 +37,7 @@ class AdminServicer:
         eviction: EvictionService,
         purge: PurgeService,
         pins: PinService,
+        flights: FlightService,
         policy: PolicyService,
         freshness: FreshnessService,
         limits: Limits,
@@ -49,6 +47,7 @@ class AdminServicer:
         self._eviction = eviction
         self._purge = purge
         self._pins = pins
+        self._flights = flights
         self._policy = policy
         self._freshness = freshness
         self._limits = limits
@@ -192,7 +191,7 @@ class AdminServicer:
     async def list_pins(self, request: pb.ListPinsRequest) -> pb.ListPinsResponse:
         size = requests.page_size(request.page_size)
         page = await self._pins.list(request.page_token, size + 1)
-        pins = next(_parts(map(_pin, page), size), [])
+        pins = next(wire.in_parts(map(_pin, page), size), [])
         more = len(page) > len(pins)
         return pb.ListPinsResponse(pins=pins, next_page_token=pins[-1].name if more else "")
 
@@ -200,11 +199,19 @@ class AdminServicer:
         await self._pins.delete(admin_requests.pin_name("name", request.name))
         return pb.DeletePinResponse()
 
+    async def set_flight(self, request: pb.SetFlightRequest) -> pb.SetFlightResponse:
+        flight = await self._flights.set(admin_requests.new_flight(request.flight))
+        return pb.SetFlightResponse(flight=wire.flight_message(flight))
+
+    async def delete_flight(self, request: pb.DeleteFlightRequest) -> pb.DeleteFlightResponse:
+        await self._flights.delete(requests.uuid_text("flight_id", request.flight_id))
+        return pb.DeleteFlightResponse()
+
     async def list_sectors(self, request: pb.ListSectorsRequest) -> pb.ListSectorsResponse:
         size = requests.page_size(request.page_size)
         policy = await self._policy.read()
         page = [sector for sector in policy.sectors if sector.name > request.page_token]
-        sectors = next(_parts(map(_sector, page), size), [])
+        sectors = next(wire.in_parts(map(_sector, page), size), [])
         more = len(page) > len(sectors)
         return pb.ListSectorsResponse(
             sectors=sectors, next_page_token=sectors[-1].name if more else ""
@@ -257,7 +264,7 @@ class AdminServicer:
             next_change_at=wire.timestamp(found.next_change_at),
             next_label=wire.label_number(found.next_label),
             clock_trusted=found.clock_trusted,
-            sectors=next(_parts(map(_sector, found.sectors), requests.MAX_PAGE_SIZE), []),
+            sectors=next(wire.in_parts(map(_sector, found.sectors), requests.MAX_PAGE_SIZE), []),
             explanation=found.sentence,
         )
 
@@ -282,22 +289,7 @@ def _sum_by(
 def _chunks(
     evictions: Iterable[Eviction], most: int = CHUNK_TILES
 ) -> Iterator[list[pb.EvictedTile]]:
-    return _parts(map(_evicted_tile, evictions), most)
-
-
-def _parts(items: Iterable[Item], most: int) -> Iterator[list[Item]]:
-    """The items in parts of at most `most` and of about PAGE_BYTES."""
-    part: list[Item] = []
-    byte_count = 0
-    for item in items:
-        size = item.ByteSize()
-        if part and (len(part) == most or byte_count + size > PAGE_BYTES):
-            yield part
-            part, byte_count = [], 0
-        part.append(item)
-        byte_count += size
-    if part:
-        yield part
+    return wire.in_parts(map(_evicted_tile, evictions), most)
 
 
 def _evicted_tile(eviction: Eviction) -> pb.EvictedTile:

@@ -13,6 +13,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from tilecache.errors import FieldViolation
 from tilecache.identity import (
     MAX_ZOOM,
+    NO_FLIGHT_UUID,
     SOURCE_TEXTS,
     flight_text,
     tile_uuid_text,
@@ -214,6 +215,15 @@ def tile_filter(request: QueryTilesRequest) -> TileFilter:
         selection=choice("selection", _SELECTION, request.selection),
         limit=request.limit,
     )
+
+
+def after_flight(page_token: str) -> str:
+    """The last flight of the previous page; the UUID that stands for none for the first page."""
+    if not page_token:
+        return str(NO_FLIGHT_UUID)
+    if not UUID_TEXT.fullmatch(page_token):
+        raise invalid("page_token", "must be a token of a previous page")
+    return page_token
 
 
 def page_size(number: int) -> int:

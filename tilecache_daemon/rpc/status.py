@@ -37,6 +37,7 @@ TABLE: Final[dict[type[TileCacheError], ErrorStatus]] = {
     errors.TileNotFoundError: ErrorStatus(code_pb2.NOT_FOUND),
     errors.SectorNotFoundError: ErrorStatus(code_pb2.NOT_FOUND),
     errors.PinNotFoundError: ErrorStatus(code_pb2.NOT_FOUND),
+    errors.FlightNotFoundError: ErrorStatus(code_pb2.NOT_FOUND),
     errors.ContentConflictError: ErrorStatus(code_pb2.ALREADY_EXISTS),
     errors.TileTooOldError: ErrorStatus(code_pb2.FAILED_PRECONDITION),
     errors.FilePendingRemovalError: ErrorStatus(code_pb2.FAILED_PRECONDITION),

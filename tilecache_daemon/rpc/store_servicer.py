@@ -21,6 +21,7 @@ from tilecache_daemon.rpc.calls import MAX_ANSWER_BYTES, Degraded
 from tilecache_daemon.rpc.new_tile import new_tile
 from tilecache_daemon.rpc.watch_tiles import WatchTiles
 from tilecache_daemon.service.coverage import Coverage, CoverageService
+from tilecache_daemon.service.flights import FlightService
 from tilecache_daemon.service.information import InformationService
 from tilecache_daemon.service.insertion import InsertionService
 from tilecache_daemon.service.reading import ReadingService
@@ -47,6 +48,7 @@ class StoreServicer:
         reading: ReadingService,
         coverage: CoverageService,
         uploads: UploadService,
+        flights: FlightService,
         watching: WatchService,
         limits: Limits,
         read_priority: ReadPriority,
@@ -56,6 +58,7 @@ class StoreServicer:
         self._reading = reading
         self._coverage = coverage
         self._uploads = uploads
+        self._flights = flights
         self._watching = watching
         self._limits = limits
         self._read_priority = read_priority
@@ -195,6 +198,15 @@ class StoreServicer:
         )
         return pb.MarkUploadedResponse(
             outcomes=[pb.MarkOutcome.Value(f"MARK_OUTCOME_{outcome.name}") for outcome in outcomes]
+        )
+
+    async def list_flights(self, request: pb.ListFlightsRequest) -> pb.ListFlightsResponse:
+        size = requests.page_size(request.page_size)
+        page = await self._flights.list(requests.after_flight(request.page_token), size + 1)
+        flights = next(wire.in_parts(map(wire.flight_message, page), size), [])
+        more = len(page) > len(flights)
+        return pb.ListFlightsResponse(
+            flights=flights, next_page_token=flights[-1].flight_id if more else ""
         )
 
     def watch_tiles(self, messages: AsyncIterator[pb.WatchTilesRequest]) -> AsyncIterator[bytes]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 from datetime import datetime
-from typing import Final, overload
+from typing import Final, TypeVar, overload
 
+from google.protobuf.message import Message
 from google.protobuf.struct_pb2 import Struct
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -16,6 +17,7 @@ from tilecache_daemon.models import (
     FIRST_MICROS,
     LAST_MICROS,
     UNIX_SECONDS_AT_2000,
+    Flight,
     FreshnessLabel,
     Tile,
     micros_of,
@@ -27,6 +29,11 @@ LABEL_NUMBERS: Final = {
     for label in FreshnessLabel
 }
 
+
+PAGE_BYTES: Final = 3_000_000
+"""Of the items in a message: less than MAX_ANSWER_BYTES, whatever rows of other writers hold."""
+
+Item = TypeVar("Item", bound=Message)
 
 _MIN_INT64: Final = -(1 << 63)
 _MAX_INT64: Final = (1 << 63) - 1
@@ -61,6 +68,25 @@ def tile_messages(tiles: Iterable[Tile]) -> Iterator[tile_metadata_store_pb2.Til
             if tile.quality_metadata is None
             else quality_struct(tile.quality_metadata),
         )
+
+
+def flight_message(flight: Flight) -> tile_metadata_store_pb2.Flight:
+    """A flight as a message."""
+    bounds = flight.bounds
+    return tile_metadata_store_pb2.Flight(
+        flight_id=flight.flight_id,
+        name=flight.name,
+        started_at=timestamp(flight.started_at),
+        ended_at=timestamp(flight.ended_at),
+        recorded=flight.recorded,
+        tile_count=flight.tile_count,
+        used_bytes=int64(flight.used_bytes),
+        pending_upload_count=flight.pending_count,
+        pending_upload_bytes=int64(flight.pending_bytes),
+        first_captured_at=timestamp(flight.first_captured_at),
+        last_captured_at=timestamp(flight.last_captured_at),
+        bounds=tile_metadata_store_pb2.BoundingBox(**bounds._asdict()) if bounds else None,
+    )
 
 
 def quality_struct(text: str | bytes) -> Struct:
@@ -101,3 +127,18 @@ def _timestamp(micros: int) -> Timestamp:
 def _optional_timestamp(micros: int | None) -> Timestamp | None:
     # As `packing.py`, which cannot tell -infinity from null.
     return None if micros is None or micros == NO_TIME else _timestamp(micros)
+
+
+def in_parts(items: Iterable[Item], most: int) -> Iterator[list[Item]]:
+    """The items in parts of at most `most` and of about PAGE_BYTES."""
+    part: list[Item] = []
+    byte_count = 0
+    for item in items:
+        size = item.ByteSize()
+        if part and (len(part) == most or byte_count + size > PAGE_BYTES):
+            yield part
+            part, byte_count = [], 0
+        part.append(item)
+        byte_count += size
+    if part:
+        yield part

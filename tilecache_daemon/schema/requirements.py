@@ -27,6 +27,8 @@ _PRIVILEGES: Final = {
     "tile_freshness_rules": ("SELECT", "INSERT", "UPDATE"),
     "tile_evictions": ("SELECT", "INSERT", "DELETE"),
     "tile_usage": ("SELECT", "INSERT", "DELETE"),
+    "tile_flight_usage": ("SELECT", "INSERT", "DELETE"),
+    "flights": ("SELECT", "INSERT", "UPDATE", "DELETE"),
     "tile_pins": ("SELECT", "INSERT", "UPDATE", "DELETE"),
     "tile_pin_blocks": ("SELECT", "INSERT"),
 }

@@ -141,6 +141,8 @@ class StorageService:
                 async with self._store.transaction() as queries:
                     if await queries.usage.count_usage_rows() > FOLD_ROWS:
                         await queries.usage.fold_usage()
+                    if await queries.flights.count_usage_rows() > FOLD_ROWS:
+                        await queries.flights.fold_usage()
                 await self._notify()
             except TileCacheError as error:
                 log.debug("usage_not_folded", cause=str(error))

@@ -10,7 +10,8 @@ from tilecache_daemon.store.sql import load_queries
 SQL: Final = {
     name: text.encode()
     for name, text in load_queries(
-        "tiles", "blocks", "uploads", "freshness", "evictions", "pins", "usage", "database"
+        *("tiles", "blocks", "uploads", "freshness", "evictions"),
+        *("pins", "flights", "usage", "database"),
     ).items()
 }
 

@@ -13,6 +13,7 @@ from tilecache_daemon.store.change_feed import ChangeFeed
 from tilecache_daemon.store.connections import Connection
 from tilecache_daemon.store.database import Database
 from tilecache_daemon.store.evictions import EvictionQueries
+from tilecache_daemon.store.flights import FlightQueries
 from tilecache_daemon.store.freshness import FreshnessQueries
 from tilecache_daemon.store.pins import PinQueries
 from tilecache_daemon.store.statements import Statements
@@ -114,5 +115,6 @@ class Queries:
         self.freshness = FreshnessQueries(connection)
         self.evictions = EvictionQueries(connection)
         self.pins = PinQueries(connection)
+        self.flights = FlightQueries(connection)
         self.usage = UsageQueries(connection)
         self.database = DatabaseQueries(connection)

@@ -6,7 +6,7 @@ from tilecache_daemon.store.statements import Statements
 
 # The keys of advisory locks, unique to these uses.
 _CEILING_LOCK: Final = 0x7469_6C65_0003
-_FOLD_LOCK: Final = 0x7469_6C65_0004
+FOLD_LOCK: Final = 0x7469_6C65_0004
 
 
 class UsageRow(NamedTuple):
@@ -55,4 +55,4 @@ class UsageQueries(Statements):
 
     async def fold_usage(self) -> None:
         """Sums up the differences, unless another transaction is doing so."""
-        await self._execute("fold_usage", {"key": _FOLD_LOCK})
+        await self._execute("fold_usage", {"key": FOLD_LOCK})

@@ -19,6 +19,7 @@ namespace TileCache.Client
             "DescribeCoverage",
             "TouchTiles",
             "ListPendingUploads",
+            "ListFlights",
             "MarkUploaded",
         };
 

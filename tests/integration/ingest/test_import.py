@@ -273,6 +273,8 @@ def test_a_wrong_option_is_named(daemon: DaemonProcess, pyramid: Path) -> None:
         ("--min-zoom", 3, "--max-zoom", 2),
         ("--into", "elsewhere"),
         ("--root", "/usr"),
+        ("--flight", FLIGHT),
+        ("--source", "onboard_ingest"),
     )
     for arguments in wrong:
         run = run_tilecache("import", pyramid, *arguments, socket_path=daemon.socket_path)

@@ -1018,6 +1018,85 @@ class DeletePinResponse(_message.Message):
 Global___DeletePinResponse: _TypeAlias = DeletePinResponse  # noqa: Y015
 
 @_typing.final
+class SetFlightRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FLIGHT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def flight(self) -> _tile_metadata_store_pb2.Flight:
+        """Required. Replaces what was recorded before."""
+
+    def __init__(
+        self,
+        *,
+        flight: _tile_metadata_store_pb2.Flight | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["flight", b"flight"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["flight", b"flight"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetFlightRequest: _TypeAlias = SetFlightRequest  # noqa: Y015
+
+@_typing.final
+class SetFlightResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FLIGHT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def flight(self) -> _tile_metadata_store_pb2.Flight:
+        """As stored."""
+
+    def __init__(
+        self,
+        *,
+        flight: _tile_metadata_store_pb2.Flight | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["flight", b"flight"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["flight", b"flight"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetFlightResponse: _TypeAlias = SetFlightResponse  # noqa: Y015
+
+@_typing.final
+class DeleteFlightRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FLIGHT_ID_FIELD_NUMBER: _builtins.int
+    flight_id: _builtins.str
+    """The id of the flight."""
+    def __init__(
+        self,
+        *,
+        flight_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["flight_id", b"flight_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteFlightRequest: _TypeAlias = DeleteFlightRequest  # noqa: Y015
+
+@_typing.final
+class DeleteFlightResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteFlightResponse: _TypeAlias = DeleteFlightResponse  # noqa: Y015
+
+@_typing.final
 class Sector(_message.Message):
     """A classified area. A tile lies in it if the centre of its cell does, edges
     included.

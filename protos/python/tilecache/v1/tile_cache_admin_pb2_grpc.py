@@ -61,6 +61,16 @@ class TileCacheAdminStub(object):
                 request_serializer=tilecache_dot_v1_dot_tile__cache__admin__pb2.DeletePinRequest.SerializeToString,
                 response_deserializer=tilecache_dot_v1_dot_tile__cache__admin__pb2.DeletePinResponse.FromString,
                 )
+        self.SetFlight = channel.unary_unary(
+                '/tilecache.v1.TileCacheAdmin/SetFlight',
+                request_serializer=tilecache_dot_v1_dot_tile__cache__admin__pb2.SetFlightRequest.SerializeToString,
+                response_deserializer=tilecache_dot_v1_dot_tile__cache__admin__pb2.SetFlightResponse.FromString,
+                )
+        self.DeleteFlight = channel.unary_unary(
+                '/tilecache.v1.TileCacheAdmin/DeleteFlight',
+                request_serializer=tilecache_dot_v1_dot_tile__cache__admin__pb2.DeleteFlightRequest.SerializeToString,
+                response_deserializer=tilecache_dot_v1_dot_tile__cache__admin__pb2.DeleteFlightResponse.FromString,
+                )
         self.ListSectors = channel.unary_unary(
                 '/tilecache.v1.TileCacheAdmin/ListSectors',
                 request_serializer=tilecache_dot_v1_dot_tile__cache__admin__pb2.ListSectorsRequest.SerializeToString,
@@ -171,6 +181,21 @@ class TileCacheAdminServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SetFlight(self, request, context):
+        """Records the name and times of a flight, or changes them.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteFlight(self, request, context):
+        """Deletes the name and times of a flight; its tiles stay. NOT_FOUND if none are
+        recorded.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListSectors(self, request, context):
         """Lists the sectors.
         """
@@ -268,6 +293,16 @@ def add_TileCacheAdminServicer_to_server(servicer, server):
                     servicer.DeletePin,
                     request_deserializer=tilecache_dot_v1_dot_tile__cache__admin__pb2.DeletePinRequest.FromString,
                     response_serializer=tilecache_dot_v1_dot_tile__cache__admin__pb2.DeletePinResponse.SerializeToString,
+            ),
+            'SetFlight': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetFlight,
+                    request_deserializer=tilecache_dot_v1_dot_tile__cache__admin__pb2.SetFlightRequest.FromString,
+                    response_serializer=tilecache_dot_v1_dot_tile__cache__admin__pb2.SetFlightResponse.SerializeToString,
+            ),
+            'DeleteFlight': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteFlight,
+                    request_deserializer=tilecache_dot_v1_dot_tile__cache__admin__pb2.DeleteFlightRequest.FromString,
+                    response_serializer=tilecache_dot_v1_dot_tile__cache__admin__pb2.DeleteFlightResponse.SerializeToString,
             ),
             'ListSectors': grpc.unary_unary_rpc_method_handler(
                     servicer.ListSectors,
@@ -466,6 +501,40 @@ class TileCacheAdmin(object):
         return grpc.experimental.unary_unary(request, target, '/tilecache.v1.TileCacheAdmin/DeletePin',
             tilecache_dot_v1_dot_tile__cache__admin__pb2.DeletePinRequest.SerializeToString,
             tilecache_dot_v1_dot_tile__cache__admin__pb2.DeletePinResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def SetFlight(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/tilecache.v1.TileCacheAdmin/SetFlight',
+            tilecache_dot_v1_dot_tile__cache__admin__pb2.SetFlightRequest.SerializeToString,
+            tilecache_dot_v1_dot_tile__cache__admin__pb2.SetFlightResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def DeleteFlight(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/tilecache.v1.TileCacheAdmin/DeleteFlight',
+            tilecache_dot_v1_dot_tile__cache__admin__pb2.DeleteFlightRequest.SerializeToString,
+            tilecache_dot_v1_dot_tile__cache__admin__pb2.DeleteFlightResponse.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
 

@@ -63,6 +63,12 @@ class TileCacheAdminStub:
     """Lists the pins, those that have ended, too."""
     DeletePin: _grpc.UnaryUnaryMultiCallable[_tile_cache_admin_pb2.DeletePinRequest, _tile_cache_admin_pb2.DeletePinResponse]
     """Deletes a pin. NOT_FOUND if there is none with that name."""
+    SetFlight: _grpc.UnaryUnaryMultiCallable[_tile_cache_admin_pb2.SetFlightRequest, _tile_cache_admin_pb2.SetFlightResponse]
+    """Records the name and times of a flight, or changes them."""
+    DeleteFlight: _grpc.UnaryUnaryMultiCallable[_tile_cache_admin_pb2.DeleteFlightRequest, _tile_cache_admin_pb2.DeleteFlightResponse]
+    """Deletes the name and times of a flight; its tiles stay. NOT_FOUND if none are
+    recorded.
+    """
     ListSectors: _grpc.UnaryUnaryMultiCallable[_tile_cache_admin_pb2.ListSectorsRequest, _tile_cache_admin_pb2.ListSectorsResponse]
     """Lists the sectors."""
     SetSector: _grpc.UnaryUnaryMultiCallable[_tile_cache_admin_pb2.SetSectorRequest, _tile_cache_admin_pb2.SetSectorResponse]
@@ -115,6 +121,12 @@ class TileCacheAdminAsyncStub(TileCacheAdminStub):
     """Lists the pins, those that have ended, too."""
     DeletePin: _aio.UnaryUnaryMultiCallable[_tile_cache_admin_pb2.DeletePinRequest, _tile_cache_admin_pb2.DeletePinResponse]  # type: ignore[assignment]
     """Deletes a pin. NOT_FOUND if there is none with that name."""
+    SetFlight: _aio.UnaryUnaryMultiCallable[_tile_cache_admin_pb2.SetFlightRequest, _tile_cache_admin_pb2.SetFlightResponse]  # type: ignore[assignment]
+    """Records the name and times of a flight, or changes them."""
+    DeleteFlight: _aio.UnaryUnaryMultiCallable[_tile_cache_admin_pb2.DeleteFlightRequest, _tile_cache_admin_pb2.DeleteFlightResponse]  # type: ignore[assignment]
+    """Deletes the name and times of a flight; its tiles stay. NOT_FOUND if none are
+    recorded.
+    """
     ListSectors: _aio.UnaryUnaryMultiCallable[_tile_cache_admin_pb2.ListSectorsRequest, _tile_cache_admin_pb2.ListSectorsResponse]  # type: ignore[assignment]
     """Lists the sectors."""
     SetSector: _aio.UnaryUnaryMultiCallable[_tile_cache_admin_pb2.SetSectorRequest, _tile_cache_admin_pb2.SetSectorResponse]  # type: ignore[assignment]
@@ -218,6 +230,24 @@ class TileCacheAdminServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_tile_cache_admin_pb2.DeletePinResponse, _abc.Awaitable[_tile_cache_admin_pb2.DeletePinResponse]]:
         """Deletes a pin. NOT_FOUND if there is none with that name."""
+
+    @_abc_1.abstractmethod
+    def SetFlight(
+        self,
+        request: _tile_cache_admin_pb2.SetFlightRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tile_cache_admin_pb2.SetFlightResponse, _abc.Awaitable[_tile_cache_admin_pb2.SetFlightResponse]]:
+        """Records the name and times of a flight, or changes them."""
+
+    @_abc_1.abstractmethod
+    def DeleteFlight(
+        self,
+        request: _tile_cache_admin_pb2.DeleteFlightRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tile_cache_admin_pb2.DeleteFlightResponse, _abc.Awaitable[_tile_cache_admin_pb2.DeleteFlightResponse]]:
+        """Deletes the name and times of a flight; its tiles stay. NOT_FOUND if none are
+        recorded.
+        """
 
     @_abc_1.abstractmethod
     def ListSectors(

@@ -776,6 +776,7 @@ class Limits(_message.Message):
     MAX_REGION_POINTS_FIELD_NUMBER: _builtins.int
     MAX_HALF_WIDTH_METERS_FIELD_NUMBER: _builtins.int
     MAX_PIN_NAME_CHARACTERS_FIELD_NUMBER: _builtins.int
+    MAX_FLIGHT_NAME_CHARACTERS_FIELD_NUMBER: _builtins.int
     max_batch_tiles: _builtins.int
     """Tiles in a batch of `BulkInsertTiles`."""
     max_request_items: _builtins.int
@@ -820,6 +821,8 @@ class Limits(_message.Message):
     """`Corridor.half_width_meters`."""
     max_pin_name_characters: _builtins.int
     """Characters of a pin's name."""
+    max_flight_name_characters: _builtins.int
+    """Characters of a flight's name."""
     def __init__(
         self,
         *,
@@ -845,10 +848,11 @@ class Limits(_message.Message):
         max_region_points: _builtins.int = ...,
         max_half_width_meters: _builtins.int = ...,
         max_pin_name_characters: _builtins.int = ...,
+        max_flight_name_characters: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_age_months", b"max_age_months", "max_answer_tiles", b"max_answer_tiles", "max_batch_tiles", b"max_batch_tiles", "max_concurrent_calls", b"max_concurrent_calls", "max_disk_bytes", b"max_disk_bytes", "max_file_path_bytes", b"max_file_path_bytes", "max_goal_bytes", b"max_goal_bytes", "max_half_width_meters", b"max_half_width_meters", "max_message_bytes", b"max_message_bytes", "max_page_size", b"max_page_size", "max_pin_name_characters", b"max_pin_name_characters", "max_quality_bytes", b"max_quality_bytes", "max_radius_meters", b"max_radius_meters", "max_region_cells", b"max_region_cells", "max_region_points", b"max_region_points", "max_request_items", b"max_request_items", "max_sector_name_characters", b"max_sector_name_characters", "max_tile_size_meters", b"max_tile_size_meters", "max_tile_size_pixels", b"max_tile_size_pixels", "max_watch_streams", b"max_watch_streams", "max_watched_areas", b"max_watched_areas", "max_watched_blocks", b"max_watched_blocks"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_age_months", b"max_age_months", "max_answer_tiles", b"max_answer_tiles", "max_batch_tiles", b"max_batch_tiles", "max_concurrent_calls", b"max_concurrent_calls", "max_disk_bytes", b"max_disk_bytes", "max_file_path_bytes", b"max_file_path_bytes", "max_flight_name_characters", b"max_flight_name_characters", "max_goal_bytes", b"max_goal_bytes", "max_half_width_meters", b"max_half_width_meters", "max_message_bytes", b"max_message_bytes", "max_page_size", b"max_page_size", "max_pin_name_characters", b"max_pin_name_characters", "max_quality_bytes", b"max_quality_bytes", "max_radius_meters", b"max_radius_meters", "max_region_cells", b"max_region_cells", "max_region_points", b"max_region_points", "max_request_items", b"max_request_items", "max_sector_name_characters", b"max_sector_name_characters", "max_tile_size_meters", b"max_tile_size_meters", "max_tile_size_pixels", b"max_tile_size_pixels", "max_watch_streams", b"max_watch_streams", "max_watched_areas", b"max_watched_areas", "max_watched_blocks", b"max_watched_blocks"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1628,6 +1632,136 @@ class ListPendingUploadsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListPendingUploadsResponse: _TypeAlias = ListPendingUploadsResponse  # noqa: Y015
+
+@_typing.final
+class Flight(_message.Message):
+    """A flight, and the tiles that carry its id."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FLIGHT_ID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    STARTED_AT_FIELD_NUMBER: _builtins.int
+    ENDED_AT_FIELD_NUMBER: _builtins.int
+    RECORDED_FIELD_NUMBER: _builtins.int
+    TILE_COUNT_FIELD_NUMBER: _builtins.int
+    USED_BYTES_FIELD_NUMBER: _builtins.int
+    PENDING_UPLOAD_COUNT_FIELD_NUMBER: _builtins.int
+    PENDING_UPLOAD_BYTES_FIELD_NUMBER: _builtins.int
+    FIRST_CAPTURED_AT_FIELD_NUMBER: _builtins.int
+    LAST_CAPTURED_AT_FIELD_NUMBER: _builtins.int
+    BOUNDS_FIELD_NUMBER: _builtins.int
+    flight_id: _builtins.str
+    """Its id. Required."""
+    name: _builtins.str
+    """Its name; at most `Limits.max_flight_name_characters`. Empty: none."""
+    recorded: _builtins.bool
+    """Whether `SetFlight` has recorded it. If not, only tiles tell of it. Output
+    only, like all that follows.
+    """
+    tile_count: _builtins.int
+    """Its stored tiles."""
+    used_bytes: _builtins.int
+    """Their size in bytes."""
+    pending_upload_count: _builtins.int
+    """Those of them that wait for upload."""
+    pending_upload_bytes: _builtins.int
+    """The size of those in bytes."""
+    @_builtins.property
+    def started_at(self) -> _timestamp_pb2.Timestamp:
+        """When it started. Absent if that is not recorded."""
+
+    @_builtins.property
+    def ended_at(self) -> _timestamp_pb2.Timestamp:
+        """When it ended, not before `started_at`. Absent if that is not recorded."""
+
+    @_builtins.property
+    def first_captured_at(self) -> _timestamp_pb2.Timestamp:
+        """The earliest capture of its tiles. Absent if it has none."""
+
+    @_builtins.property
+    def last_captured_at(self) -> _timestamp_pb2.Timestamp:
+        """The latest capture of its tiles."""
+
+    @_builtins.property
+    def bounds(self) -> Global___BoundingBox:
+        """A box around its tiles, which crosses the antimeridian if it is narrower so.
+        Absent if it has none.
+        """
+
+    def __init__(
+        self,
+        *,
+        flight_id: _builtins.str = ...,
+        name: _builtins.str = ...,
+        started_at: _timestamp_pb2.Timestamp | None = ...,
+        ended_at: _timestamp_pb2.Timestamp | None = ...,
+        recorded: _builtins.bool = ...,
+        tile_count: _builtins.int = ...,
+        used_bytes: _builtins.int = ...,
+        pending_upload_count: _builtins.int = ...,
+        pending_upload_bytes: _builtins.int = ...,
+        first_captured_at: _timestamp_pb2.Timestamp | None = ...,
+        last_captured_at: _timestamp_pb2.Timestamp | None = ...,
+        bounds: Global___BoundingBox | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["bounds", b"bounds", "ended_at", b"ended_at", "first_captured_at", b"first_captured_at", "last_captured_at", b"last_captured_at", "started_at", b"started_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bounds", b"bounds", "ended_at", b"ended_at", "first_captured_at", b"first_captured_at", "flight_id", b"flight_id", "last_captured_at", b"last_captured_at", "name", b"name", "pending_upload_bytes", b"pending_upload_bytes", "pending_upload_count", b"pending_upload_count", "recorded", b"recorded", "started_at", b"started_at", "tile_count", b"tile_count", "used_bytes", b"used_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Flight: _TypeAlias = Flight  # noqa: Y015
+
+@_typing.final
+class ListFlightsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """0, and any value above 1,000, means 1,000."""
+    page_token: _builtins.str
+    """The `next_page_token` of the page before. Empty for the first page."""
+    def __init__(
+        self,
+        *,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListFlightsRequest: _TypeAlias = ListFlightsRequest  # noqa: Y015
+
+@_typing.final
+class ListFlightsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FLIGHTS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Empty on the last page."""
+    @_builtins.property
+    def flights(self) -> _containers.RepeatedCompositeFieldContainer[Global___Flight]:
+        """Sorted by id."""
+
+    def __init__(
+        self,
+        *,
+        flights: _abc.Iterable[Global___Flight] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["flights", b"flights", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListFlightsResponse: _TypeAlias = ListFlightsResponse  # noqa: Y015
 
 @_typing.final
 class MarkUploadedRequest(_message.Message):

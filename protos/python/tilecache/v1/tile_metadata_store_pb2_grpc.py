@@ -65,6 +65,11 @@ class TileMetadataStoreStub(object):
                 request_serializer=tilecache_dot_v1_dot_tile__metadata__store__pb2.ListPendingUploadsRequest.SerializeToString,
                 response_deserializer=tilecache_dot_v1_dot_tile__metadata__store__pb2.ListPendingUploadsResponse.FromString,
                 )
+        self.ListFlights = channel.unary_unary(
+                '/tilecache.v1.TileMetadataStore/ListFlights',
+                request_serializer=tilecache_dot_v1_dot_tile__metadata__store__pb2.ListFlightsRequest.SerializeToString,
+                response_deserializer=tilecache_dot_v1_dot_tile__metadata__store__pb2.ListFlightsResponse.FromString,
+                )
         self.MarkUploaded = channel.unary_unary(
                 '/tilecache.v1.TileMetadataStore/MarkUploaded',
                 request_serializer=tilecache_dot_v1_dot_tile__metadata__store__pb2.MarkUploadedRequest.SerializeToString,
@@ -162,6 +167,14 @@ class TileMetadataStoreServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListFlights(self, request, context):
+        """Lists the flights, sorted by id: those that `SetFlight` has recorded, and
+        those that only tiles tell of.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def MarkUploaded(self, request, context):
         """Marks tiles as uploaded, each only if it still has the given content.
         """
@@ -233,6 +246,11 @@ def add_TileMetadataStoreServicer_to_server(servicer, server):
                     servicer.ListPendingUploads,
                     request_deserializer=tilecache_dot_v1_dot_tile__metadata__store__pb2.ListPendingUploadsRequest.FromString,
                     response_serializer=tilecache_dot_v1_dot_tile__metadata__store__pb2.ListPendingUploadsResponse.SerializeToString,
+            ),
+            'ListFlights': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListFlights,
+                    request_deserializer=tilecache_dot_v1_dot_tile__metadata__store__pb2.ListFlightsRequest.FromString,
+                    response_serializer=tilecache_dot_v1_dot_tile__metadata__store__pb2.ListFlightsResponse.SerializeToString,
             ),
             'MarkUploaded': grpc.unary_unary_rpc_method_handler(
                     servicer.MarkUploaded,
@@ -422,6 +440,23 @@ class TileMetadataStore(object):
         return grpc.experimental.unary_unary(request, target, '/tilecache.v1.TileMetadataStore/ListPendingUploads',
             tilecache_dot_v1_dot_tile__metadata__store__pb2.ListPendingUploadsRequest.SerializeToString,
             tilecache_dot_v1_dot_tile__metadata__store__pb2.ListPendingUploadsResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def ListFlights(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/tilecache.v1.TileMetadataStore/ListFlights',
+            tilecache_dot_v1_dot_tile__metadata__store__pb2.ListFlightsRequest.SerializeToString,
+            tilecache_dot_v1_dot_tile__metadata__store__pb2.ListFlightsResponse.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
 

@@ -78,6 +78,10 @@ class TileMetadataStoreStub:
     """
     ListPendingUploads: _grpc.UnaryUnaryMultiCallable[_tile_metadata_store_pb2.ListPendingUploadsRequest, _tile_metadata_store_pb2.ListPendingUploadsResponse]
     """Lists the onboard tiles that are not yet uploaded, oldest capture first."""
+    ListFlights: _grpc.UnaryUnaryMultiCallable[_tile_metadata_store_pb2.ListFlightsRequest, _tile_metadata_store_pb2.ListFlightsResponse]
+    """Lists the flights, sorted by id: those that `SetFlight` has recorded, and
+    those that only tiles tell of.
+    """
     MarkUploaded: _grpc.UnaryUnaryMultiCallable[_tile_metadata_store_pb2.MarkUploadedRequest, _tile_metadata_store_pb2.MarkUploadedResponse]
     """Marks tiles as uploaded, each only if it still has the given content."""
     WatchTiles: _grpc.StreamStreamMultiCallable[_tile_metadata_store_pb2.WatchTilesRequest, _tile_metadata_store_pb2.WatchTilesResponse]
@@ -132,6 +136,10 @@ class TileMetadataStoreAsyncStub(TileMetadataStoreStub):
     """
     ListPendingUploads: _aio.UnaryUnaryMultiCallable[_tile_metadata_store_pb2.ListPendingUploadsRequest, _tile_metadata_store_pb2.ListPendingUploadsResponse]  # type: ignore[assignment]
     """Lists the onboard tiles that are not yet uploaded, oldest capture first."""
+    ListFlights: _aio.UnaryUnaryMultiCallable[_tile_metadata_store_pb2.ListFlightsRequest, _tile_metadata_store_pb2.ListFlightsResponse]  # type: ignore[assignment]
+    """Lists the flights, sorted by id: those that `SetFlight` has recorded, and
+    those that only tiles tell of.
+    """
     MarkUploaded: _aio.UnaryUnaryMultiCallable[_tile_metadata_store_pb2.MarkUploadedRequest, _tile_metadata_store_pb2.MarkUploadedResponse]  # type: ignore[assignment]
     """Marks tiles as uploaded, each only if it still has the given content."""
     WatchTiles: _aio.StreamStreamMultiCallable[_tile_metadata_store_pb2.WatchTilesRequest, _tile_metadata_store_pb2.WatchTilesResponse]  # type: ignore[assignment]
@@ -243,6 +251,16 @@ class TileMetadataStoreServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_tile_metadata_store_pb2.ListPendingUploadsResponse, _abc.Awaitable[_tile_metadata_store_pb2.ListPendingUploadsResponse]]:
         """Lists the onboard tiles that are not yet uploaded, oldest capture first."""
+
+    @_abc_1.abstractmethod
+    def ListFlights(
+        self,
+        request: _tile_metadata_store_pb2.ListFlightsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tile_metadata_store_pb2.ListFlightsResponse, _abc.Awaitable[_tile_metadata_store_pb2.ListFlightsResponse]]:
+        """Lists the flights, sorted by id: those that `SetFlight` has recorded, and
+        those that only tiles tell of.
+        """
 
     @_abc_1.abstractmethod
     def MarkUploaded(
