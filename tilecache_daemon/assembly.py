@@ -155,7 +155,7 @@ def build_services(base: Foundation, tiles: StoreSide, schema_revision: str) -> 
             schema_revision,
             config.tiles_directory,
         ),
-        reading=ReadingService(tiles.cache, tiles.accesses, limits),
+        reading=ReadingService(store, tiles.cache, tiles.accesses, limits),
         coverage=coverage,
         insertion=InsertionService(store, freshness, ceiling, clock, base.read_priority),
         uploads=UploadService(store, clock),

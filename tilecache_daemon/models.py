@@ -166,6 +166,19 @@ class TileFilter:
     limit: int = 0
 
 
+class ListFilter(NamedTuple):
+    """Which tiles a list without a region has. None is no restriction."""
+
+    zooms: list[int] | None
+    sources: list[str] | None
+    flight_id: str | None
+    captured_after: datetime | None
+    captured_before: datetime | None
+    labels: list[str] | None
+    pending_upload: bool
+    """Only those that wait for upload."""
+
+
 class MarkOutcome(Enum):
     """The outcome of marking a tile as uploaded."""
 

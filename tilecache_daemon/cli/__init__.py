@@ -15,6 +15,7 @@ _COMMANDS: Final = {
     "derive": ("tilecache_daemon.cli.tiles", "Derive the ids of a tile."),
     "get": ("tilecache_daemon.cli.tiles", "Show one tile."),
     "query": ("tilecache_daemon.cli.tiles", "List the tiles of a region."),
+    "list": ("tilecache_daemon.cli.list_tiles", "List all tiles, of any zoom, as they come."),
     "import": ("tilecache_daemon.cli.ingest", "Import tiles from a directory or an archive."),
     "coverage": ("tilecache_daemon.cli.coverage", "Show which cells of a region are covered."),
     "missing": (

@@ -188,7 +188,9 @@ def query_command(
             for tile in tiles:
                 click.echo(json.dumps(message_to_dict(tile), ensure_ascii=False))
         else:
-            print_table(_COLUMNS, map(_row, tiles))
+            click.echo(_LINE.format(*_COLUMNS))
+            for tile in tiles:
+                click.echo(_LINE.format(*_row(tile)))
 
 
 def _query(
@@ -200,6 +202,8 @@ def _query(
             yield from answer.tiles
 
 
+_LINE = "{:36}  {:20}  {:14}  {:12}  {:16}  {:>10}  {}"
+"""Of fixed widths: a table would need all rows before it is printed."""
 _COLUMNS = ("tile_uuid", "zoom/x/y", "source", "label", "captured", "bytes", "file")
 
 

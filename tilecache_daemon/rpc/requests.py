@@ -23,6 +23,7 @@ from tilecache.v1.tile_identity_pb2 import TileKey as TileKeyMessage
 from tilecache.v1.tile_metadata_store_pb2 import (
     DescribeCoverageRequest,
     ListPendingUploadsRequest,
+    ListTilesRequest,
     QueryTilesRequest,
     TileRef,
 )
@@ -37,6 +38,7 @@ from tilecache_daemon.models import (
     UNIX_SECONDS_AT_2000,
     USABLE_LABELS,
     FreshnessLabel,
+    ListFilter,
     OnConflict,
     TileFilter,
     TileKey,
@@ -46,6 +48,7 @@ from tilecache_daemon.models import (
 
 _HEX: Final = "[0-9a-f]"
 UUID_TEXT: Final = re.compile("-".join(f"{_HEX}{{{digits}}}" for digits in (8, 4, 4, 4, 12)))
+_ROW_ID: Final = re.compile(r"-?[0-9]{1,19}", re.ASCII)
 MAX_PAGE_SIZE: Final = DEFAULT_LIMITS.max_page_size
 SHA256: Final = re.compile(r"[0-9a-f]{64}")
 SHA256_EXPECTED: Final = "must be 64 lower-case hexadecimal digits"
@@ -217,6 +220,33 @@ def tile_filter(request: QueryTilesRequest) -> TileFilter:
     )
 
 
+def list_filter(request: ListTilesRequest) -> ListFilter:
+    """The filter of a list without a region."""
+    captured_after = captured_before = None
+    if request.HasField("captured_after"):
+        captured_after = moment("captured_after", request.captured_after)
+    if request.HasField("captured_before"):
+        captured_before = moment("captured_before", request.captured_before)
+    return ListFilter(
+        zooms=each_zoom(request.zooms) or None,
+        sources=list(each("sources", SOURCE_TEXTS, request.sources)) or None,
+        flight_id=optional_flight(request),
+        captured_after=captured_after,
+        captured_before=captured_before,
+        labels=list(each("labels", _LABELS, request.labels)) or None,
+        pending_upload=request.pending_upload,
+    )
+
+
+def after_row(page_token: str) -> int:
+    """The last row id of the previous page; the least number for the first page."""
+    if not page_token:
+        return -(1 << 63)
+    if not _ROW_ID.fullmatch(page_token) or abs(int(page_token)) >= 1 << 63:
+        raise invalid("page_token", "must be a token of a previous page")
+    return int(page_token)
+
+
 def after_flight(page_token: str) -> str:
     """The last flight of the previous page; the UUID that stands for none for the first page."""
     if not page_token:
@@ -234,7 +264,7 @@ def page_size(number: int) -> int:
 
 
 def optional_flight(
-    request: QueryTilesRequest | ListPendingUploadsRequest | DeleteTilesRequest,
+    request: QueryTilesRequest | ListPendingUploadsRequest | ListTilesRequest | DeleteTilesRequest,
 ) -> str | None:
     """The flight of a filter; None for any."""
     if not request.HasField("flight_id"):

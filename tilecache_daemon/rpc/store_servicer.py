@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import asdict
-from itertools import islice, zip_longest
+from itertools import accumulate, islice, zip_longest
 from typing import Final
 
 from google.protobuf.duration_pb2 import Duration
@@ -199,6 +199,21 @@ class StoreServicer:
         return pb.MarkUploadedResponse(
             outcomes=[pb.MarkOutcome.Value(f"MARK_OUTCOME_{outcome.name}") for outcome in outcomes]
         )
+
+    async def list_tiles(self, request: pb.ListTilesRequest) -> bytes:
+        page = await self._reading.list(
+            requests.list_filter(request),
+            requests.after_row(request.page_token),
+            requests.page_size(request.page_size),
+        )
+        elements = packing.pack_tiles(page.tiles)
+        sizes = accumulate(map(len, elements))
+        fitting = max(sum(size <= wire.PAGE_BYTES for size in sizes), 1)
+        last_id, is_last = page.last_id, page.is_last
+        if fitting < len(elements):
+            last_id, is_last = page.ids[fitting - 1], False
+        end = pb.ListTilesResponse(next_page_token="" if is_last else str(last_id))
+        return b"".join((*elements[:fitting], end.SerializeToString()))
 
     async def list_flights(self, request: pb.ListFlightsRequest) -> pb.ListFlightsResponse:
         size = requests.page_size(request.page_size)

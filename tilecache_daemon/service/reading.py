@@ -1,20 +1,27 @@
 """Reading tiles by id and by region."""
 
 from collections.abc import AsyncIterator, Iterable, Sequence
+from typing import Final
 
 from tilecache.errors import FieldViolation
 from tilecache.mercator import CellRectangle
 from tilecache_daemon.cache.tile_cache import FoundTiles, RegionPart, TileCache
 from tilecache_daemon.errors import LimitExceededError, TileNotFoundError
-from tilecache_daemon.models import Limits, TileFilter
+from tilecache_daemon.models import Limits, ListFilter, TileFilter
 from tilecache_daemon.service.access_log import AccessLog
 from tilecache_daemon.service.regions import bound_cells_aside
+from tilecache_daemon.store.store import Store
+from tilecache_daemon.store.tiles import ListedTiles
+
+SCANNED_ROWS: Final = 50_000
+"""Rows that are read for a page of a list. So many take some tens of milliseconds."""
 
 
 class ReadingService:
     """Reads from the cache within the limits, and records accesses when asked to."""
 
-    def __init__(self, cache: TileCache, accesses: AccessLog, limits: Limits) -> None:
+    def __init__(self, store: Store, cache: TileCache, accesses: AccessLog, limits: Limits) -> None:
+        self._store = store
         self._cache = cache
         self._accesses = accesses
         self._limits = limits
@@ -41,6 +48,12 @@ class ReadingService:
         """Records accesses; whether each tile is stored, in order."""
         found = await self.lookup(tile_uuids, record_access=True)
         return [element is not None for element in found.elements]
+
+    async def list(self, wanted: ListFilter, after: int, page_size: int) -> ListedTiles:
+        """A page of the tiles that pass a filter, in the order of their row ids after one. It may
+        have fewer tiles than asked for, or none, and not be the last one."""
+        async with self._store.connection() as queries:
+            return await queries.tiles.list_tiles(wanted, after, page_size, SCANNED_ROWS)
 
     async def query(
         self, zoom: int, cells: Iterable[CellRectangle], wanted: TileFilter

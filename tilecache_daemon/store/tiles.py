@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from psycopg import errors
 
 from tilecache.mercator import BLOCK_CELLS, CellRectangle
-from tilecache_daemon.models import FreshnessLabel, NewTile, Tile
+from tilecache_daemon.models import FreshnessLabel, ListFilter, NewTile, Tile
 from tilecache_daemon.store.binary_copy import HEADER, TRAILER, LabelledTile, pack_rows
 from tilecache_daemon.store.statements import SQL, Statements
 from tilecache_daemon.store.tile_columns import TileColumns
@@ -35,6 +35,17 @@ class BlockTiles(NamedTuple):
     rank: NDArray[np.int64]
     captured_us: NDArray[np.int64]
     disk_bytes: NDArray[np.int64]
+
+
+class ListedTiles(NamedTuple):
+    """A page of tiles."""
+
+    tiles: TileColumns
+    ids: list[int]
+    """Their row ids, which rise."""
+    last_id: int
+    """Where the next page begins."""
+    is_last: bool
 
 
 _BLOCK_TILE: Final = np.dtype([("code", ">i2"), ("captured_us", ">i8"), ("disk_bytes", ">i8")])
@@ -67,6 +78,21 @@ class TileQueries(Statements):
         """The stored tiles with these ids. The order is unspecified."""
         rows = await self._binary_rows("read_tiles", {"tile_uuids": list(tile_uuids)})
         return TileColumns.read(rows)
+
+    async def list_tiles(
+        self, wanted: ListFilter, after: int, limit: int, scan_limit: int
+    ) -> ListedTiles:
+        """A page of the tiles that pass a filter, by row id, after a row id. At most `scan_limit`
+        rows are read, so a page that is not full may not be the last one."""
+        parameters = wanted._asdict() | {
+            "after": after,
+            "limit": limit,
+            "scan_limit": scan_limit,
+        }
+        ((*records, ids, scanned),) = await self._binary_rows("list_tiles", parameters)
+        tiles = TileColumns.read([tuple(records)] if ids else [])
+        last, count = scanned or (ids[-1], scan_limit)
+        return ListedTiles(tiles, ids, last, count < scan_limit)
 
     async def read_block_tiles(
         self, zoom: int, cells: Sequence[CellRectangle], at: datetime | None

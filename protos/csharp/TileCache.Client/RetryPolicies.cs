@@ -19,6 +19,7 @@ namespace TileCache.Client
             "DescribeCoverage",
             "TouchTiles",
             "ListPendingUploads",
+            "ListTiles",
             "ListFlights",
             "MarkUploaded",
         };

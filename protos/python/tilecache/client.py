@@ -45,6 +45,7 @@ _IDEMPOTENT: Final = {
         "DescribeCoverage",
         "TouchTiles",
         "ListPendingUploads",
+        "ListTiles",
         "ListFlights",
         "MarkUploaded",
     ),

@@ -60,6 +60,33 @@ SET latitude = %(latitude)s,
 WHERE t.tile_uuid = %(tile_uuid)s::uuid
 RETURNING {tile_columns};
 
+-- list_tiles --
+-- A page of the tiles that pass a filter, by row id after a position: their records in one row and
+-- their ids. Where the page is not full, also the last id and the number of the rows that were
+-- looked at, which are limited: a filter that few tiles pass would otherwise read the whole table.
+WITH scanned AS NOT MATERIALIZED (
+    SELECT * FROM tiles WHERE id > %(after)s ORDER BY id LIMIT %(scan_limit)s
+)
+SELECT {tile_records}, coalesce(array_agg(t.id), '{}'),
+       CASE WHEN count(*) < %(limit)s::int
+           THEN (SELECT ARRAY[coalesce(max(id), %(after)s::bigint), count(*)] FROM scanned)
+       END
+FROM (
+    SELECT *
+    FROM scanned s
+    WHERE (%(zooms)s::int[] IS NULL OR s.zoom = ANY(%(zooms)s::int[]))
+      AND (%(sources)s::text[] IS NULL OR s.source = ANY(%(sources)s::text[]))
+      AND (%(flight_id)s::uuid IS NULL OR s.flight_id = %(flight_id)s::uuid)
+      AND (%(captured_after)s::timestamptz IS NULL
+           OR s.captured_at > %(captured_after)s::timestamptz)
+      AND (%(captured_before)s::timestamptz IS NULL
+           OR s.captured_at < %(captured_before)s::timestamptz)
+      AND (%(labels)s::text[] IS NULL OR s.freshness_status = ANY(%(labels)s::text[]))
+      AND (NOT %(pending_upload)s OR (s.source = 'onboard_ingest' AND s.uploaded_at IS NULL))
+    ORDER BY s.id
+    LIMIT %(limit)s::int
+) AS t;
+
 -- number_accesses --
 -- Assigns positions in the order of use to accesses, in the order in which they were made.
 -- Skips tiles whose last written access is recent, but not those of a clock that was ahead.

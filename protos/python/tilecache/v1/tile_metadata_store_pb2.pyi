@@ -1634,6 +1634,98 @@ class ListPendingUploadsResponse(_message.Message):
 Global___ListPendingUploadsResponse: _TypeAlias = ListPendingUploadsResponse  # noqa: Y015
 
 @_typing.final
+class ListTilesRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    ZOOMS_FIELD_NUMBER: _builtins.int
+    SOURCES_FIELD_NUMBER: _builtins.int
+    FLIGHT_ID_FIELD_NUMBER: _builtins.int
+    CAPTURED_AFTER_FIELD_NUMBER: _builtins.int
+    CAPTURED_BEFORE_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
+    PENDING_UPLOAD_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """0, and any value above 1,000, means 1,000."""
+    page_token: _builtins.str
+    """The `next_page_token` of the page before. Empty for the first page."""
+    flight_id: _builtins.str
+    """Only tiles of this flight."""
+    pending_upload: _builtins.bool
+    """Only tiles that wait for upload."""
+    @_builtins.property
+    def zooms(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Only these zooms. Empty: all."""
+
+    @_builtins.property
+    def sources(self) -> _containers.RepeatedScalarFieldContainer[_tile_identity_pb2.TileSource.ValueType]:
+        """Only these sources. Empty: all."""
+
+    @_builtins.property
+    def captured_after(self) -> _timestamp_pb2.Timestamp:
+        """Only tiles captured later than this."""
+
+    @_builtins.property
+    def captured_before(self) -> _timestamp_pb2.Timestamp:
+        """Only tiles captured earlier than this."""
+
+    @_builtins.property
+    def labels(self) -> _containers.RepeatedScalarFieldContainer[Global___FreshnessLabel.ValueType]:
+        """Only these labels. Empty: all, also `rejected` and `stale_reject`."""
+
+    def __init__(
+        self,
+        *,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+        zooms: _abc.Iterable[_builtins.int] | None = ...,
+        sources: _abc.Iterable[_tile_identity_pb2.TileSource.ValueType] | None = ...,
+        flight_id: _builtins.str | None = ...,
+        captured_after: _timestamp_pb2.Timestamp | None = ...,
+        captured_before: _timestamp_pb2.Timestamp | None = ...,
+        labels: _abc.Iterable[Global___FreshnessLabel.ValueType] | None = ...,
+        pending_upload: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_flight_id", b"_flight_id", "captured_after", b"captured_after", "captured_before", b"captured_before", "flight_id", b"flight_id"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_flight_id", b"_flight_id", "captured_after", b"captured_after", "captured_before", b"captured_before", "flight_id", b"flight_id", "labels", b"labels", "page_size", b"page_size", "page_token", b"page_token", "pending_upload", b"pending_upload", "sources", b"sources", "zooms", b"zooms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__flight_id: _TypeAlias = _typing.Literal["flight_id"]  # noqa: Y015
+    _WhichOneofArgType__flight_id: _TypeAlias = _typing.Literal["_flight_id", b"_flight_id"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__flight_id) -> _WhichOneofReturnType__flight_id | None: ...
+
+Global___ListTilesRequest: _TypeAlias = ListTilesRequest  # noqa: Y015
+
+@_typing.final
+class ListTilesResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TILES_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Empty on the last page."""
+    @_builtins.property
+    def tiles(self) -> _containers.RepeatedCompositeFieldContainer[Global___TileMetadata]:
+        """In the order in which they were first stored. May be empty although other
+        pages follow.
+        """
+
+    def __init__(
+        self,
+        *,
+        tiles: _abc.Iterable[Global___TileMetadata] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "tiles", b"tiles"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListTilesResponse: _TypeAlias = ListTilesResponse  # noqa: Y015
+
+@_typing.final
 class Flight(_message.Message):
     """A flight, and the tiles that carry its id."""
 

@@ -65,6 +65,11 @@ class TileMetadataStoreStub(object):
                 request_serializer=tilecache_dot_v1_dot_tile__metadata__store__pb2.ListPendingUploadsRequest.SerializeToString,
                 response_deserializer=tilecache_dot_v1_dot_tile__metadata__store__pb2.ListPendingUploadsResponse.FromString,
                 )
+        self.ListTiles = channel.unary_unary(
+                '/tilecache.v1.TileMetadataStore/ListTiles',
+                request_serializer=tilecache_dot_v1_dot_tile__metadata__store__pb2.ListTilesRequest.SerializeToString,
+                response_deserializer=tilecache_dot_v1_dot_tile__metadata__store__pb2.ListTilesResponse.FromString,
+                )
         self.ListFlights = channel.unary_unary(
                 '/tilecache.v1.TileMetadataStore/ListFlights',
                 request_serializer=tilecache_dot_v1_dot_tile__metadata__store__pb2.ListFlightsRequest.SerializeToString,
@@ -167,6 +172,14 @@ class TileMetadataStoreServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListTiles(self, request, context):
+        """Lists all tiles that pass a filter, without a region, in the order in which
+        they were first stored.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListFlights(self, request, context):
         """Lists the flights, sorted by id: those that `SetFlight` has recorded, and
         those that only tiles tell of.
@@ -246,6 +259,11 @@ def add_TileMetadataStoreServicer_to_server(servicer, server):
                     servicer.ListPendingUploads,
                     request_deserializer=tilecache_dot_v1_dot_tile__metadata__store__pb2.ListPendingUploadsRequest.FromString,
                     response_serializer=tilecache_dot_v1_dot_tile__metadata__store__pb2.ListPendingUploadsResponse.SerializeToString,
+            ),
+            'ListTiles': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListTiles,
+                    request_deserializer=tilecache_dot_v1_dot_tile__metadata__store__pb2.ListTilesRequest.FromString,
+                    response_serializer=tilecache_dot_v1_dot_tile__metadata__store__pb2.ListTilesResponse.SerializeToString,
             ),
             'ListFlights': grpc.unary_unary_rpc_method_handler(
                     servicer.ListFlights,
@@ -440,6 +458,23 @@ class TileMetadataStore(object):
         return grpc.experimental.unary_unary(request, target, '/tilecache.v1.TileMetadataStore/ListPendingUploads',
             tilecache_dot_v1_dot_tile__metadata__store__pb2.ListPendingUploadsRequest.SerializeToString,
             tilecache_dot_v1_dot_tile__metadata__store__pb2.ListPendingUploadsResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def ListTiles(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/tilecache.v1.TileMetadataStore/ListTiles',
+            tilecache_dot_v1_dot_tile__metadata__store__pb2.ListTilesRequest.SerializeToString,
+            tilecache_dot_v1_dot_tile__metadata__store__pb2.ListTilesResponse.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
 

@@ -78,6 +78,10 @@ class TileMetadataStoreStub:
     """
     ListPendingUploads: _grpc.UnaryUnaryMultiCallable[_tile_metadata_store_pb2.ListPendingUploadsRequest, _tile_metadata_store_pb2.ListPendingUploadsResponse]
     """Lists the onboard tiles that are not yet uploaded, oldest capture first."""
+    ListTiles: _grpc.UnaryUnaryMultiCallable[_tile_metadata_store_pb2.ListTilesRequest, _tile_metadata_store_pb2.ListTilesResponse]
+    """Lists all tiles that pass a filter, without a region, in the order in which
+    they were first stored.
+    """
     ListFlights: _grpc.UnaryUnaryMultiCallable[_tile_metadata_store_pb2.ListFlightsRequest, _tile_metadata_store_pb2.ListFlightsResponse]
     """Lists the flights, sorted by id: those that `SetFlight` has recorded, and
     those that only tiles tell of.
@@ -136,6 +140,10 @@ class TileMetadataStoreAsyncStub(TileMetadataStoreStub):
     """
     ListPendingUploads: _aio.UnaryUnaryMultiCallable[_tile_metadata_store_pb2.ListPendingUploadsRequest, _tile_metadata_store_pb2.ListPendingUploadsResponse]  # type: ignore[assignment]
     """Lists the onboard tiles that are not yet uploaded, oldest capture first."""
+    ListTiles: _aio.UnaryUnaryMultiCallable[_tile_metadata_store_pb2.ListTilesRequest, _tile_metadata_store_pb2.ListTilesResponse]  # type: ignore[assignment]
+    """Lists all tiles that pass a filter, without a region, in the order in which
+    they were first stored.
+    """
     ListFlights: _aio.UnaryUnaryMultiCallable[_tile_metadata_store_pb2.ListFlightsRequest, _tile_metadata_store_pb2.ListFlightsResponse]  # type: ignore[assignment]
     """Lists the flights, sorted by id: those that `SetFlight` has recorded, and
     those that only tiles tell of.
@@ -251,6 +259,16 @@ class TileMetadataStoreServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_tile_metadata_store_pb2.ListPendingUploadsResponse, _abc.Awaitable[_tile_metadata_store_pb2.ListPendingUploadsResponse]]:
         """Lists the onboard tiles that are not yet uploaded, oldest capture first."""
+
+    @_abc_1.abstractmethod
+    def ListTiles(
+        self,
+        request: _tile_metadata_store_pb2.ListTilesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tile_metadata_store_pb2.ListTilesResponse, _abc.Awaitable[_tile_metadata_store_pb2.ListTilesResponse]]:
+        """Lists all tiles that pass a filter, without a region, in the order in which
+        they were first stored.
+        """
 
     @_abc_1.abstractmethod
     def ListFlights(

@@ -1,0 +1,133 @@
+"""`tilecache list`."""
+
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from tilecache.client import TileCacheClient
+from tilecache.identity import SOURCE_NUMBERS, SOURCE_TEXTS
+from tilecache.v1.tile_metadata_store_pb2 import ListTilesRequest, TileMetadata
+from tilecache_daemon.cli.listing import print_list
+from tilecache_daemon.cli.output import (
+    connect,
+    format_options,
+    message_to_dict,
+    print_json_line,
+    socket_option,
+)
+from tilecache_daemon.cli.regions import zooms_option
+from tilecache_daemon.cli.tiles import LABEL_NUMBERS, LABEL_TEXTS, source_choice
+from tilecache_daemon.cli.times import Moment, json_time, to_timestamp
+
+CALL_TIMEOUT_S: Final = 60
+_TIMES: Final = ("captured_at", "created_at", "accessed_at", "uploaded_at")
+FIELDS: Final = (
+    *("tile_uuid", "zoom", "x", "y", "source", "flight_id", "location_hash"),
+    *("latitude", "longitude", "tile_size_meters", "tile_size_pixels"),
+    *("file_path", "content_sha256", "disk_bytes", *_TIMES),
+    *("freshness_label", "quality_metadata"),
+)
+"""The fields of a line, named as in the contract."""
+
+
+@click.command("list")
+@zooms_option(required=False)
+@click.option(
+    "--source",
+    "sources",
+    type=source_choice,
+    multiple=True,
+    help="Only this source. May be repeated.",
+)
+@click.option("--flight", metavar="UUID", help="Only tiles of this flight.")
+@click.option("--captured-after", type=Moment(), help="Only tiles captured after this time (UTC).")
+@click.option(
+    "--captured-before", type=Moment(), help="Only tiles captured before this time (UTC)."
+)
+@click.option(
+    "--label",
+    "labels",
+    type=click.Choice(sorted(LABEL_NUMBERS)),
+    multiple=True,
+    help="Only this label. May be repeated.  [default: all]",
+)
+@click.option("--pending-uploads", is_flag=True, help="Only tiles that wait for upload.")
+@format_options
+@socket_option
+def list_command(
+    zooms: tuple[int, ...],
+    sources: tuple[str, ...],
+    flight: str | None,
+    captured_after: datetime | None,
+    captured_before: datetime | None,
+    labels: tuple[str, ...],
+    pending_uploads: bool,
+    output: str,
+    socket_path: Path,
+) -> None:
+    """List all tiles, or those that match the filters, in the order of their first insert.
+
+    A tile must match every given filter. Lines are printed as they come, however many
+    there are. What is stored while the list is printed may be missing from it.
+
+    \b
+    tilecache list --format csv > tiles.csv
+    tilecache list --flight 3f2504e0-4f89-41d3-9a0c-0305e82c3301 --json
+    tilecache list --zoom 17-18 --label rejected --format geojson
+
+    With --json: JSON Lines, one tile a line, then the summary.
+    """
+    request = ListTilesRequest(
+        zooms=zooms,
+        sources=[SOURCE_NUMBERS[source] for source in sources],
+        flight_id=flight,
+        captured_after=to_timestamp(captured_after),
+        captured_before=to_timestamp(captured_before),
+        labels=[LABEL_NUMBERS[label] for label in labels],
+        pending_upload=pending_uploads,
+    )
+    summary = {"kind": "summary", "tile_count": 0, "used_bytes": 0}
+    with connect(socket_path) as client:
+        rows = map(tile_to_dict, _counting(summary, read_tiles(client, request)))
+        print_list(output, "tile", FIELDS, rows)
+    if output == "jsonl":
+        print_json_line(summary)
+
+
+def read_tiles(client: TileCacheClient, request: ListTilesRequest) -> Iterator[TileMetadata]:
+    """All tiles that a request names, page by page."""
+    while True:
+        answer = client.store.ListTiles(request, timeout=CALL_TIMEOUT_S)
+        yield from answer.tiles
+        request.page_token = answer.next_page_token
+        if not request.page_token:
+            return
+
+
+def tile_to_dict(tile: TileMetadata) -> dict[str, Any]:
+    """A tile as a flat object with all FIELDS; None where there is nothing."""
+    given = {field.name: value for field, value in tile.ListFields() if field.name != "key"}
+    key = tile.key
+    quality = message_to_dict(tile.quality_metadata) if "quality_metadata" in given else None
+    return {
+        **dict.fromkeys(FIELDS),
+        **given,
+        "zoom": key.zoom,
+        "x": key.x,
+        "y": key.y,
+        "source": SOURCE_TEXTS.get(key.source, "other"),
+        "flight_id": key.flight_id if key.HasField("flight_id") else None,
+        **{name: json_time(given[name]) for name in _TIMES if name in given},
+        "freshness_label": LABEL_TEXTS[tile.freshness_label],
+        "quality_metadata": quality,
+    }
+
+
+def _counting(summary: dict[str, Any], tiles: Iterator[TileMetadata]) -> Iterator[TileMetadata]:
+    for tile in tiles:
+        summary["tile_count"] += 1
+        summary["used_bytes"] += tile.disk_bytes
+        yield tile
