@@ -10,6 +10,7 @@ import click
 
 from tilecache.client import TileCacheClient
 from tilecache.v1 import tile_cache_admin_pb2 as pb
+from tilecache.v1.tile_metadata_store_pb2 import GetServerInfoRequest
 from tilecache_daemon.cli.output import (
     ExitCode,
     admin_socket_option,
@@ -39,8 +40,8 @@ CALL_TIMEOUT_S: Final = 30
 root_option = click.option(
     "--root",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
-    required=True,
-    help="The tile directory that stored paths are relative to.",
+    help="The tile directory that stored paths are relative to.  "
+    "[default: the daemon's tiles directory]",
 )
 
 
@@ -87,11 +88,7 @@ def list_command(socket_path: Path, as_json: bool) -> None:
 @click.option(
     "--all-gone", is_flag=True, help="Confirm all entries whose file no longer exists below --root."
 )
-@click.option(
-    "--root",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="The tile directory that stored paths are relative to.",
-)
+@root_option
 @admin_socket_option
 @click.pass_context
 def confirm_command(
@@ -107,10 +104,10 @@ def confirm_command(
     tilecache evictions confirm 17 18
     tilecache evictions confirm --all-gone --root /srv/tiles
     """
-    if bool(eviction_ids) == all_gone or all_gone != (root is not None):
-        raise click.UsageError("Give either ids, or --all-gone with --root.")
+    if bool(eviction_ids) == all_gone or (root and not all_gone):
+        raise click.UsageError("Give either ids, or --all-gone, perhaps with --root.")
     with connect(socket_path) as client:
-        if root is None:
+        if eviction_ids:
             confirmed, problems = _confirm_ids(client, eviction_ids)
         else:
             with _tile_files(client, root) as files:
@@ -129,7 +126,7 @@ def confirm_command(
 @admin_socket_option
 @click.pass_context
 def remove_command(
-    context: click.Context, root: Path, dry_run: bool, yes: bool, socket_path: Path
+    context: click.Context, root: Path | None, dry_run: bool, yes: bool, socket_path: Path
 ) -> None:
     """Remove all files on the list, and confirm the removals.
 
@@ -164,15 +161,23 @@ def remove_command(
 
 
 @contextmanager
-def _tile_files(client: TileCacheClient, root: Path) -> Iterator[TileFiles]:
-    """The files below a root that is locked and has stored tiles' files. Ends the command
-    otherwise."""
+def _tile_files(client: TileCacheClient, root: Path | None) -> Iterator[TileFiles]:
+    """The files below a root (default: the daemon's tiles directory) that is locked and has
+    stored tiles' files. Ends the command otherwise."""
     try:
-        with closing(TileFiles(root)) as files:
+        with closing(TileFiles(root or _tiles_directory(client))) as files:
             files.check_root(_sample_stored(client))
             yield files
     except RootError as error:
         fail(ExitCode.USAGE, str(error))
+
+
+def _tiles_directory(client: TileCacheClient) -> Path:
+    """The daemon's tiles directory. Ends the command if it is not configured."""
+    info = client.store.GetServerInfo(GetServerInfoRequest(), timeout=CALL_TIMEOUT_S)
+    if not info.tiles_directory:
+        raise click.UsageError("Give --root DIR: the daemon has no tiles directory configured.")
+    return Path(info.tiles_directory)
 
 
 def _sample_stored(client: TileCacheClient) -> list[str]:

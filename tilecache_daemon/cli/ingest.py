@@ -89,8 +89,8 @@ def _parse_time(_: click.Context, __: click.Parameter, value: str | None) -> dat
 @click.option(
     "--root",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="The tile directory that stored paths are relative to.  "
-    "[default: where the image files are stored: SOURCE or --into]",
+    help="The tile directory that stored paths are relative to.  [default: the daemon's tiles "
+    "directory; if it has none, where the image files are stored: SOURCE or --into]",
 )
 @click.option(
     "--into",
@@ -158,7 +158,7 @@ def import_command(
     with connect(socket_path) as client, _unpack_directory(opened, into) as unpack_directory:
         images = unpack_directory.path if unpack_directory else opened.path
         options = ImportOptions(
-            root=_resolve_root(root, images),
+            root=_resolve_root(root, images, _tiles_directory(client)),
             source=_SOURCES[source],
             flight_id=flight,
             captured_at=captured_at,
@@ -190,14 +190,6 @@ def _unpack_directory(source: Source, into: Path | None) -> Iterator[UnpackDirec
         fail(ExitCode.USAGE, str(error))
     with closing(directory):
         yield directory
-
-
-def _resolve_root(root: Path | None, images: Path) -> Path:
-    if root is None:
-        return images
-    if not images.is_relative_to(root.resolve()):
-        raise click.UsageError(f"--root: {images} is not inside {root}")
-    return root.resolve()
 
 
 def _max_batch_tiles(client: TileCacheClient) -> int:
@@ -280,3 +272,28 @@ def _check_flight(source: str, flight: str | None) -> None:
         raise click.UsageError(
             f"--flight is only for --source onboard_ingest: tiles from {source} have no flight"
         )
+
+
+def _tiles_directory(client: TileCacheClient) -> Path | None:
+    """The daemon's tiles directory, if it is configured."""
+    info = client.store.GetServerInfo(GetServerInfoRequest(), timeout=_ANSWER_TIMEOUT_S)
+    return Path(info.tiles_directory).resolve() if info.tiles_directory else None
+
+
+def _resolve_root(root: Path | None, images: Path, tiles_directory: Path | None) -> Path:
+    """The directory that stored paths are relative to. Other programs read them relative to the
+    daemon's tiles directory, so images elsewhere need a root that somebody has named."""
+    if root is None and tiles_directory and not images.is_relative_to(tiles_directory):
+        question = f"{images} is not inside the daemon's tiles directory ({tiles_directory})"
+        if not sys.stdin.isatty():
+            raise click.UsageError(
+                f"{question}: give --root DIR, the directory that stored paths are relative to"
+            )
+        click.echo(f"{question}.", err=True)
+        directory = click.Path(exists=True, file_okay=False, path_type=Path)
+        root = click.prompt("Root that stored paths are relative to", type=directory, err=True)
+    if root is None:
+        return tiles_directory or images
+    if not images.is_relative_to(root.resolve()):
+        raise click.UsageError(f"--root: {images} is not inside {root}")
+    return root.resolve()

@@ -8,7 +8,7 @@ from tests.integration.cli.conftest import Run
 from tilecache.client import TileCacheClient
 from tilecache.v1.tile_identity_pb2 import TileKey
 
-GIVE_IDS = "Give either ids, or --all-gone with --root"
+GIVE_IDS = "Give either ids, or --all-gone, perhaps with --root"
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def test_without_a_terminal_and_yes_nothing_is_removed(
             ["evictions", "confirm", "3", "--all-gone", "--root", "/"],
             GIVE_IDS,
         ),
-        (["evictions", "confirm", "--all-gone"], GIVE_IDS),
+        (["evictions", "confirm", "3", "--root", "/"], GIVE_IDS),
         (["evictions", "remove", "--root", "/nowhere/at/all"], "--root"),
     ],
 )
