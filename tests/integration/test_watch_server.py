@@ -203,8 +203,8 @@ def test_a_client_that_does_not_read_is_ended_and_takes_little_memory(
             insert(daemon.client, newer, ON_CONFLICT_REPLACE_IF_NEWER)
         taken = resident_bytes(daemon) - resident_before
 
-        # A few mebibytes for each stream, in the daemon and in gRPC.
-        assert taken < bytes_in_all * len(streams) / 3
+        # Four to five megabytes for each stream, most of it in gRPC, as for other answers.
+        assert taken < bytes_in_all * len(streams) / 2
         for stream in streams:
             with pytest.raises(CallError) as ended:
                 list(stream)

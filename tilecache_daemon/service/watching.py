@@ -21,7 +21,7 @@ from tilecache_daemon.cache.blocks import split_blocks
 from tilecache_daemon.cache.tile_cache import TileCache, TilePacker, pack_in_order
 from tilecache_daemon.errors import ShuttingDownError, TileCacheError
 from tilecache_daemon.read_priority import BUSY_S, PAUSE_S, ReadPriority
-from tilecache_daemon.service.watch import Watch
+from tilecache_daemon.service.watch import OUTBOX_BYTES, Watch
 from tilecache_daemon.store.change_feed import ChangeFeed
 from tilecache_daemon.store.store import Store
 
@@ -30,7 +30,9 @@ BEAT_S: Final = 0.02
 _REST_FACTOR: Final = 4
 """Changed blocks are not read again for so many times as long as the last reading took."""
 RETRY_S: Final = 0.5
-_BLOCKS_PER_READ: Final = 8
+_READ_BYTES: Final = OUTBOX_BYTES
+"""More at once would find no room in the outbox of a watch."""
+_MAX_BLOCKS_PER_READ: Final = 32
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,8 @@ class WatchService:
         self._followers: dict[BlockKey, set[Watch]] = {}
         self._woken = asyncio.Event()
         self._rests_until = 0.0
+        self._block_bytes = 0
+        """Of the blocks that were read last, on average."""
         self._reading: set[BlockKey] = set()
         self._heard_again_at: dict[BlockKey, float] = {}
         """Blocks that changed while they were read, and when that was heard first."""
@@ -111,9 +115,9 @@ class WatchService:
             changed, new = self._blocks_behind()
             try:
                 if changed and _now() >= self._rests_until:
-                    await self._read_changed(_oldest_of_one_zoom(changed))
+                    await self._read_changed(self._oldest_of_one_zoom(changed))
                 elif new:
-                    await self._publish(_oldest_of_one_zoom(new))
+                    await self._publish(self._oldest_of_one_zoom(new))
                 else:
                     await self._wait(self._rests_until - _now() if changed else None)
             except TileCacheError:
@@ -184,6 +188,12 @@ class WatchService:
                 blocks[key] = min(since, blocks.get(key, since))
         return changed, new
 
+    def _oldest_of_one_zoom(self, since: Mapping[BlockKey, float]) -> list[BlockKey]:
+        """The blocks that have waited longest, as many as are read at once."""
+        keys = sorted(since, key=since.__getitem__)
+        most = min(_READ_BYTES // max(self._block_bytes, 1) or 1, _MAX_BLOCKS_PER_READ)
+        return [key for key in keys if key.zoom == keys[0].zoom][:most]
+
     async def _wait(self, timeout_s: float | None) -> None:
         self._woken.clear()
         with suppress(asyncio.TimeoutError):
@@ -205,6 +215,7 @@ class WatchService:
             async with self._store.connection() as queries:
                 tiles = await queries.tiles.read_blocks(keys[0].zoom, list(map(cells_of, keys)))
             ordered, elements = await pack_in_order(self._packer, tiles.without_accesses())
+            self._block_bytes = sum(map(len, elements)) // len(keys)
             for block in split_blocks(keys, ordered, elements):
                 # A block takes about a millisecond.
                 await asyncio.sleep(0)
@@ -251,12 +262,6 @@ class _Updates:
         put = [element for tile_uuid, element in self._tiles.items() if tile_uuid in changes.put]
         removed = sorted(str(UUID(bytes=tile_uuid)) for tile_uuid in changes.removed)
         return BlockUpdate(self.key, self.version, version, put, removed)
-
-
-def _oldest_of_one_zoom(since: Mapping[BlockKey, float]) -> list[BlockKey]:
-    """The blocks that have waited longest, as many as are read at once."""
-    keys = sorted(since, key=since.__getitem__)
-    return [key for key in keys if key.zoom == keys[0].zoom][:_BLOCKS_PER_READ]
 
 
 def _now() -> float:
