@@ -43,10 +43,7 @@ _LABELS: Final = {
     for name, number in FreshnessLabel.items()
     if number
 }
-_COLUMNS: Final = (
-    *("zoom", "cells", "usable", "stale", "missing", "share usable"),
-    *("size", "oldest", "median", "newest"),
-)
+_COLUMNS: Final = ("zoom", "cells", "usable", "stale", "missing", "share", "size")
 
 
 @click.command("coverage")
@@ -205,6 +202,8 @@ def _print(report: _Report) -> None:
     labels = [f"{item.count:,} {_LABELS[item.label]}" for item in report.total.labels]
     if labels:
         click.echo(f"labels: {', '.join(labels)}")
+    if report.total.usable_count:
+        click.echo(f"captured: {_captures(report.total)}")
     for line in report.listed[:_MAX_LISTED_RECTANGLES]:
         click.echo(line)
     if len(report.listed) > _MAX_LISTED_RECTANGLES:
@@ -215,17 +214,20 @@ def _row(name: str, summary: CoverageSummary) -> tuple[str, ...]:
     counts = (
         *(summary.cell_count, summary.usable_count, summary.stale_count, summary.missing_count),
     )
-    times = [
-        format_date(getattr(summary, f"{which}_captured_at")) if summary.usable_count else "-"
-        for which in ("oldest", "median", "newest")
-    ]
     return (
         name,
         *(f"{count:,}" for count in counts),
         f"{summary.usable_count / (summary.cell_count or 1):.1%}",
         format_size(summary.usable_bytes),
-        *times,
     )
+
+
+def _captures(summary: CoverageSummary) -> str:
+    oldest, median, newest = (
+        format_date(getattr(summary, f"{which}_captured_at"))
+        for which in ("oldest", "median", "newest")
+    )
+    return f"{oldest} to {newest}, median {median}"
 
 
 def _mark_downgraded(client: TileCacheClient, coverage_map: "CoverageMap") -> None:
