@@ -36,6 +36,7 @@ _IDEMPOTENT: Final = {
         "LookupTiles",
         "QueryTiles",
         "DescribeCoverage",
+        "ListExpiring",
         "TouchTiles",
         "ListPendingUploads",
         "MarkUploaded",
