@@ -20,6 +20,7 @@ from tilecache.v1.tile_metadata_store_pb2 import (
     Region,
     TileSelection,
 )
+from tilecache_daemon.cli.boxes import hint_at_exchange
 from tilecache_daemon.cli.output import (
     ExitCode,
     connect,
@@ -92,6 +93,8 @@ def coverage_command(
             report.add(answer)
             if picture:
                 picture.add(answer)
+        if not report.total.covered_count:
+            hint_at_exchange(client, zooms, region)
         if as_json:
             for summary in report.summaries:
                 print_json_line(_to_dict("zoom", summary, on))
