@@ -22,6 +22,7 @@ from tilecache_daemon.rpc.tcp import TlsListener
 from tilecache_daemon.service.access_log import AccessLog
 from tilecache_daemon.service.coverage import CoverageService
 from tilecache_daemon.service.eviction import EvictionService
+from tilecache_daemon.service.expiry import ExpiryService
 from tilecache_daemon.service.freshness import FreshnessService
 from tilecache_daemon.service.information import InformationService
 from tilecache_daemon.service.insertion import InsertionService
@@ -67,6 +68,7 @@ class Services:
     information: InformationService
     reading: ReadingService
     coverage: CoverageService
+    expiry: ExpiryService
     insertion: InsertionService
     uploads: UploadService
     storage: StorageService
@@ -155,6 +157,7 @@ def build_services(base: Foundation, tiles: StoreSide, schema_revision: str) -> 
         ),
         reading=ReadingService(tiles.cache, tiles.accesses, limits),
         coverage=coverage,
+        expiry=ExpiryService(store, clock),
         insertion=InsertionService(store, freshness, ceiling, clock, base.read_priority),
         uploads=UploadService(store, clock),
         storage=StorageService(store, ceiling),
@@ -178,6 +181,7 @@ def build_server_side(
         services.insertion,
         services.reading,
         services.coverage,
+        services.expiry,
         services.uploads,
         services.watching,
         limits,

@@ -1,10 +1,7 @@
 """`tilecache missing`."""
 
-import csv
-import json
 import shutil
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -13,7 +10,6 @@ import click
 
 from tilecache.client import TileCacheClient
 from tilecache.identity import GOOGLEMAPS, tile_ids_text
-from tilecache.mercator import cell_bounds
 from tilecache.v1.tile_cache_admin_pb2 import GetStorageUsageRequest, GetStorageUsageResponse
 from tilecache.v1.tile_metadata_store_pb2 import (
     CellRange,
@@ -23,10 +19,10 @@ from tilecache.v1.tile_metadata_store_pb2 import (
     GetServerInfoRequest,
     Region,
 )
+from tilecache_daemon.cli.cell_lists import format_options, write_cells
 from tilecache_daemon.cli.output import (
     admin_socket_option,
     connect,
-    format_options,
     print_json_line,
 )
 from tilecache_daemon.cli.regions import region_options, zooms_option
@@ -89,7 +85,7 @@ def missing_command(
     with connect(socket_path) as client:
         room = _read_room(client)
         answers = _noting(summaries, client.store.DescribeCoverage(request))
-        _WRITERS[output](_cells(summaries, answers))
+        write_cells(output, "cell", Cell._fields, _cells(summaries, answers))
     if output == "jsonl":
         for line in _summary_lines(summaries, room, on):
             print_json_line(line)
@@ -126,41 +122,6 @@ def _each_cell(area: CellRange) -> Iterator[tuple[int, int]]:
     for y in range(area.y_from, area.y_to + 1):
         for x in range(area.x_from, area.x_to + 1):
             yield x, y
-
-
-def _write_csv(cells: Iterator[Cell]) -> None:
-    writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow(Cell._fields)
-    writer.writerows(cells)
-
-
-def _write_jsonl(cells: Iterator[Cell]) -> None:
-    for cell in cells:
-        print_json_line({"kind": "cell", **cell._asdict()})
-
-
-def _write_geojson(cells: Iterator[Cell]) -> None:
-    click.echo('{"type": "FeatureCollection", "features": [', nl=False)
-    for index, cell in enumerate(cells):
-        click.echo(("," if index else "") + "\n" + json.dumps(_feature(cell)), nl=False)
-    click.echo("\n]}")
-
-
-def _feature(cell: Cell) -> dict[str, Any]:
-    south, west, north, east = cell_bounds(cell.zoom, cell.x, cell.y)
-    ring = [[west, south], [east, south], [east, north], [west, north], [west, south]]
-    return {
-        "type": "Feature",
-        "geometry": {"type": "Polygon", "coordinates": [ring]},
-        "properties": cell._asdict(),
-    }
-
-
-_WRITERS: Final[dict[str, Callable[[Iterator[Cell]], None]]] = {
-    "csv": _write_csv,
-    "jsonl": _write_jsonl,
-    "geojson": _write_geojson,
-}
 
 
 def _read_room(client: TileCacheClient) -> Room:

@@ -21,6 +21,7 @@ from tilecache.v1.tile_metadata_store_pb2 import (
     RegionUnion,
     Ring,
 )
+from tilecache_daemon.cli.boxes import check_box
 from tilecache_daemon.cli.output import Command
 from tilecache_daemon.flightplans.shapes import (
     AreaShape,
@@ -49,12 +50,22 @@ class _Areas(NamedTuple):
 
 
 def _numbers_option(
-    name: str, parts: str, kind: Callable[[str], Number], text: str, *, required: bool = False
+    name: str,
+    parts: str,
+    kind: Callable[[str], Number],
+    text: str,
+    *,
+    required: bool = False,
+    check: Callable[[Sequence[Number]], None] = lambda _: None,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """An option whose value is numbers separated by commas."""
 
     def parse(_: click.Context, __: click.Parameter, value: str | None) -> Numbers[Number]:
-        return None if value is None else _numbers(value, parts, kind)
+        if value is None:
+            return None
+        numbers = _numbers(value, parts, kind)
+        check(numbers)
+        return numbers
 
     return click.option(name, metavar=parts, callback=parse, required=required, help=text)
 
@@ -77,6 +88,7 @@ def box_option(*, required: bool) -> Callable[[Callable[..., Any]], Callable[...
         float,
         "Bounding box in degrees. WEST is greater than EAST across the antimeridian.",
         required=required,
+        check=check_box,
     )
 
 

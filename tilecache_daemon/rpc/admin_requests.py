@@ -1,7 +1,7 @@
 """Validation of TileCacheAdmin's requests, and their conversion to models."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from functools import lru_cache
+from functools import partial
 from itertools import islice
 from typing import Final
 
@@ -10,7 +10,7 @@ from tilecache.mercator import BoundingBox, CellRectangle
 from tilecache.v1 import tile_cache_admin_pb2 as pb
 from tilecache_daemon.errors import InvalidRequestError
 from tilecache_daemon.freshness_policy import FreshnessAction, FreshnessRule, SectorClassification
-from tilecache_daemon.geometry.areas import ROUNDING_CELLS, Area, cells_in_areas, cells_in_row
+from tilecache_daemon.geometry.areas import ROUNDING_CELLS, Area, cells_in_areas
 from tilecache_daemon.models import DEFAULT_LIMITS, NewPin, Purge
 from tilecache_daemon.rpc import regions, requests
 from tilecache_daemon.rpc.requests import invalid
@@ -78,10 +78,15 @@ def purge_areas(request: pb.DeleteTilesRequest) -> list[PurgeArea]:
             for cells in regions.region_cells(zoom, region)
         ]
     areas = regions.areas(zooms[0], region)
-    return [area for zoom in zooms for area in _cover(zoom, areas)]
+    contains = regions.cell_filter(zooms, region)
+    return [
+        PurgeArea(zoom, cells, partial(contains, zoom))
+        for zoom in zooms
+        for cells in _cover(zoom, areas)
+    ]
 
 
-def _cover(zoom: int, areas: Sequence[Area]) -> Iterator[PurgeArea]:
+def _cover(zoom: int, areas: Sequence[Area]) -> Iterator[CellRectangle]:
     """Some rectangles that cover all cells of areas. They are cells of a coarser zoom: the box
     around a route has far more tiles than the route."""
     coarse, covering = 0, [CellRectangle(0, 0, 0, 0)]
@@ -93,18 +98,10 @@ def _cover(zoom: int, areas: Sequence[Area]) -> Iterator[PurgeArea]:
         coarse, covering = finer, rectangles
     bits = zoom - coarse
 
-    @lru_cache(maxsize=4_096)
-    def row(y: int) -> list[CellRectangle]:
-        return cells_in_row(zoom, areas, y)
-
-    def contains(x: int, y: int) -> bool:
-        return any(cells.x_from <= x <= cells.x_to for cells in row(y))
-
     for x_from, x_to, y_from, y_to in covering:
-        part = CellRectangle(
+        yield CellRectangle(
             x_from << bits, (x_to + 1 << bits) - 1, y_from << bits, (y_to + 1 << bits) - 1
         )
-        yield PurgeArea(zoom, part, contains)
 
 
 def _always(_: int, __: int) -> bool:

@@ -24,6 +24,34 @@ class RelabelProgress(NamedTuple):
     relabelled: int
 
 
+class ExpiryWindow(NamedTuple):
+    """After `now` and not after `until`, for tiles captured in a range that contains all that may
+    expire then."""
+
+    now: datetime
+    until: datetime
+    captured_from: datetime
+    captured_to: datetime
+
+
+class ExpiringTile(NamedTuple):
+    """A tile whose label becomes worse. Times are microseconds since 2000."""
+
+    tile_uuid: str
+    zoom: int
+    x: int
+    y: int
+    source: str
+    flight_id: str | None
+    captured_us: int
+    disk_bytes: int
+    label: str
+    expires_us: int
+    next_label: str
+    sector: str
+    id: int
+
+
 class FreshnessQueries(Statements):
     """The sectors and rules in force, and the labels of stored tiles."""
 
@@ -58,6 +86,19 @@ class FreshnessQueries(Statements):
             "clock_trusted": clock_trusted,
         }
         return RelabelProgress(*(await self._rows("relabel_tiles", parameters))[0])
+
+    async def list_expiring(
+        self, window: ExpiryWindow, after: tuple[int, int], limit: int
+    ) -> list[ExpiringTile]:
+        """Tiles whose label becomes worse within a window, oldest capture first, after the
+        position (captured_us, id)."""
+        parameters = window._asdict() | {
+            "after_us": after[0],
+            "after_id": after[1],
+            "limit": limit,
+        }
+        rows = await self._binary_rows("list_expiring", parameters)
+        return [ExpiringTile(*row) for row in rows]
 
     async def set_sector(
         self, name: str, classification: SectorClassification, box: BoundingBox, now: datetime

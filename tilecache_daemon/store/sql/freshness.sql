@@ -46,6 +46,22 @@ SELECT (SELECT max(id) FROM batch) AS last_id,
        (SELECT count(*) FROM batch) AS evaluated,
        (SELECT count(*) FROM relabelled) AS relabelled;
 
+-- list_expiring --
+-- Tiles whose label becomes worse after a time and not after another, by capture time after a
+-- position. Those captured outside of a range, which is a few days wider than the rules have it, are
+-- not read.
+SELECT t.tile_uuid::text, t.zoom, t.x, t.y, t.source, t.flight_id::text, t.captured_at,
+       coalesce(t.disk_bytes, 0), t.freshness_status, d.expires_at, d.expired_label, d.name, t.id
+FROM tiles t
+CROSS JOIN LATERAL ({decisive_rule}) AS d
+WHERE t.captured_at BETWEEN %(captured_from)s AND %(captured_to)s
+  AND (t.captured_at, t.id) > ({after_captured_at}, %(after_id)s::bigint)
+  AND d.expires_at > %(now)s AND d.expires_at <= %(until)s
+  AND (t.freshness_status = 'fresh'
+       OR (t.freshness_status = 'downgraded' AND d.expired_label = 'rejected'))
+ORDER BY t.captured_at, t.id
+LIMIT %(limit)s;
+
 -- lock_policy_for_update --
 -- Blocks inserts and other changes to sectors and rules until the transaction ends.
 SELECT pg_advisory_xact_lock(%(key)s::bigint);
