@@ -92,6 +92,25 @@ def box_option(*, required: bool) -> Callable[[Callable[..., Any]], Callable[...
     )
 
 
+def area_option(command: Command) -> Command:
+    """Adds --area; the command gets its shapes as `area`."""
+    return click.option(
+        "--area",
+        metavar="FILE",
+        callback=_parse_area,
+        help="Area of a file: a QGroundControl plan (surveys and fences), GeoJSON or KML.",
+    )(command)
+
+
+def single_polygon(area: Sequence[AreaShape]) -> Polygon:
+    """The polygon of an area that is one; else the command ends."""
+    if len(area) != 1:
+        raise click.UsageError(f"--area: has {len(area)} shapes, must be one polygon.")
+    if not isinstance(area[0], PolygonShape):
+        raise click.UsageError("--area: must be a polygon.")
+    return _shape_region(area[0]).polygon
+
+
 def zooms_option(*, required: bool) -> Callable[[Command], Command]:
     """Adds --zoom, which takes several zooms and ranges; the command gets them as `zooms`, in
     ascending order."""
@@ -137,12 +156,7 @@ def _region_options(command: Callable[..., Any], *, required: bool) -> Callable[
     @_numbers_option(
         "--cells", "X_FROM,X_TO,Y_FROM,Y_TO", int, "Range of cells, both ends included."
     )
-    @click.option(
-        "--area",
-        metavar="FILE",
-        callback=_parse_area,
-        help="Area of a file: a QGroundControl plan (surveys and fences), GeoJSON or KML.",
-    )
+    @area_option
     @click.option(
         "--route",
         metavar="FILE|'LAT,LON LAT,LON ...'",

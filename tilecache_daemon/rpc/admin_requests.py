@@ -5,11 +5,18 @@ from functools import partial
 from itertools import islice
 from typing import Final
 
+from tilecache.errors import FieldViolation
 from tilecache.identity import MAX_ZOOM, SOURCE_TEXTS
 from tilecache.mercator import BoundingBox, CellRectangle
 from tilecache.v1 import tile_cache_admin_pb2 as pb
-from tilecache_daemon.errors import InvalidRequestError
-from tilecache_daemon.freshness_policy import FreshnessAction, FreshnessRule, SectorClassification
+from tilecache.v1 import tile_metadata_store_pb2 as store_pb
+from tilecache_daemon.errors import InvalidRequestError, LimitExceededError
+from tilecache_daemon.freshness_policy import (
+    FreshnessAction,
+    FreshnessRule,
+    SectorArea,
+    SectorClassification,
+)
 from tilecache_daemon.geometry.areas import ROUNDING_CELLS, Area, cells_in_areas
 from tilecache_daemon.models import DEFAULT_LIMITS, NewPin, Purge
 from tilecache_daemon.rpc import regions, requests
@@ -108,21 +115,41 @@ def _always(_: int, __: int) -> bool:
     return True
 
 
-def sector(message: pb.Sector) -> tuple[str, SectorClassification, BoundingBox]:
+def sector(message: pb.Sector) -> tuple[str, SectorClassification, SectorArea]:
     """A sector; its box must have an area."""
     name = sector_name("sector.name", message.name)
     classification = requests.choice(
         "sector.classification", _CLASSIFICATIONS, message.classification
     )
-    if not message.HasField("bounding_box"):
-        raise invalid("sector.bounding_box", "is required")
+    if message.HasField("polygon"):
+        return name, classification, _polygon_area("sector.polygon", message.polygon)
     field = "sector.bounding_box"
+    if not message.HasField("bounding_box"):
+        raise invalid(field, "is required, unless polygon is given")
     box = regions.bounding_box(field, message.bounding_box)
     if box.south == box.north:
         raise invalid(f"{field}.north", f"is {box.north}, must differ from south")
     if box.west == box.east:
         raise invalid(f"{field}.east", f"is {box.east}, must differ from west")
-    return name, classification, box
+    return name, classification, SectorArea(box)
+
+
+def _polygon_area(field: str, message: store_pb.Polygon) -> SectorArea:
+    count, most = regions.count_points(message), DEFAULT_LIMITS.max_sector_points
+    if count > most:
+        raise LimitExceededError(
+            FieldViolation(field, f"has {count} points, must have at most {most}")
+        )
+    polygon = regions.polygon(field, message)
+    south, north = polygon.latitudes
+    west, east = polygon.longitudes
+    if east - west >= 360.0:
+        raise invalid(field, "spans 360 degrees of longitude")
+    return SectorArea(BoundingBox(south, west, north, _wrapped(east)), polygon)
+
+
+def _wrapped(east: float) -> float:
+    return east if east <= 180.0 else east - 360.0
 
 
 def new_pin(message: pb.Pin) -> tuple[NewPin, list[tuple[int, Iterable[CellRectangle]]]]:

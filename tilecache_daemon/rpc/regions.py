@@ -100,8 +100,12 @@ def _members(region: pb.Region) -> Sequence[pb.Region]:
 
 
 def _count_points(region: pb.Region) -> int:
-    rings = (region.polygon.outer, *region.polygon.holes)
-    return len(region.corridor.waypoints) + sum(len(ring.points) for ring in rings)
+    return len(region.corridor.waypoints) + count_points(region.polygon)
+
+
+def count_points(polygon: pb.Polygon) -> int:
+    """The positions in a polygon's rings."""
+    return sum(len(ring.points) for ring in (polygon.outer, *polygon.holes))
 
 
 def _area(field: str, zoom: int, region: pb.Region) -> Area:

@@ -45,6 +45,33 @@ _LABEL: Final = _code(
 _LABEL_RANK: Final = _code(
     "t.freshness_status", {label.value: rank for rank, label in enumerate(FreshnessLabel)}
 )
+_IN_POLYGON: Final = """
+    SELECT coalesce(bool_or(
+               CASE WHEN e.south = e.north
+                   THEN t.latitude = e.south
+                        AND p.longitude BETWEEN least(e.west, e.east) AND greatest(e.west, e.east)
+                   ELSE t.latitude BETWEEN e.south AND e.north AND p.longitude = e.beside
+               END
+           ), false)
+        OR mod(count(*) FILTER (
+               WHERE e.south <= t.latitude AND t.latitude < e.north AND p.longitude < e.beside
+           ), 2) = 1
+    FROM (
+        SELECT CASE WHEN t.longitude < s.west THEN t.longitude + 360 ELSE t.longitude END
+                   AS longitude
+    ) AS p
+    CROSS JOIN LATERAL (
+        SELECT u.*,
+               u.west + (t.latitude - u.south)
+                        * CASE WHEN u.north > u.south
+                              THEN (u.east - u.west) / (u.north - u.south) ELSE 0
+                          END AS beside
+        FROM unnest(s.edge_souths, s.edge_wests, s.edge_norths, s.edge_easts)
+                 AS u (south, west, north, east)
+    ) AS e
+"""
+"""Whether the centre of the tile `t` is within the polygon of the sector `s`, as
+`Polygon.contains` has it, to the last bit."""
 _DECISIVE_RULE: Final = """
     SELECT s.name, r.action,
            (least(t.captured_at, '9999-01-01') AT TIME ZONE 'UTC'
@@ -58,9 +85,10 @@ _DECISIVE_RULE: Final = """
               WHEN s.west <= s.east THEN t.longitude BETWEEN s.west AND s.east
               ELSE t.longitude >= s.west OR t.longitude <= s.east
           END
+      AND (s.polygon IS NULL OR ({in_polygon}))
     ORDER BY s.classification = 'active_conflict' DESC, s.name COLLATE "C"
     LIMIT 1
-"""
+""".replace("{in_polygon}", _IN_POLYGON)
 """The sector and the rule of the tile `t`, as `FreshnessPolicy.evaluate` finds them: no row outside
 all sectors, NULLs without a rule."""
 _RULE_LABEL: Final = """

@@ -776,6 +776,7 @@ class Limits(_message.Message):
     MAX_REGION_POINTS_FIELD_NUMBER: _builtins.int
     MAX_HALF_WIDTH_METERS_FIELD_NUMBER: _builtins.int
     MAX_PIN_NAME_CHARACTERS_FIELD_NUMBER: _builtins.int
+    MAX_SECTOR_POINTS_FIELD_NUMBER: _builtins.int
     max_batch_tiles: _builtins.int
     """Tiles in a batch of `BulkInsertTiles`."""
     max_request_items: _builtins.int
@@ -820,6 +821,8 @@ class Limits(_message.Message):
     """`Corridor.half_width_meters`."""
     max_pin_name_characters: _builtins.int
     """Characters of a pin's name."""
+    max_sector_points: _builtins.int
+    """Positions in the polygon of a sector."""
     def __init__(
         self,
         *,
@@ -845,10 +848,11 @@ class Limits(_message.Message):
         max_region_points: _builtins.int = ...,
         max_half_width_meters: _builtins.int = ...,
         max_pin_name_characters: _builtins.int = ...,
+        max_sector_points: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_age_months", b"max_age_months", "max_answer_tiles", b"max_answer_tiles", "max_batch_tiles", b"max_batch_tiles", "max_concurrent_calls", b"max_concurrent_calls", "max_disk_bytes", b"max_disk_bytes", "max_file_path_bytes", b"max_file_path_bytes", "max_goal_bytes", b"max_goal_bytes", "max_half_width_meters", b"max_half_width_meters", "max_message_bytes", b"max_message_bytes", "max_page_size", b"max_page_size", "max_pin_name_characters", b"max_pin_name_characters", "max_quality_bytes", b"max_quality_bytes", "max_radius_meters", b"max_radius_meters", "max_region_cells", b"max_region_cells", "max_region_points", b"max_region_points", "max_request_items", b"max_request_items", "max_sector_name_characters", b"max_sector_name_characters", "max_tile_size_meters", b"max_tile_size_meters", "max_tile_size_pixels", b"max_tile_size_pixels", "max_watch_streams", b"max_watch_streams", "max_watched_areas", b"max_watched_areas", "max_watched_blocks", b"max_watched_blocks"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_age_months", b"max_age_months", "max_answer_tiles", b"max_answer_tiles", "max_batch_tiles", b"max_batch_tiles", "max_concurrent_calls", b"max_concurrent_calls", "max_disk_bytes", b"max_disk_bytes", "max_file_path_bytes", b"max_file_path_bytes", "max_goal_bytes", b"max_goal_bytes", "max_half_width_meters", b"max_half_width_meters", "max_message_bytes", b"max_message_bytes", "max_page_size", b"max_page_size", "max_pin_name_characters", b"max_pin_name_characters", "max_quality_bytes", b"max_quality_bytes", "max_radius_meters", b"max_radius_meters", "max_region_cells", b"max_region_cells", "max_region_points", b"max_region_points", "max_request_items", b"max_request_items", "max_sector_name_characters", b"max_sector_name_characters", "max_sector_points", b"max_sector_points", "max_tile_size_meters", b"max_tile_size_meters", "max_tile_size_pixels", b"max_tile_size_pixels", "max_watch_streams", b"max_watch_streams", "max_watched_areas", b"max_watched_areas", "max_watched_blocks", b"max_watched_blocks"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
