@@ -5,7 +5,7 @@ follows it is sent what is new to it: the changes since the version that it was 
 or the whole block. Nothing is replayed, so a watch that falls behind skips versions.
 
 One publisher reads for all watches, on one connection. Re-reading changed blocks takes at most
-a fifth of its time, and merges what changes meanwhile.
+a seventh of its time, and merges what changes meanwhile.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ from tilecache_daemon.store.store import Store
 
 BEAT_S: Final = 0.02
 """Changes within this time are merged."""
-_REST_FACTOR: Final = 4
+_REST_FACTOR: Final = 6
 """Changed blocks are not read again for so many times as long as the last reading took."""
 RETRY_S: Final = 0.5
 _READ_BYTES: Final = OUTBOX_BYTES
