@@ -30,6 +30,15 @@ from tilecache.v1.tile_metadata_store_pb2 import (
     Region,
     TileMetadata,
 )
+from tilecache_daemon.ingest.found import (
+    NOT_UNPACKED,
+    UNREADABLE,
+    Found,
+    FoundTile,
+    IgnoredFile,
+    Refusal,
+    Source,
+)
 from tilecache_daemon.ingest.images import (
     MAX_IMAGE_BYTES,
     UnreadableImageError,
@@ -41,15 +50,6 @@ from tilecache_daemon.ingest.sender import (
     BatchSender,
     PreparedTile,
     RetryPolicy,
-)
-from tilecache_daemon.ingest.sources import (
-    NOT_UNPACKED,
-    UNREADABLE,
-    Found,
-    FoundTile,
-    IgnoredFile,
-    Refusal,
-    Source,
 )
 from tilecache_daemon.ingest.unpacking import UnpackDirectory, UnpackingError
 
