@@ -9,20 +9,14 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from functools import partial
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+from tests.imports.pictures import BOUNDS, CELLS, Cell, flipped, picture
+from tests.imports.pmtiles_archives import HOSTILE, LEGAL, MIRRORED, UNSUPPORTED
 
-Cell = tuple[int, int, int]
 Make = Callable[[Path], None]
 
-CELLS: list[Cell] = [(5, 18, 10), (6, 37, 21), (6, 37, 20), (7, 75, 42), (7, 75, 43)]
-"""The tiles of every input, with rows counted from the north. All are in Ukraine."""
-BOUNDS = "30.9375,48.9224992637583,33.75,52.4827802220782"
-"""Of the cells of the highest zoom: west, south, east, north."""
-MIRRORED_BOUNDS = "30.9375,-52.4827802220782,33.75,-48.9224992637583"
 _TILE_MAP = """<?xml version="1.0" encoding="utf-8"?>
 <TileMap version="1.0.0" tilemapservice="http://tms.osgeo.org/1.0.0">
   <Title>area.tif</Title>
@@ -31,27 +25,6 @@ _TILE_MAP = """<?xml version="1.0" encoding="utf-8"?>
   <TileSets profile="{profile}"><TileSet href="7" order="7"/></TileSets>
 </TileMap>
 """
-
-
-def picture(cell: Cell, kind: str = "PNG") -> bytes:
-    """An image whose colour tells its cell."""
-    file = BytesIO()
-    Image.new("RGB", (8, 8), cell).save(file, kind)
-    return file.getvalue()
-
-
-def cell_of(content: bytes) -> Cell:
-    """The cell of such an image, if it is a PNG."""
-    with Image.open(BytesIO(content)) as image:
-        colour = image.getpixel((0, 0))
-    assert isinstance(colour, tuple)
-    zoom, x, y = colour
-    return zoom, x, y
-
-
-def flipped(cell: Cell) -> Cell:
-    zoom, x, y = cell
-    return zoom, x, (1 << zoom) - 1 - y
 
 
 def stored_cells(scheme: str) -> Iterator[tuple[Cell, bytes]]:
@@ -100,6 +73,10 @@ def _mbtiles(rows: str, /, *statements: str, **metadata: Any) -> Make:
     return lambda path: write_mbtiles(path, rows, *statements, **metadata)
 
 
+def _write(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+
+
 INPUTS: dict[str, Make] = {
     "rows-from-the-north": _tree("xyz"),
     "gdal2tiles": _tree("tms", tilemapresource__xml=tile_map()),
@@ -145,6 +122,11 @@ INPUTS: dict[str, Make] = {
     "scheme-tms-bounds-say-xyz.mbtiles": _mbtiles("xyz", scheme="tms", bounds=BOUNDS),
     "bounds-of-the-world.mbtiles": _mbtiles("tms", bounds="-180,-85.0511,180,85.0511"),
 }
+
+_PMTILES = (
+    LEGAL | MIRRORED | {name: content for name, (content, _) in (UNSUPPORTED | HOSTILE).items()}
+)
+INPUTS |= {name: partial(_write, content=content) for name, content in _PMTILES.items()}
 
 
 def make_inputs(directory: Path) -> None:

@@ -39,6 +39,7 @@ from tilecache_daemon.ingest.found import (
     Refusal,
     Source,
 )
+from tilecache_daemon.ingest.gunzip import gunzip, is_gzipped
 from tilecache_daemon.ingest.images import (
     MAX_IMAGE_BYTES,
     UnreadableImageError,
@@ -139,7 +140,7 @@ class TileImporter:
             return Refusal(found.file, "", UNREADABLE, error.strerror or str(error))
 
     def _prepare_tile(self, found: FoundTile, archive: Path) -> PreparedTile:
-        image = _read_file(found.image) if isinstance(found.image, Path) else found.image
+        image = _read_file(found.image) if isinstance(found.image, Path) else _unzip(found.image)
         header = read_header(image)
         digest = sha256(image).hexdigest()
         path, discard = self._store_image(found, image, header.suffix, digest)
@@ -264,10 +265,23 @@ class TileImporter:
 
 def _read_file(path: Path) -> bytes:
     with path.open("rb") as file:
-        content = file.read(MAX_IMAGE_BYTES + 1)
-    if len(content) > MAX_IMAGE_BYTES:
+        return _check_size(file.read(MAX_IMAGE_BYTES + 1))
+
+
+def _unzip(image: bytes) -> bytes:
+    """An image of an archive, in which it may be gzipped."""
+    if not is_gzipped(image):
+        return _check_size(image)
+    try:
+        return gunzip(image, MAX_IMAGE_BYTES)
+    except ValueError as error:
+        raise UnreadableImageError(str(error)) from error
+
+
+def _check_size(image: bytes) -> bytes:
+    if len(image) > MAX_IMAGE_BYTES:
         raise UnreadableImageError(f"more than {MAX_IMAGE_BYTES} bytes, too large for a tile")
-    return content
+    return image
 
 
 def _map_ahead(

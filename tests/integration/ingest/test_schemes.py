@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.daemon_process import DaemonProcess, run_tilecache
-from tests.imports.inputs import CELLS, INPUTS, cell_of
+from tests.imports.inputs import INPUTS
+from tests.imports.pictures import CELLS, cell_of
 from tests.stored_tiles import list_stored
 from tilecache_daemon.ingest.errors import SourceError
 from tilecache_daemon.ingest.found import FoundTile, Source
@@ -77,6 +78,8 @@ def test_each_tile_is_found_where_its_picture_was_taken(
         ("scheme-xyz-without-bounds.mbtiles", Scheme.XYZ, "its metadata: xyz"),
         ("bounds-say-xyz.mbtiles", Scheme.XYZ, "the format: tms, its bounds: xyz"),
         ("scheme-tms-bounds-say-xyz.mbtiles", Scheme.XYZ, "its bounds: xyz"),
+        ("bounds-say-tms.pmtiles", Scheme.TMS, "the format: xyz, its bounds: tms"),
+        ("bounds-mirrored.pmtiles", Scheme.XYZ, "its bounds: tms"),
     ],
 )
 def test_a_contradiction_is_refused_until_the_scheme_is_given(
