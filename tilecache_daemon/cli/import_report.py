@@ -9,7 +9,7 @@ import click
 
 from tilecache_daemon.cli.output import print_json, print_table
 from tilecache_daemon.cli.sizes import format_count
-from tilecache_daemon.ingest.found import IgnoredFile, Refusal
+from tilecache_daemon.ingest.found import IgnoredFile, Refusal, printable
 from tilecache_daemon.ingest.importer import ImportCounts
 from tilecache_daemon.ingest.schemes import Scheme
 
@@ -57,7 +57,7 @@ class ImportReport:
     def _print_json(self, counts: ImportCounts, interrupted: bool, failure: str) -> None:
         print_json(
             {
-                "source": str(self.source),
+                "source": printable(self.source),
                 "scheme": self.scheme.value,
                 "total_count": self.total,
                 "inserted_count": counts.inserted,
@@ -88,7 +88,7 @@ class ImportReport:
         if remaining > 0:
             rows.append(("not yet imported", f"{remaining:,}"))
         order = ", rows counted from the south (tms)" if self.scheme is Scheme.TMS else ""
-        click.echo(f"{self.source}{order}:")
+        click.echo(f"{printable(self.source)}{order}:")
         print_table(["outcome", "tiles"], rows)
         self._print_refused()
         if counts.ignored:

@@ -29,7 +29,7 @@ from tilecache.v1.tile_metadata_store_pb2 import GetServerInfoRequest, OnConflic
 from tilecache_daemon.cli.import_report import ImportReport
 from tilecache_daemon.cli.output import ExitCode, connect, fail, json_option, socket_option
 from tilecache_daemon.ingest.errors import SourceError
-from tilecache_daemon.ingest.found import Source
+from tilecache_daemon.ingest.found import Source, printable
 from tilecache_daemon.ingest.importer import ImportOptions, TileImporter
 from tilecache_daemon.ingest.schemes import Scheme
 from tilecache_daemon.ingest.sources import open_source
@@ -207,6 +207,12 @@ def _resolve_root(root: Path | None, images: Path) -> Path:
         return images
     if not images.is_relative_to(root.resolve()):
         raise click.UsageError(f"--root: {images} is not inside {root}")
+    try:
+        str(images.relative_to(root.resolve())).encode()
+    except UnicodeEncodeError:
+        raise click.UsageError(
+            f"--root: stored paths are UTF-8, which {printable(images)} is not: rename it"
+        ) from None
     return root.resolve()
 
 
@@ -261,7 +267,7 @@ def _progress_bar(report: ImportReport) -> Iterator[Callable[[int], None]]:
         console=console,
         disable=report.as_json or not console.is_terminal,
     ) as progress:
-        task = progress.add_task(f"Importing {report.source.name}", total=report.total)
+        task = progress.add_task(f"Importing {printable(report.source.name)}", total=report.total)
         yield lambda count: progress.advance(task, count)
 
 

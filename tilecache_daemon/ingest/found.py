@@ -1,5 +1,7 @@
 """What a source of tiles yields."""
 
+import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple, Protocol
@@ -11,6 +13,9 @@ from tilecache_daemon.ingest.schemes import Scheme
 UNREADABLE: Final = "UNREADABLE_FILE"
 MISPLACED: Final = "MISPLACED_FILE"
 NOT_UNPACKED: Final = "NOT_UNPACKED"
+SECOND_IMAGE: Final = "SECOND_IMAGE"
+
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
 class FoundTile(NamedTuple):
@@ -71,3 +76,9 @@ def find_tile(
         field = f"key.{str(error).split()[0]}"
         return Refusal(file, field, InvalidRequestError.reason, str(error))
     return FoundTile(file, zoom, x, scheme.flip(zoom, row), image)
+
+
+def printable(path: str | Path) -> str:
+    """A path for messages: bytes that are not UTF-8, and control characters, as escapes."""
+    text = os.fsencode(path).decode(errors="backslashreplace")
+    return _CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", text)

@@ -14,7 +14,7 @@ import numpy as np
 from pmtiles.tile import Compression, HeaderDict, TileType, deserialize_header, tileid_to_zxy
 
 from tilecache_daemon.ingest.errors import SourceError
-from tilecache_daemon.ingest.found import Found, find_tile
+from tilecache_daemon.ingest.found import Found, find_tile, printable
 from tilecache_daemon.ingest.gunzip import gunzip, is_gzipped
 from tilecache_daemon.ingest.images import MAX_IMAGE_BYTES
 from tilecache_daemon.ingest.pmtiles_directory import Entries, decode_directory, first_id
@@ -79,6 +79,7 @@ class PMTilesArchive:
         return self._count
 
     def __iter__(self) -> Iterator[Found]:
+        archive = printable(self.path.name)
         try:
             for entries in self._entries():
                 for first, stop, offset, length in zip(
@@ -88,7 +89,7 @@ class PMTilesArchive:
                     image = self._read(start, min(length, MAX_IMAGE_BYTES + 1))
                     for tile_id in range(first, stop):
                         zoom, x, row = tileid_to_zxy(tile_id)
-                        name = f"{self.path.name}:{zoom}/{x}/{row}"
+                        name = f"{archive}:{zoom}/{x}/{row}"
                         yield find_tile(name, zoom, x, row, image, self.scheme)
         except (OSError, ValueError) as error:
             raise SourceError(f"{self.path}: {_reason(error)}") from error

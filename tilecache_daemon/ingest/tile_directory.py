@@ -2,19 +2,22 @@
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Final
 
+from tilecache.identity import MAX_ZOOM
 from tilecache_daemon.ingest.found import (
     MISPLACED,
+    SECOND_IMAGE,
     UNREADABLE,
     Found,
     FoundTile,
     IgnoredFile,
     Refusal,
     find_tile,
+    printable,
 )
 from tilecache_daemon.ingest.schemes import (
     Rows,
@@ -25,6 +28,15 @@ from tilecache_daemon.ingest.schemes import (
 )
 
 _SAMPLED_TILES: Final = 10_000
+_IMAGE_NAME: Final = re.compile(
+    r"(?P<row>[0-9]+)(?P<double>@2x)?\.(?P<kind>png|jpe?g|webp)", re.IGNORECASE
+)
+_KINDS: Final = "pjw"
+_SYSTEM_DIRECTORIES: Final = {
+    *("lost+found", "$recycle.bin", "recycler", "system volume information"),
+    *("__macosx", "@eadir", "#recycle", "#snapshot"),
+}
+"""In lower case. They hold thumbnails, copies or what was deleted."""
 
 
 class TileDirectory:
@@ -37,7 +49,7 @@ class TileDirectory:
     _IMAGE: Final = re.compile(r".*\.(png|jpe?g|webp)", re.IGNORECASE)
     _NUMBER: Final = r"(0|[1-9][0-9]{0,9})"
     _ZOOM: Final = re.compile(r"[0-9]{1,2}")
-    _TILE: Final = re.compile(rf"{_NUMBER}/{_NUMBER}/{_NUMBER}\.[^./]+")
+    _TILE: Final = re.compile(rf"{_NUMBER}/{_NUMBER}/{_NUMBER}(?:@2x)?\.[^./]+")
 
     def __init__(self, path: Path, zooms: range | None, scheme: Scheme | None) -> None:
         self.path = path.resolve()
@@ -54,10 +66,31 @@ class TileDirectory:
         return self._find(str(self.path))
 
     def _find(self, directory: str) -> Iterator[Found]:
-        for entry in self._walk(directory):
-            found = entry if isinstance(entry, Refusal) else self._classify(entry)
-            if found is not None:
-                yield found
+        try:
+            with os.scandir(directory) as entries:
+                ordered = sorted(entries, key=lambda entry: entry.name)
+        except OSError as error:
+            yield Refusal(self._name(directory), "", UNREADABLE, error.strerror or str(error))
+            return
+        chosen = _choose_images(entry.name for entry in ordered)
+        for entry in ordered:
+            if entry.is_dir(follow_symlinks=False):
+                yield from self._find_in(entry)
+            else:
+                found = self._classify(entry, chosen)
+                if found is not None:
+                    yield found
+
+    def _find_in(self, directory: "os.DirEntry[str]") -> Iterator[Found]:
+        name = self._name(directory.path)
+        if directory.name.startswith(".") or directory.name.lower() in _SYSTEM_DIRECTORIES:
+            yield IgnoredFile(f"{name}/")
+        elif (
+            self._zooms is None
+            or not self._ZOOM.fullmatch(name)
+            or int(directory.name) in self._zooms
+        ):
+            yield from self._find(directory.path)
 
     def _detect_scheme(self) -> Scheme:
         return detect_scheme(self.path, describe_directory(self.path), self._find_rows)
@@ -65,26 +98,15 @@ class TileDirectory:
     def _find_rows(self) -> Rows | None:
         """The rows of the highest zoom level, whichever are to be imported: it is there that
         the schemes differ most."""
-        names = (entry.name for entry in self.path.iterdir())
-        zoom = max((int(name) for name in names if self._ZOOM.fullmatch(name)), default=0)
-        tiles = self._find(str(self.path / str(zoom)))
-        rows = [found.y for found in islice(tiles, _SAMPLED_TILES) if isinstance(found, FoundTile)]
-        return Rows(zoom, min(rows), max(rows)) if rows else None
+        for zoom in range(MAX_ZOOM, -1, -1):
+            if (self.path / str(zoom)).is_dir():
+                sample = islice(self._find(str(self.path / str(zoom))), _SAMPLED_TILES)
+                rows = [found.y for found in sample if isinstance(found, FoundTile)]
+                if rows:
+                    return Rows(zoom, min(rows), max(rows))
+        return None
 
-    def _walk(self, directory: str) -> Iterator["os.DirEntry[str] | Refusal"]:
-        try:
-            with os.scandir(directory) as entries:
-                ordered = sorted(entries, key=lambda entry: entry.name)
-        except OSError as error:
-            yield Refusal(self._name(directory), "", UNREADABLE, error.strerror or str(error))
-            return
-        for entry in ordered:
-            if entry.is_dir(follow_symlinks=False):
-                yield from self._walk(entry.path)
-            else:
-                yield entry
-
-    def _classify(self, entry: "os.DirEntry[str]") -> Found | None:
+    def _classify(self, entry: "os.DirEntry[str]", chosen: dict[str, str]) -> Found | None:
         name = self._name(entry.path)
         if entry.is_symlink() and entry.is_dir():
             return Refusal(name, "", MISPLACED, "symbolic links to directories are not followed")
@@ -96,6 +118,9 @@ class TileDirectory:
         zoom, x, row = map(int, cell.groups())
         if self._zooms is not None and zoom not in self._zooms:
             return None
+        if chosen[cell[3]] != entry.name:
+            why = f"a second image of its cell, of which {chosen[cell[3]]} is imported"
+            return Refusal(name, "file_path", SECOND_IMAGE, why)
         if entry.is_symlink() and not Path(entry.path).resolve().is_relative_to(self.path):
             return Refusal(name, "file_path", MISPLACED, "a symbolic link out of the directory")
         if not entry.is_file():
@@ -103,4 +128,15 @@ class TileDirectory:
         return find_tile(name, zoom, x, row, Path(entry.path), self.scheme)
 
     def _name(self, path: str) -> str:
-        return path.removeprefix(self._prefix)
+        return printable(path.removeprefix(self._prefix))
+
+
+def _choose_images(names: Iterable[str]) -> dict[str, str]:
+    """The file that is imported for each row: rather one of normal than of double resolution,
+    and rather PNG than JPEG than WebP."""
+    images = [match for match in map(_IMAGE_NAME.fullmatch, names) if match]
+    images.sort(key=lambda match: (bool(match["double"]), _KINDS.index(match["kind"][0].lower())))
+    chosen: dict[str, str] = {}
+    for match in images:
+        chosen.setdefault(match["row"], match[0])
+    return chosen
