@@ -33,7 +33,7 @@ from tilecache_daemon.ingest.found import Source, printable
 from tilecache_daemon.ingest.importer import ImportOptions, TileImporter
 from tilecache_daemon.ingest.schemes import Scheme
 from tilecache_daemon.ingest.sources import open_source
-from tilecache_daemon.ingest.unpacking import UnpackDirectory, UnpackingError
+from tilecache_daemon.ingest.unpacking import NoRoomError, UnpackDirectory, UnpackingError
 
 INTERRUPTED: Final = 128 + signal.SIGINT
 
@@ -196,6 +196,9 @@ def _unpack_directory(source: Source, into: Path | None) -> Iterator[UnpackDirec
         return
     try:
         directory = UnpackDirectory(into or source.path.with_suffix(""))
+        directory.check_room(source.size_bytes(), source.count())
+    except NoRoomError as error:
+        fail(ExitCode.FAILED, str(error))
     except UnpackingError as error:
         fail(ExitCode.USAGE, str(error))
     with closing(directory):
@@ -237,15 +240,17 @@ def _run(
         with _stop_on_interrupt(importer):
             try:
                 importer.run(source)
-            except (CallError, SourceError) as error:
+            except (CallError, SourceError, NoRoomError) as error:
                 failure = error
     interrupted = importer.stopping.is_set()
     report.print(importer.counts, interrupted, str(failure or ""))
     if isinstance(failure, CallError):
         raise failure
+    if failure:
+        fail(ExitCode.IN_PART, str(failure))
     if interrupted:
         sys.exit(INTERRUPTED)
-    if failure or importer.counts.refused:
+    if importer.counts.refused:
         sys.exit(ExitCode.IN_PART)
 
 

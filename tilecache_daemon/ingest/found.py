@@ -61,6 +61,9 @@ class Source(Protocol):
     def count(self) -> int:
         """The number of tiles and refusals that iterating yields; raises SourceError."""
 
+    def size_bytes(self) -> int:
+        """About how much its images take when they are unpacked; raises SourceError."""
+
     def __iter__(self) -> Iterator[Found]:
         """Yields everything in the source; raises SourceError."""
 

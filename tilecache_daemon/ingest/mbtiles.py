@@ -75,6 +75,17 @@ class MBTilesFile:
         assert isinstance(count, int)
         return count
 
+    def size_bytes(self) -> int:
+        query = f"SELECT sum(length(tile_data)) FROM {self._table}{self._where}"  # noqa: S608
+        if not self._where and self.path.stat().st_size > MAX_CHECKED_BYTES:
+            # To add up all images takes minutes. Most of the pages in use are images.
+            query = (
+                "SELECT (page_count - freelist_count) * page_size * 0.9"
+                " FROM pragma_page_count(), pragma_freelist_count(), pragma_page_size()"
+            )
+        size_bytes = self._query_value(query, *self._bounds)
+        return int(size_bytes) if isinstance(size_bytes, int | float) else 0
+
     def __iter__(self) -> Iterator[Found]:
         rows = self._query(
             "SELECT zoom_level, tile_column, tile_row,"  # noqa: S608

@@ -70,13 +70,16 @@ class PMTilesArchive:
             weakref.finalize(self, os.close, self._file)
             self._size = os.fstat(self._file).st_size
             self._header = self._read_header()
-            self._count = self._count_tiles()
+            self._count, self._size_bytes = self._measure_tiles()
             self.scheme = choose_scheme(scheme, self._detect_scheme)
         except (OSError, ValueError) as error:
             raise SourceError(f"{path}: {_reason(error)}") from error
 
     def count(self) -> int:
         return self._count
+
+    def size_bytes(self) -> int:
+        return self._size_bytes
 
     def __iter__(self) -> Iterator[Found]:
         archive = printable(self.path.name)
@@ -149,17 +152,21 @@ class PMTilesArchive:
         rows = [row for zoom, _, row in cells if zoom == highest]
         return Rows(highest, min(rows), max(rows))
 
-    def _count_tiles(self) -> int:
-        count = 0
+    def _measure_tiles(self) -> tuple[int, int]:
+        """The number of tiles, and the sum of their sizes."""
+        count = size_bytes = 0
         for entries in self._entries():
             clipped = entries.clip(self._ids)
-            count += int((clipped.stops - clipped.starts).sum(dtype=np.float64))
+            # Products and sums of what an archive says can be beyond any integer.
+            runs = (clipped.stops - clipped.starts).astype(np.float64)
+            count += int(runs.sum())
+            size_bytes += int(runs @ clipped.lengths)
             if count > MAX_TILES:
                 raise ValueError(
                     f"says that it contains more than {MAX_TILES:,} tiles. "
                     "--max-zoom imports a part of it"
                 )
-        return count
+        return count, size_bytes
 
     def _entries(self) -> Iterator[Entries]:
         """Yields the entries of tiles in the order of their ids.

@@ -62,6 +62,9 @@ class TileDirectory:
     def count(self) -> int:
         return sum(not isinstance(found, IgnoredFile) for found in self)
 
+    def size_bytes(self) -> int:
+        return 0  # nothing is unpacked
+
     def __iter__(self) -> Iterator[Found]:
         return self._find(str(self.path))
 
