@@ -224,7 +224,7 @@ def test_the_age_is_bounded_and_grows_while_the_daemon_is_away(
             added = insert(daemon.client, tile(block.key(1))).tile
             eventually(lambda: replica.synced and replica.age_s < 3)
             assert not replica.degraded
-            assert replica.get(added.tile_uuid)
+            eventually(lambda: added.tile_uuid in {t.tile_uuid for t in held(replica, block)})
 
 
 def test_a_reconnection_fetches_only_what_has_changed(database: str, short_directory: Path) -> None:

@@ -267,7 +267,7 @@ def test_while_nothing_is_received_of_changes_the_heartbeat_says_so(
 
         seen = [
             each.tile_uuid
-            for response in until(stream, lambda beat: not beat.degraded and beat.age_ms < 1_000)
+            for response in until(stream, lambda beat: not beat.degraded and beat.age_ms < 2_500)
             for update in response.blocks
             for each in update.tiles
         ]
