@@ -167,7 +167,7 @@ def build_services(base: Foundation, tiles: StoreSide, schema_revision: str) -> 
         policy=PolicyService(store, freshness, clock),
         freshness=freshness,
         watching=WatchService(
-            store, tiles.changes, tiles.cache, packing, base.read_priority, config.watch_max_bytes
+            store, tiles.changes, tiles.cache, packing, base.read_priority, config.watch_limit_bytes
         ),
     )
 

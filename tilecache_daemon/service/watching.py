@@ -99,9 +99,7 @@ class WatchService:
             yield watch
         finally:
             self._watches.remove(watch)
-            for followers in self._followers.values():
-                followers.discard(watch)
-            self._forget_unfollowed()
+            self._unfollow(watch, watch.followed)
 
     async def end(self) -> None:
         """Ends all watches, and refuses further ones."""
@@ -158,11 +156,9 @@ class WatchService:
         self, watch: Watch, new: Iterable[BlockKey], dropped: Iterable[BlockKey]
     ) -> None:
         """A watch has changed what it follows."""
-        for key in dropped:
-            self._followers[key].remove(watch)
+        self._unfollow(watch, dropped)
         for key in new:
             self._followers.setdefault(key, set()).add(watch)
-        self._forget_unfollowed()
         self.wake()
 
     def wake(self) -> None:
@@ -174,9 +170,12 @@ class WatchService:
         for key in keys:
             self._heard_again_at.setdefault(key, now)
 
-    def _forget_unfollowed(self) -> None:
-        for key in [key for key, followers in self._followers.items() if not followers]:
-            del self._followers[key]
+    def _unfollow(self, watch: Watch, keys: Iterable[BlockKey]) -> None:
+        for key in keys:
+            followers = self._followers[key]
+            followers.remove(watch)
+            if not followers:
+                del self._followers[key]
 
     def _blocks_behind(self) -> tuple[dict[BlockKey, float], dict[BlockKey, float]]:
         """The blocks that have changed, and those that are new to a watch, and since when."""
