@@ -11,7 +11,7 @@ from google.protobuf.message import Message
 from tilecache.identity import SOURCE_NUMBERS
 from tilecache.v1 import tile_cache_admin_pb2 as pb
 from tilecache.v1 import tile_metadata_store_pb2 as store_pb
-from tilecache.v1.tile_identity_pb2 import TILE_SOURCE_UNSPECIFIED, TileKey
+from tilecache.v1.tile_identity_pb2 import TILE_SOURCE_UNSPECIFIED
 from tilecache_daemon.freshness_policy import FreshnessRule, Sector
 from tilecache_daemon.geometry.polygon import Polygon
 from tilecache_daemon.models import Eviction, FreshnessLabel, Limits, Pin
@@ -321,13 +321,7 @@ def _evicted_tile(eviction: Eviction) -> pb.EvictedTile:
     return pb.EvictedTile(
         eviction_id=eviction.id,
         tile_uuid=eviction.tile_uuid,
-        key=TileKey(
-            zoom=eviction.zoom,
-            x=eviction.x,
-            y=eviction.y,
-            source=SOURCE_NUMBERS.get(eviction.source, TILE_SOURCE_UNSPECIFIED),
-            flight_id=eviction.flight_id,
-        ),
+        key=wire.tile_key(eviction),
         file_path=eviction.file_path,
         content_sha256=eviction.content_sha256 or "",
         disk_bytes=eviction.disk_bytes or 0,

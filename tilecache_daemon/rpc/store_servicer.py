@@ -9,7 +9,7 @@ from typing import Final
 from google.protobuf.duration_pb2 import Duration
 
 from tilecache.errors import FieldViolation
-from tilecache.identity import MAX_ZOOM, SOURCE_NUMBERS, tile_ids_text
+from tilecache.identity import MAX_ZOOM, tile_ids_text
 from tilecache.v1 import tile_identity_pb2
 from tilecache.v1 import tile_metadata_store_pb2 as pb
 from tilecache_daemon.errors import InvalidRequestError, LimitExceededError
@@ -262,13 +262,7 @@ def _summary(coverage: Coverage) -> pb.CoverageSummary:
 def _expiring_tile(tile: ExpiringTile) -> pb.ExpiringTile:
     return pb.ExpiringTile(
         tile_uuid=tile.tile_uuid,
-        key=tile_identity_pb2.TileKey(
-            zoom=tile.zoom,
-            x=tile.x,
-            y=tile.y,
-            source=SOURCE_NUMBERS.get(tile.source, tile_identity_pb2.TILE_SOURCE_UNSPECIFIED),
-            flight_id=tile.flight_id,
-        ),
+        key=wire.tile_key(tile),
         captured_at=wire.timestamp(moment_of(tile.captured_us)),
         disk_bytes=tile.disk_bytes,
         freshness_label=wire.LABEL_NUMBERS[tile.label],
