@@ -3,7 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-# Tests wait for processes more than they compute.
+# Tests wait for processes more than they compute. Files are run in their order: by default those with
+# few tests come last, which are the longest, and a worker that has none left waits for the other.
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
@@ -26,7 +27,7 @@ demo: $(INSTALLED) ## import real imagery, read it back, compare, draw the cover
 	$(BIN)/python -m tests.acceptance.demo
 
 test: $(INSTALLED) ## run all tests on a real PostgreSQL ($$DB_URL, else an embedded one)
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 .PHONY: test-random test-matrix
 test-random: $(INSTALLED) ## run TESTS (all) in random order; SEED repeats one

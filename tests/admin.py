@@ -172,6 +172,17 @@ def set_sector(
     return answer
 
 
+def set_polygon_sector(
+    client: TileCacheClient, name: str, classification: Any, region: Region, **request: Any
+) -> SetSectorResponse:
+    """Sets a sector of a polygon."""
+    sector = Sector(name=name, classification=classification, polygon=region.polygon)
+    answer: SetSectorResponse = client.admin.SetSector(
+        SetSectorRequest(sector=sector, **request), timeout=TIMEOUT_S
+    )
+    return answer
+
+
 def set_rule(
     client: TileCacheClient, classification: Any, months: int, action: Any
 ) -> SetFreshnessRuleResponse:

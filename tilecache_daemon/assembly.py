@@ -22,6 +22,7 @@ from tilecache_daemon.rpc.tcp import TlsListener
 from tilecache_daemon.service.access_log import AccessLog
 from tilecache_daemon.service.coverage import CoverageService
 from tilecache_daemon.service.eviction import EvictionService
+from tilecache_daemon.service.expiry import ExpiryService
 from tilecache_daemon.service.flights import FlightService
 from tilecache_daemon.service.freshness import FreshnessService
 from tilecache_daemon.service.information import InformationService
@@ -68,6 +69,7 @@ class Services:
     information: InformationService
     reading: ReadingService
     coverage: CoverageService
+    expiry: ExpiryService
     insertion: InsertionService
     uploads: UploadService
     storage: StorageService
@@ -157,6 +159,7 @@ def build_services(base: Foundation, tiles: StoreSide, schema_revision: str) -> 
         ),
         reading=ReadingService(store, tiles.cache, tiles.accesses, limits),
         coverage=coverage,
+        expiry=ExpiryService(store, clock),
         insertion=InsertionService(store, freshness, ceiling, clock, base.read_priority),
         uploads=UploadService(store, clock),
         storage=StorageService(store, ceiling),
@@ -167,7 +170,7 @@ def build_services(base: Foundation, tiles: StoreSide, schema_revision: str) -> 
         policy=PolicyService(store, freshness, clock),
         freshness=freshness,
         watching=WatchService(
-            store, tiles.changes, tiles.cache, packing, base.read_priority, config.watch_max_bytes
+            store, tiles.changes, tiles.cache, packing, base.read_priority, config.watch_limit_bytes
         ),
     )
 
@@ -181,6 +184,7 @@ def build_server_side(
         services.insertion,
         services.reading,
         services.coverage,
+        services.expiry,
         services.uploads,
         services.flights,
         services.watching,

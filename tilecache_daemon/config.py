@@ -133,8 +133,8 @@ class Config(BaseSettings):
     cache_max_bytes: Bytes = 128 * 1024 * 1024
     """The maximum size of the cache. 0: no cache."""
     watch_max_bytes: Bytes = 32 * 1024 * 1024
-    """The maximum memory of what has changed in watched blocks, as a part of `cache_max_bytes`.
-    A block that is not in it is sent whole when it changes."""
+    """The maximum memory of what has changed in watched blocks, as a part of `cache_max_bytes`, at
+    most half of it. A block that is not in it is sent whole when it changes."""
     access_flush_interval_s: Timeout = 5.0
     """How often recorded accesses are written. A crash loses the unwritten ones."""
     access_recent_s: Seconds = 60.0
@@ -243,6 +243,13 @@ class Config(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         file = TomlConfigSettingsSource(settings_cls)
         return init_settings, env_settings, file
+
+    @property
+    def watch_limit_bytes(self) -> int:
+        """`watch_max_bytes`, so far as it leaves half of the cache to tiles. Without a cache it
+        takes nothing from it."""
+        most = self.cache_max_bytes // 2 or self.watch_max_bytes
+        return min(self.watch_max_bytes, most)
 
     def describe(self) -> dict[str, Any]:
         """All settings as JSON values, with passwords redacted."""

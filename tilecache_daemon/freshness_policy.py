@@ -1,6 +1,6 @@
 """The freshness policy: sectors, rules, and how they evaluate a tile's age.
 
-A sector contains the tiles whose centre is in its box. Of several sectors, the one with
+A sector contains the tiles whose centre is in its box or polygon. Of several sectors, the one with
 the strictest classification applies. Outside all sectors nothing expires. Age is counted
 from the capture, in calendar months.
 """
@@ -9,8 +9,10 @@ import calendar
 from dataclasses import dataclass
 from datetime import MAXYEAR, datetime
 from enum import Enum
+from typing import NamedTuple
 
 from tilecache.mercator import BoundingBox
+from tilecache_daemon.geometry.polygon import Polygon
 from tilecache_daemon.models import FreshnessLabel
 
 
@@ -28,14 +30,31 @@ class FreshnessAction(str, Enum):
     DOWNGRADE = "downgrade"
 
 
+class SectorArea(NamedTuple):
+    """A box, or a polygon with the box around it."""
+
+    box: BoundingBox
+    polygon: Polygon | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Sector:
-    """A classified area. Without a box it contains no tile."""
+    """A classified area: a box, or a polygon within it. Without a box it contains no tile."""
 
     name: str
     classification: SectorClassification
     bounding_box: BoundingBox | None
     created_at: datetime
+    polygon: Polygon | None = None
+
+    def contains(self, latitude: float, longitude: float) -> bool:
+        """Whether a point is within, edges included."""
+        box = self.bounding_box
+        if box is None or not box.contains(latitude, longitude):
+            return False
+        # The polygon begins in the west of its box and may go on beyond the antimeridian.
+        turned = longitude + 360.0 if longitude < box.west else longitude
+        return self.polygon is None or self.polygon.contains(latitude, turned)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +96,7 @@ class FreshnessPolicy:
     def sectors_at(self, latitude: float, longitude: float) -> list[Sector]:
         """The sectors that contain a point, the one that applies first."""
         order = list(SectorClassification)
-        found = [
-            sector
-            for sector in self.sectors
-            if sector.bounding_box and sector.bounding_box.contains(latitude, longitude)
-        ]
+        found = [sector for sector in self.sectors if sector.contains(latitude, longitude)]
         return sorted(found, key=lambda sector: (order.index(sector.classification), sector.name))
 
     def evaluate(

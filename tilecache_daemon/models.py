@@ -306,6 +306,7 @@ class Limits:
     max_region_points: int = 20_000
     max_half_width_meters: int = 1_000_000
     max_pin_name_characters: int = 100
+    max_sector_points: int = 1_000
     max_flight_name_characters: int = 100
 
 

@@ -4,8 +4,8 @@ Cuts NASA's Blue Marble into tiles, starts the daemon on a PostgreSQL of its own
 imports the tiles with the real command, reads them back by id, by key and by
 box, compares every field with what went in, flies over them with a replica, lets
 sectors age some of them, draws the coverage, shows an operator the use, a tile's
-explanation and an eviction on trial and for real, and stops the daemon. Exits 0
-only if all of it held.
+explanation and an eviction on trial and for real, prepares a flight from a plan,
+and stops the daemon. Exits 0 only if all of it held.
 """
 
 import hashlib
@@ -18,12 +18,15 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterable
+from datetime import datetime, timedelta, timezone
+from functools import partial
 from pathlib import Path
 from uuid import UUID
 
 from google.protobuf.timestamp_pb2 import Timestamp
 from rich.console import Console
 
+from tests.acceptance.flight import prepare_flight
 from tests.daemon_process import DaemonProcess, run_tilecache
 from tests.imagery import WHOLE_WORLD, cut_blue_marble, list_pyramid
 from tilecache.client import TileCacheClient
@@ -117,6 +120,9 @@ def main() -> int:
             show_usage(demo, daemon)
             explain_label(demo, daemon, tiles)
             make_room(demo, daemon, tiles)
+            demo.step("Prepare a flight: coverage, what is missing, a pin, an eviction")
+            day = f"{datetime.now(timezone.utc) + timedelta(days=7):%Y-%m-%d}"
+            prepare_flight(partial(operate, daemon), demo.check, PYRAMID, day)
             demo.step("Stop the daemon")
             exit_code = daemon.stop()
             demo.check(f"SIGTERM ended it with exit code {exit_code}", exit_code == 0)
@@ -370,7 +376,11 @@ def operate(
     daemon: DaemonProcess, *arguments: object, quiet: bool = False
 ) -> "subprocess.CompletedProcess[str]":
     """Runs an operator's command and shows what it says."""
-    ended = run_tilecache(*arguments, admin_socket_path=daemon.admin_socket_path)
+    ended = run_tilecache(
+        *arguments,
+        socket_path=daemon.socket_path,
+        admin_socket_path=daemon.admin_socket_path,
+    )
     if not quiet:
         _console.print(f"  $ tilecache {' '.join(map(str, arguments))}", style="bold", markup=False)
         for line in ended.stdout.splitlines():

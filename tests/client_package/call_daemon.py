@@ -34,6 +34,7 @@ def main(socket_path: str, admin_socket_path: str, column: int) -> None:
             "missing service": waiting_in_vain(client),
             "identity": identities(client, column),
             "stored": stored(client, column),
+            "replica": held(client, column),
             "refused insert": refusal(lambda: insert(client, tile(-1))),
             "refused query": refusal(lambda: query(client, store_pb.Region())),
             "missing tile": refusal(lambda: get(client, column + 99)),
@@ -75,6 +76,20 @@ def stored(client: TileCacheClient, column: int) -> dict[str, object]:
     return {"inserted": inserted, "found": sorted(found.key.x - column for found in found)}
 
 
+def held(client: TileCacheClient, column: int) -> dict[str, object]:
+    """What a replica holds of the same tiles, and whether it is up to date."""
+    cells = store_pb.CellRange(x_from=column, x_to=column + 9, y_from=ROW, y_to=ROW)
+    area = store_pb.WatchedArea(zoom=ZOOM, region=store_pb.Region(cell_range=cells))
+    with client.replica() as replica:
+        replica.follow_areas([area])
+        replica.wait_until_synced(TIMEOUT_S)
+        window = replica.cells(ZOOM, column, column + 9, ROW, ROW)
+        return {
+            "found": sorted(found.key.x - column for found in window),
+            "up to date": window.complete and window.age_s < TIMEOUT_S and not window.degraded,
+        }
+
+
 def refusal(call: Any) -> dict[str, object]:
     """The error that a call ends with."""
     try:
@@ -98,7 +113,7 @@ def outcome(stub: Any, method: Any, module: Any) -> str:
     request = getattr(module, method.input_type.name)()
     call = getattr(stub, method.name)
     try:
-        if method.name == "BulkInsertTiles":
+        if method.name in ("BulkInsertTiles", "WatchTiles"):
             list(call(iter([request]), timeout=TIMEOUT_S))
         else:
             answer = call(request, timeout=TIMEOUT_S)

@@ -109,6 +109,7 @@ def assert_calls_succeed(environment: Environment, daemon: DaemonProcess) -> Non
     assert "SERVICE_UNKNOWN" in report["missing service"]
     assert report["identity"]
     assert report["stored"] == {"inserted": [2, 2, 2], "found": [0, 1, 2, 3, 4, 5]}
+    assert report["replica"] == {"found": [0, 1, 2, 3, 4, 5], "up to date": True}
     invalid = {"code": "INVALID_ARGUMENT", "reason": "INVALID_REQUEST"}
     assert report["refused insert"] == invalid | {"fields": ["tile.key.x"]}
     assert report["refused query"] == invalid | {"fields": ["region"]}

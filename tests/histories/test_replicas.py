@@ -50,7 +50,7 @@ from tilecache.v1.tile_metadata_store_pb2 import (
 )
 
 SEED = int(os.environ.get("TILECACHE_SEED", "1"))
-DURATION_S = float(os.environ.get("TILECACHE_SOAK_S", "20"))
+DURATION_S = float(os.environ.get("TILECACHE_SOAK_S", "8"))
 REPLICAS = 3
 FIRST_X, FIRST_Y, SIDE = 32 * 4_000, 32 * 3_000, 96
 ALL_CELLS = (FIRST_X, FIRST_X + SIDE - 1, FIRST_Y, FIRST_Y + SIDE - 1)

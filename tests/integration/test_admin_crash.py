@@ -19,7 +19,7 @@ LISTED = "SELECT file_path FROM tile_evictions"
 TERMINATE_EVICTION = """
     SELECT pg_terminate_backend(pid) FROM pg_stat_activity
     WHERE datname = current_database() AND application_name = 'tilecache' AND state = 'active'
-      AND query LIKE '%INSERT INTO tile_evictions%'
+      AND query LIKE '%lists their files for removal%'
 """
 
 
@@ -80,7 +80,9 @@ def test_a_lost_database_leaves_each_file_with_a_row_or_on_the_list(
         answers = daemon.admin_client.admin.EvictTiles(request, timeout=TIMEOUT_S)
         next(answers)
         # In the middle of a statement: an idle connection would be replaced unnoticed.
-        eventually(lambda: sql.execute(TERMINATE_EVICTION).fetchall())
+        with psycopg.connect(database) as other:
+            other.execute("LOCK TABLE tile_evictions IN SHARE MODE")
+            eventually(lambda: sql.execute(TERMINATE_EVICTION).fetchall())
         with pytest.raises(Exception, match="PostgreSQL") as failure:
             list(answers)
 

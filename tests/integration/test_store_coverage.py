@@ -318,7 +318,7 @@ def test_a_region_outside_the_projection_has_no_cells(client: TileCacheClient) -
 def test_messages_of_missing_cells_are_below_the_default_size_limit(
     client: TileCacheClient, block: Block, sql: psycopg.Connection[Any]
 ) -> None:
-    side = 330
+    side, y = 330, block.y + 1_000  # wider than a block, so below those of the other tests
     sql.execute(
         """INSERT INTO tiles (tile_uuid, location_hash, zoom, x, y, source, latitude, longitude,
                               tile_size_meters, tile_size_pixels, file_path, captured_at)
@@ -327,9 +327,9 @@ def test_messages_of_missing_cells_are_below_the_default_size_limit(
            FROM generate_series(%(x)s, %(x)s + %(side)s - 1) AS x,
                 generate_series(%(y)s, %(y)s + %(side)s - 1) AS y
            WHERE (x + y) %% 2 = 0""",
-        {"x": block.x, "y": block.y, "side": side},
+        {"x": block.x, "y": y, "side": side},
     )
-    region = cell_region(block.x, block.x + side - 1, block.y, block.y + side - 1)
+    region = cell_region(block.x, block.x + side - 1, y, y + side - 1)
     answers = messages(client, 18, region)
     assert len(answers) > 1
     assert all(answer.ByteSize() < 4 * 1024 * 1024 for answer in answers)

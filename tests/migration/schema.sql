@@ -17,6 +17,11 @@ CREATE TABLE sector_classifications (
     west double precision,
     north double precision,
     east double precision,
+    polygon jsonb,
+    edge_souths double precision[],
+    edge_wests double precision[],
+    edge_norths double precision[],
+    edge_easts double precision[],
     CONSTRAINT uq_sector_classifications_name UNIQUE (name),
     CONSTRAINT ck_sector_classifications_classification
         CHECK (classification IN ('active_conflict', 'stable_rear'))

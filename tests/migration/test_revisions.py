@@ -65,7 +65,7 @@ def test_there_is_one_head_and_the_file_names_are_the_chain() -> None:
 
 
 def test_the_ids_of_released_revisions_are_unchanged() -> None:
-    assert REVISIONS[:9] == (
+    assert REVISIONS[:10] == (
         "0001_initial",
         "0002_c6_tile_identity_and_lru",
         "0003_access_sequence",
@@ -74,7 +74,8 @@ def test_the_ids_of_released_revisions_are_unchanged() -> None:
         "0006_file_owners",
         "0007_valid_times",
         "0008_pins",
-        "0009_flights",
+        "0009_sector_polygons",
+        "0010_flights",
     )
 
 

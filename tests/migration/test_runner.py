@@ -33,7 +33,7 @@ from tilecache_daemon.schema.migrator import (
 HOLD_THE_LOCK = f"SELECT pg_advisory_lock({MIGRATION_LOCK_KEY})"
 
 
-LEAVE_TILES = {"0008_pins"}
+LEAVE_TILES = {"0008_pins", "0009_sector_polygons"}
 """Revisions that do not touch the table of tiles."""
 
 

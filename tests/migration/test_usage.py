@@ -1,4 +1,4 @@
-"""Revisions 0004 and 0009: the usage that triggers maintain equals a count over the table."""
+"""Revisions 0004 and 0010: the usage that triggers maintain equals a count over the table."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -193,10 +193,10 @@ def test_tiles_from_before_the_revision_are_counted(filled: Database) -> None:
 
 def test_the_flights_of_tiles_from_before_the_revision_are_counted(filled: Database) -> None:
     before = filled.query(FLIGHTS_STORED)
-    downgrade(filled.dsn, "0008_pins")
+    downgrade(filled.dsn, "0009_sector_polygons")
     filled.query("UPDATE tiles SET disk_bytes = disk_bytes + 1 WHERE x = 2")
 
-    filled.upgrade_to("0009_flights")
+    filled.upgrade_to("0010_flights")
 
     assert filled.query(FLIGHTS_STORED) == filled.query(FLIGHTS_COUNTED) != before
 

@@ -12,9 +12,9 @@ from typing import Final, NamedTuple
 
 from tilecache.mercator import BlockKey
 
-TILE_HISTORY_BYTES: Final = 210
+TILE_HISTORY_BYTES: Final = 165
 """Memory of a tile's id and digest in a history. Measured as resident memory."""
-_CHANGE_BYTES: Final = 120
+_CHANGE_BYTES: Final = 40
 _HISTORY_BYTES: Final = 1_500
 _DIGEST_BYTES: Final = 16
 _MAX_VERSIONS: Final = 128

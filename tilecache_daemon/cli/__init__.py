@@ -22,6 +22,7 @@ _COMMANDS: Final = {
         "tilecache_daemon.cli.missing",
         "List the cells of a region that are to be fetched.",
     ),
+    "expiring": ("tilecache_daemon.cli.expiring", "Show which tiles expire within a time."),
     "usage": ("tilecache_daemon.cli.usage", "Show disk usage, stale tiles and pending work."),
     "evict": ("tilecache_daemon.cli.evict", "Evict the least recently used tiles."),
     "evictions": ("tilecache_daemon.cli.evictions", "List and remove the files of evicted tiles."),

@@ -21,13 +21,16 @@ class Distribution(NamedTuple):
         return int(self.bounds[-1][1]) if self.bounds else 0
 
     def percentile(self, percent: float) -> float | None:
-        """The lowest bound that covers `percent` of the values; None if that is infinite."""
+        """The lowest bound that covers `percent` of the values; None if that is infinite, or if
+        nothing is measured."""
         rank = self.total * percent / 100
-        bound = next(bound for bound, count in self.bounds if count >= rank)
+        bound = next((bound for bound, count in self.bounds if count >= rank), math.inf)
         return bound if math.isfinite(bound) else None
 
     def format_percentile(self, percent: float) -> str:
         """`percentile` as text, for values in seconds."""
+        if not self.bounds:
+            return "-"
         bound = self.percentile(percent)
         if bound is None:
             return f"over {_format_seconds(self.bounds[-2][0])}"
@@ -42,6 +45,7 @@ class CallActivity(NamedTuple):
     failed: dict[str, int]
     """Number of calls for each status code except OK, the most frequent first."""
     seconds: Distribution
+    """Without bounds for streams that stay open."""
 
 
 class TaskActivity(NamedTuple):

@@ -20,6 +20,7 @@ from tilecache.v1.tile_metadata_store_pb2 import (
     Region,
     TileSelection,
 )
+from tilecache_daemon.cli.boxes import hint_at_exchange
 from tilecache_daemon.cli.output import (
     ExitCode,
     connect,
@@ -43,10 +44,7 @@ _LABELS: Final = {
     for name, number in FreshnessLabel.items()
     if number
 }
-_COLUMNS: Final = (
-    *("zoom", "cells", "usable", "stale", "missing", "share usable"),
-    *("size", "oldest", "median", "newest"),
-)
+_COLUMNS: Final = ("zoom", "cells", "usable", "stale", "missing", "share", "size")
 
 
 @click.command("coverage")
@@ -95,6 +93,8 @@ def coverage_command(
             report.add(answer)
             if picture:
                 picture.add(answer)
+        if not report.total.covered_count:
+            hint_at_exchange(client, zooms, region)
         if as_json:
             for summary in report.summaries:
                 print_json_line(_to_dict("zoom", summary, on))
@@ -205,6 +205,8 @@ def _print(report: _Report) -> None:
     labels = [f"{item.count:,} {_LABELS[item.label]}" for item in report.total.labels]
     if labels:
         click.echo(f"labels: {', '.join(labels)}")
+    if report.total.usable_count:
+        click.echo(f"captured: {_captures(report.total)}")
     for line in report.listed[:_MAX_LISTED_RECTANGLES]:
         click.echo(line)
     if len(report.listed) > _MAX_LISTED_RECTANGLES:
@@ -215,17 +217,20 @@ def _row(name: str, summary: CoverageSummary) -> tuple[str, ...]:
     counts = (
         *(summary.cell_count, summary.usable_count, summary.stale_count, summary.missing_count),
     )
-    times = [
-        format_date(getattr(summary, f"{which}_captured_at")) if summary.usable_count else "-"
-        for which in ("oldest", "median", "newest")
-    ]
     return (
         name,
         *(f"{count:,}" for count in counts),
         f"{summary.usable_count / (summary.cell_count or 1):.1%}",
         format_size(summary.usable_bytes),
-        *times,
     )
+
+
+def _captures(summary: CoverageSummary) -> str:
+    oldest, median, newest = (
+        format_date(getattr(summary, f"{which}_captured_at"))
+        for which in ("oldest", "median", "newest")
+    )
+    return f"{oldest} to {newest}, median {median}"
 
 
 def _mark_downgraded(client: TileCacheClient, coverage_map: "CoverageMap") -> None:

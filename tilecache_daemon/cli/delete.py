@@ -9,6 +9,7 @@ from tilecache.client import TileCacheClient
 from tilecache.identity import SOURCE_NUMBERS
 from tilecache.v1 import tile_cache_admin_pb2 as pb
 from tilecache.v1.tile_metadata_store_pb2 import Region
+from tilecache_daemon.cli.boxes import hint_at_exchange
 from tilecache_daemon.cli.output import (
     ExitCode,
     admin_socket_option,
@@ -111,6 +112,8 @@ def delete_command(
         total_bytes = None if yes or dry_run else _confirm(client, request)
         removed = RemovedTiles(_print_json_tile if as_json else None)
         summary = _delete(client, request, removed, total_bytes, hidden=as_json)
+        if not (summary.deleted_count or summary.pending_upload_count or summary.pinned_count):
+            hint_at_exchange(client, zooms, region)
     if as_json:
         print_json_line({"summary": message_to_dict(summary, zeros=True)})
     else:

@@ -9,8 +9,9 @@ import click
 
 from tilecache_daemon.cli.output import print_json, print_table
 from tilecache_daemon.cli.sizes import format_count
+from tilecache_daemon.ingest.found import IgnoredFile, Refusal, printable
 from tilecache_daemon.ingest.importer import ImportCounts
-from tilecache_daemon.ingest.sources import IgnoredFile, Refusal
+from tilecache_daemon.ingest.schemes import Scheme
 
 _MAX_EXAMPLES: Final = 3
 
@@ -24,8 +25,9 @@ class _Group:
 class ImportReport:
     """Collects the refused tiles: all of them for JSON, else a few examples of each reason."""
 
-    def __init__(self, source: Path, total: int, as_json: bool) -> None:
+    def __init__(self, source: Path, scheme: Scheme, total: int, as_json: bool) -> None:
         self.source = source
+        self.scheme = scheme
         self.total = total
         self.as_json = as_json
         self._refused: list[Refusal] = []
@@ -55,7 +57,8 @@ class ImportReport:
     def _print_json(self, counts: ImportCounts, interrupted: bool, failure: str) -> None:
         print_json(
             {
-                "source": str(self.source),
+                "source": printable(self.source),
+                "scheme": self.scheme.value,
                 "total_count": self.total,
                 "inserted_count": counts.inserted,
                 "downgraded_count": counts.downgraded,
@@ -84,7 +87,8 @@ class ImportReport:
         rows = [(name, f"{count:,}") for name, count in outcomes.items() if count]
         if remaining > 0:
             rows.append(("not yet imported", f"{remaining:,}"))
-        click.echo(f"{self.source}:")
+        order = ", rows counted from the south (tms)" if self.scheme is Scheme.TMS else ""
+        click.echo(f"{printable(self.source)}{order}:")
         print_table(["outcome", "tiles"], rows)
         self._print_refused()
         if counts.ignored:

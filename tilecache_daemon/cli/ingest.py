@@ -34,9 +34,12 @@ from tilecache.v1.tile_identity_pb2 import TileSource
 from tilecache.v1.tile_metadata_store_pb2 import GetServerInfoRequest, OnConflict
 from tilecache_daemon.cli.import_report import ImportReport
 from tilecache_daemon.cli.output import ExitCode, connect, fail, json_option, socket_option
+from tilecache_daemon.ingest.errors import SourceError
+from tilecache_daemon.ingest.found import Source, printable
 from tilecache_daemon.ingest.importer import ImportOptions, TileImporter
-from tilecache_daemon.ingest.sources import Source, SourceError, open_source
-from tilecache_daemon.ingest.unpacking import UnpackDirectory, UnpackingError
+from tilecache_daemon.ingest.schemes import Scheme
+from tilecache_daemon.ingest.sources import open_source
+from tilecache_daemon.ingest.unpacking import NoRoomError, UnpackDirectory, UnpackingError
 
 INTERRUPTED: Final = 128 + signal.SIGINT
 
@@ -105,6 +108,12 @@ def _parse_time(_: click.Context, __: click.Parameter, value: str | None) -> dat
     show_default=True,
     help="What to do if a different image of the same tile is stored.",
 )
+@click.option(
+    "--scheme",
+    type=click.Choice([scheme.value for scheme in Scheme]),
+    help="Rows are counted from the north (xyz) or from the south (tms).  "
+    "[default: what SOURCE says and its bounds agree with]",
+)
 @click.option("--min-zoom", type=click.IntRange(0, MAX_ZOOM), help="Skip lower zoom levels.")
 @click.option("--max-zoom", type=click.IntRange(0, MAX_ZOOM), help="Skip higher zoom levels.")
 @click.option(
@@ -124,6 +133,7 @@ def import_command(
     root: Path | None,
     into: Path | None,
     on_conflict: str,
+    scheme: str | None,
     min_zoom: int | None,
     max_zoom: int | None,
     batch_size: int,
@@ -136,6 +146,10 @@ def import_command(
     file or a .pmtiles archive. The daemon stores metadata only. The images of a
     directory stay where they are; those of an archive are unpacked.
 
+    A directory's rows are counted from the north (xyz), unless a tilemapresource.xml, a
+    metadata.json or its bounds in there say otherwise; those of .mbtiles from the south
+    (tms). If what SOURCE says is contradictory, nothing is imported without --scheme.
+
     An import can be interrupted with Ctrl-C and run again: tiles that are already
     stored are not stored twice. If a tile is refused, or a file is not an image, the
     others are imported and the exit code is 1.
@@ -147,7 +161,9 @@ def import_command(
     """
     _check_flight(source, flight)
     try:
-        opened = open_source(source_path, _zooms(min_zoom, max_zoom))
+        opened = open_source(
+            source_path, _zooms(min_zoom, max_zoom), Scheme(scheme) if scheme else None
+        )
         total = opened.count()
     except SourceError as error:
         fail(ExitCode.USAGE, str(error))
@@ -165,7 +181,8 @@ def import_command(
             on_conflict=_ON_CONFLICT[on_conflict],
             batch_size=min(batch_size, _max_batch_tiles(client)),
         )
-        _run(client, options, unpack_directory, opened, ImportReport(opened.path, total, as_json))
+        report = ImportReport(opened.path, opened.scheme, total, as_json)
+        _run(client, options, unpack_directory, opened, report)
 
 
 def _zooms(min_zoom: int | None, max_zoom: int | None) -> range | None:
@@ -186,6 +203,9 @@ def _unpack_directory(source: Source, into: Path | None) -> Iterator[UnpackDirec
         return
     try:
         directory = UnpackDirectory(into or source.path.with_suffix(""))
+        directory.check_room(source.size_bytes(), source.count())
+    except NoRoomError as error:
+        fail(ExitCode.FAILED, str(error))
     except UnpackingError as error:
         fail(ExitCode.USAGE, str(error))
     with closing(directory):
@@ -213,15 +233,17 @@ def _run(
         with _stop_on_interrupt(importer):
             try:
                 importer.run(source)
-            except (CallError, SourceError) as error:
+            except (CallError, SourceError, NoRoomError) as error:
                 failure = error
     interrupted = importer.stopping.is_set()
     report.print(importer.counts, interrupted, str(failure or ""))
     if isinstance(failure, CallError):
         raise failure
+    if failure:
+        fail(ExitCode.IN_PART, str(failure))
     if interrupted:
         sys.exit(INTERRUPTED)
-    if failure or importer.counts.refused:
+    if importer.counts.refused:
         sys.exit(ExitCode.IN_PART)
 
 
@@ -243,7 +265,7 @@ def _progress_bar(report: ImportReport) -> Iterator[Callable[[int], None]]:
         console=console,
         disable=report.as_json or not console.is_terminal,
     ) as progress:
-        task = progress.add_task(f"Importing {report.source.name}", total=report.total)
+        task = progress.add_task(f"Importing {printable(report.source.name)}", total=report.total)
         yield lambda count: progress.advance(task, count)
 
 
@@ -292,8 +314,13 @@ def _resolve_root(root: Path | None, images: Path, tiles_directory: Path | None)
         click.echo(f"{question}.", err=True)
         directory = click.Path(exists=True, file_okay=False, path_type=Path)
         root = click.prompt("Root that stored paths are relative to", type=directory, err=True)
-    if root is None:
-        return tiles_directory or images
-    if not images.is_relative_to(root.resolve()):
+    root = root.resolve() if root else tiles_directory or images
+    if not images.is_relative_to(root):
         raise click.UsageError(f"--root: {images} is not inside {root}")
-    return root.resolve()
+    try:
+        str(images.relative_to(root)).encode()
+    except UnicodeEncodeError:
+        raise click.UsageError(
+            f"--root: stored paths are UTF-8, which {printable(images)} is not: rename it"
+        ) from None
+    return root

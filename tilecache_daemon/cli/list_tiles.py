@@ -10,10 +10,9 @@ import click
 from tilecache.client import TileCacheClient
 from tilecache.identity import SOURCE_NUMBERS, SOURCE_TEXTS
 from tilecache.v1.tile_metadata_store_pb2 import ListTilesRequest, TileMetadata
-from tilecache_daemon.cli.listing import print_list
+from tilecache_daemon.cli.cell_lists import format_options, write_cells
 from tilecache_daemon.cli.output import (
     connect,
-    format_options,
     message_to_dict,
     print_json_line,
     socket_option,
@@ -92,7 +91,7 @@ def list_command(
     summary = {"kind": "summary", "tile_count": 0, "used_bytes": 0}
     with connect(socket_path) as client:
         rows = map(tile_to_dict, _counting(summary, read_tiles(client, request)))
-        print_list(output, "tile", FIELDS, rows)
+        write_cells(output, "tile", FIELDS, rows)
     if output == "jsonl":
         print_json_line(summary)
 

@@ -19,11 +19,10 @@ from tilecache.v1.tile_metadata_store_pb2 import (
     GetServerInfoRequest,
     Region,
 )
-from tilecache_daemon.cli.listing import print_list
+from tilecache_daemon.cli.cell_lists import format_options, write_cells
 from tilecache_daemon.cli.output import (
     admin_socket_option,
     connect,
-    format_options,
     print_json_line,
 )
 from tilecache_daemon.cli.regions import region_options, zooms_option
@@ -87,7 +86,7 @@ def missing_command(
         room = _read_room(client)
         answers = _noting(summaries, client.store.DescribeCoverage(request))
         cells = (cell._asdict() for cell in _cells(summaries, answers))
-        print_list(output, "cell", Cell._fields, cells)
+        write_cells(output, "cell", Cell._fields, cells)
     if output == "jsonl":
         for line in _summary_lines(summaries, room, on):
             print_json_line(line)

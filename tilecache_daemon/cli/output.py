@@ -1,6 +1,5 @@
 """Shared by the commands: connecting to the daemon, output, exit codes."""
 
-import functools
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -73,25 +72,6 @@ def _socket_option(name: str, variable: str, text: str) -> Callable[[Command], C
 def json_option(command: Command) -> Command:
     """Adds `--json`."""
     return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(command)
-
-
-def format_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds `--format` and `--json`, which is `--format jsonl`; the command gets `output`."""
-
-    @click.option(
-        "--format",
-        "output",
-        type=click.Choice(["csv", "jsonl", "geojson"]),
-        default="csv",
-        show_default=True,
-        help="The format of the list.",
-    )
-    @click.option("--json", "as_json", is_flag=True, help="The same as --format jsonl.")
-    @functools.wraps(command)
-    def with_format(*args: Any, output: str, as_json: bool, **options: Any) -> Any:
-        return command(*args, output="jsonl" if as_json else output, **options)
-
-    return with_format
 
 
 @contextmanager

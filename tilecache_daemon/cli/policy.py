@@ -1,8 +1,9 @@
 """`tilecache sectors`, `rules` and `explain`."""
 
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 import click
 from rich.console import Console
@@ -12,7 +13,7 @@ from rich.text import Text
 from tilecache.client import TileCacheClient
 from tilecache.identity import GOOGLEMAPS
 from tilecache.v1 import tile_cache_admin_pb2 as pb
-from tilecache.v1.tile_metadata_store_pb2 import BoundingBox
+from tilecache.v1.tile_metadata_store_pb2 import BoundingBox, Region
 from tilecache_daemon.cli.output import (
     ExitCode,
     admin_socket_option,
@@ -21,12 +22,24 @@ from tilecache_daemon.cli.output import (
     json_option,
     message_to_dict,
     print_json,
+    print_json_line,
     print_table,
 )
-from tilecache_daemon.cli.regions import box_option
-from tilecache_daemon.cli.removal import confirm, removal_options, require_confirmation
+from tilecache_daemon.cli.regions import (
+    area_option,
+    box_option,
+    describe_region,
+    single_polygon,
+)
+from tilecache_daemon.cli.removal import (
+    confirm,
+    policy_options,
+    removal_options,
+    require_confirmation,
+)
 from tilecache_daemon.cli.sizes import format_count
 from tilecache_daemon.cli.tiles import LABEL_TEXTS, source_choice, tile_reference
+from tilecache_daemon.flightplans.shapes import AreaShape
 from tilecache_daemon.freshness_policy import FreshnessAction, SectorClassification
 
 CALL_TIMEOUT_S: Final = 30
@@ -46,7 +59,7 @@ def sectors_command() -> None:
     """List and change the sectors.
 
     A sector is an area with a classification, whose rule says when tiles expire. A
-    tile is in a sector if the sector's box contains the tile's centre. If it is in
+    tile is in a sector if the sector's box or polygon contains the tile's centre. If it is in
     several, the strictest classification applies. Tiles outside all sectors do not
     expire.
     """
@@ -62,7 +75,7 @@ def list_sectors_command(socket_path: Path, as_json: bool) -> None:
     if as_json:
         print_json([message_to_dict(sector, zeros=True) for sector in sectors])
     else:
-        print_table(("name", "classification", "south,west,north,east"), map(_row, sectors))
+        print_table(("name", "classification", "area"), map(_row, sectors))
 
 
 @sectors_command.command("set")
@@ -74,32 +87,53 @@ def list_sectors_command(socket_path: Path, as_json: bool) -> None:
     required=True,
     help="The sector's classification.",
 )
-@box_option(required=True)
+@box_option(required=False)
+@area_option
+@policy_options
 @admin_socket_option
+@json_option
 def set_sector_command(
-    name: str, classification: str, bbox: Sequence[float], socket_path: Path
+    name: str,
+    classification: str,
+    bbox: Sequence[float] | None,
+    area: list[AreaShape] | None,
+    dry_run: bool,
+    yes: bool,
+    socket_path: Path,
+    as_json: bool,
 ) -> None:
-    """Create or change the sector NAME.
+    """Create or change the sector NAME, a box or a polygon.
 
-    All tiles are relabelled before the command returns.
+    On a terminal, shows how many tiles would be relabelled and asks. All tiles are
+    relabelled before the command returns.
 
     \b
     tilecache sectors set front --class active_conflict --bbox 47,34,50,40
     tilecache sectors set fiji --class stable_rear --bbox -20,176,-15,-178
+    tilecache sectors set city --class active_conflict --area city.geojson --dry-run
     """
-    south, west, north, east = bbox
+    if (bbox is None) == (area is None):
+        raise click.UsageError("Give exactly one of --bbox and --area.")
     sector = pb.Sector(
         name=name,
         classification=pb.SectorClassification.Value(
             f"SECTOR_CLASSIFICATION_{classification.upper()}"
         ),
-        bounding_box=BoundingBox(south=south, west=west, north=north, east=east),
     )
+    if bbox is not None:
+        south, west, north, east = bbox
+        sector.bounding_box.CopyFrom(BoundingBox(south=south, west=west, north=north, east=east))
+    if area is not None:
+        sector.polygon.CopyFrom(single_polygon(area))
     with connect(socket_path) as client:
-        answer = client.admin.SetSector(
-            pb.SetSectorRequest(sector=sector), timeout=RELABEL_TIMEOUT_S
-        )
-    click.echo(f"Set sector {answer.sector.name}. {_relabelled(answer.relabelled_count)}")
+
+        def set_it(*, dry_run: bool) -> pb.SetSectorResponse:
+            answer: pb.SetSectorResponse = client.admin.SetSector(
+                pb.SetSectorRequest(sector=sector, dry_run=dry_run), timeout=RELABEL_TIMEOUT_S
+            )
+            return answer
+
+        _apply(f"sector {name}", set_it, dry_run=dry_run, yes=yes, as_json=as_json)
 
 
 @sectors_command.command("delete")
@@ -160,14 +194,23 @@ def list_rules_command(socket_path: Path, as_json: bool) -> None:
 @click.argument("classification", type=classification_choice)
 @click.option("--max-age-months", type=int, required=True, help="Calendar months, 1 to 1200.")
 @click.option("--action", type=action_choice, required=True, help="Applied to older tiles.")
+@policy_options
 @admin_socket_option
+@json_option
 def set_rule_command(
-    classification: str, max_age_months: int, action: str, socket_path: Path
+    classification: str,
+    max_age_months: int,
+    action: str,
+    dry_run: bool,
+    yes: bool,
+    socket_path: Path,
+    as_json: bool,
 ) -> None:
     """Set the rule of CLASSIFICATION.
 
-    All tiles are relabelled before the command returns. A rule is refused if a
-    stricter classification would then keep tiles longer than a milder one.
+    On a terminal, shows how many tiles would be relabelled and asks. All tiles are
+    relabelled before the command returns. A rule is refused if a stricter
+    classification would then keep tiles longer than a milder one.
 
     \b
     tilecache rules set active_conflict --max-age-months 3 --action reject
@@ -180,10 +223,14 @@ def set_rule_command(
         action=pb.FreshnessAction.Value(f"FRESHNESS_ACTION_{action.upper()}"),
     )
     with connect(socket_path) as client:
-        answer = client.admin.SetFreshnessRule(
-            pb.SetFreshnessRuleRequest(rule=rule), timeout=RELABEL_TIMEOUT_S
-        )
-    click.echo(f"Set the rule of {classification}. {_relabelled(answer.relabelled_count)}")
+
+        def set_it(*, dry_run: bool) -> pb.SetFreshnessRuleResponse:
+            answer: pb.SetFreshnessRuleResponse = client.admin.SetFreshnessRule(
+                pb.SetFreshnessRuleRequest(rule=rule, dry_run=dry_run), timeout=RELABEL_TIMEOUT_S
+            )
+            return answer
+
+        _apply(f"the rule of {classification}", set_it, dry_run=dry_run, yes=yes, as_json=as_json)
 
 
 @click.command("explain")
@@ -222,6 +269,53 @@ def explain_command(
     Console(highlight=False).print(facts)
 
 
+class _Set(Protocol):
+    """Sets a sector or a rule, or says what that would do."""
+
+    def __call__(self, *, dry_run: bool) -> pb.SetSectorResponse | pb.SetFreshnessRuleResponse: ...
+
+
+def _apply(what: str, set_it: _Set, *, dry_run: bool, yes: bool, as_json: bool) -> None:
+    """Shows what would be relabelled where that is asked for, or before it asks on a terminal."""
+    asks = not (yes or dry_run) and sys.stdin.isatty()
+    tried = set_it(dry_run=True) if dry_run or asks else None
+    if tried is not None and not as_json:
+        for line in _relabellings(tried):
+            click.echo(line, err=asks)
+    if asks and tried is not None and tried.relabelled_count:
+        count = format_count(tried.relabelled_count, "tile")
+        confirm(f"This relabels {count}. Continue?")
+    done = tried if dry_run else set_it(dry_run=False)
+    assert done is not None
+    if as_json:
+        for each in done.relabelled:
+            print_json_line(
+                {
+                    "kind": "relabelled",
+                    "old_label": LABEL_TEXTS[each.old_label],
+                    "new_label": LABEL_TEXTS[each.new_label],
+                    "tile_count": each.tile_count,
+                    "recently_used_count": each.recently_used_count,
+                }
+            )
+        summary = {"relabelled_count": done.relabelled_count, "dry_run": dry_run}
+        print_json_line({"kind": "summary", **summary})
+    elif dry_run:
+        count = format_count(done.relabelled_count, "tile")
+        click.echo(f"Would set {what} and relabel {count}. Nothing was changed.")
+    else:
+        click.echo(f"Set {what}. {_relabelled(done.relabelled_count)}")
+
+
+def _relabellings(tried: pb.SetSectorResponse | pb.SetFreshnessRuleResponse) -> Iterator[str]:
+    for each in tried.relabelled:
+        yield (
+            f"{LABEL_TEXTS[each.old_label]} to {LABEL_TEXTS[each.new_label]}: "
+            f"{format_count(each.tile_count, 'tile')}, {each.recently_used_count:,} of them used "
+            "within the last seven days"
+        )
+
+
 def _sectors(client: TileCacheClient) -> Iterator[pb.Sector]:
     token = ""
     while True:
@@ -237,6 +331,9 @@ def _sectors(client: TileCacheClient) -> Iterator[pb.Sector]:
 def _row(sector: pb.Sector) -> tuple[str, str, str]:
     box = sector.bounding_box
     area = "no box, contains no tiles"
+    if sector.HasField("polygon"):
+        area = describe_region(Region(polygon=sector.polygon))
+        return sector.name, _classification(sector.classification), area
     if sector.HasField("bounding_box"):
         area = f"{box.south:g},{box.west:g},{box.north:g},{box.east:g}"
     return sector.name, _classification(sector.classification), area

@@ -21,6 +21,7 @@ from tilecache.v1.tile_metadata_store_pb2 import (
     RegionUnion,
     Ring,
 )
+from tilecache_daemon.cli.boxes import check_box
 from tilecache_daemon.cli.output import Command
 from tilecache_daemon.flightplans.shapes import (
     AreaShape,
@@ -49,12 +50,22 @@ class _Areas(NamedTuple):
 
 
 def _numbers_option(
-    name: str, parts: str, kind: Callable[[str], Number], text: str, *, required: bool = False
+    name: str,
+    parts: str,
+    kind: Callable[[str], Number],
+    text: str,
+    *,
+    required: bool = False,
+    check: Callable[[Sequence[Number]], None] = lambda _: None,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """An option whose value is numbers separated by commas."""
 
     def parse(_: click.Context, __: click.Parameter, value: str | None) -> Numbers[Number]:
-        return None if value is None else _numbers(value, parts, kind)
+        if value is None:
+            return None
+        numbers = _numbers(value, parts, kind)
+        check(numbers)
+        return numbers
 
     return click.option(name, metavar=parts, callback=parse, required=required, help=text)
 
@@ -77,7 +88,27 @@ def box_option(*, required: bool) -> Callable[[Callable[..., Any]], Callable[...
         float,
         "Bounding box in degrees. WEST is greater than EAST across the antimeridian.",
         required=required,
+        check=check_box,
     )
+
+
+def area_option(command: Command) -> Command:
+    """Adds --area; the command gets its shapes as `area`."""
+    return click.option(
+        "--area",
+        metavar="FILE",
+        callback=_parse_area,
+        help="Area of a file: a QGroundControl plan (surveys and fences), GeoJSON or KML.",
+    )(command)
+
+
+def single_polygon(area: Sequence[AreaShape]) -> Polygon:
+    """The polygon of an area that is one; else the command ends."""
+    if len(area) != 1:
+        raise click.UsageError(f"--area: has {len(area)} shapes, must be one polygon.")
+    if not isinstance(area[0], PolygonShape):
+        raise click.UsageError("--area: must be a polygon.")
+    return _shape_region(area[0]).polygon
 
 
 def zooms_option(*, required: bool) -> Callable[[Command], Command]:
@@ -125,12 +156,7 @@ def _region_options(command: Callable[..., Any], *, required: bool) -> Callable[
     @_numbers_option(
         "--cells", "X_FROM,X_TO,Y_FROM,Y_TO", int, "Range of cells, both ends included."
     )
-    @click.option(
-        "--area",
-        metavar="FILE",
-        callback=_parse_area,
-        help="Area of a file: a QGroundControl plan (surveys and fences), GeoJSON or KML.",
-    )
+    @area_option
     @click.option(
         "--route",
         metavar="FILE|'LAT,LON LAT,LON ...'",

@@ -33,6 +33,16 @@ def removal_options(command: Command) -> Command:
     return command
 
 
+def policy_options(command: Command) -> Command:
+    """Adds `--dry-run` and `--yes` to a command that relabels."""
+    for option in (
+        click.option("--yes", is_flag=True, help="Do not ask for confirmation."),
+        click.option("--dry-run", is_flag=True, help="Only show what would be relabelled."),
+    ):
+        command = option(command)
+    return command
+
+
 def pinned_option(command: Command) -> Command:
     """Adds `--include-pinned`."""
     return click.option(

@@ -45,6 +45,8 @@ NAME_WIDTH = len("pending removal")
 ACTIVITY_COUNTS = (
     "calls_under_way",
     "calls_max",
+    "watches_open",
+    "watches_max",
     "pool_connections",
     "pool_connections_in_use",
     "pool_connections_max",
@@ -278,7 +280,11 @@ def _activity(activity: Activity) -> Iterator[tuple[str, str]]:
     evicted = activity.distribution("tilecache_eviction_age_seconds")
     median = f", half of them unused for {evicted.format_percentile(50)}" if evicted.total else ""
     yield "evicted", f"{format_count(evicted.total, 'tile')} since start{median}"
-    yield "active calls", f"{count('calls_under_way')} of {count('calls_max')}"
+    yield (
+        "active calls",
+        f"{count('calls_under_way')} of {count('calls_max')}, "
+        f"replicas {count('watches_open')} of {count('watches_max')}",
+    )
     yield (
         "connections",
         f"{count('pool_connections_in_use')} of {count('pool_connections')} in use, "

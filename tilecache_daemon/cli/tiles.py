@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator, Sequence
 from datetime import datetime
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Final
 
@@ -26,6 +26,7 @@ from tilecache.v1.tile_metadata_store_pb2 import (
     TileMetadata,
     TileRef,
 )
+from tilecache_daemon.cli.boxes import hint_at_exchange
 from tilecache_daemon.cli.output import (
     ExitCode,
     connect,
@@ -183,7 +184,11 @@ def query_command(
     if captured_after:
         request.captured_after.FromDatetime(captured_after)
     with connect(socket_path) as client:
-        tiles = islice(_query(client, zooms, request), limit)
+        found = islice(_query(client, zooms, request), limit)
+        first = list(islice(found, 1))
+        if not first:
+            hint_at_exchange(client, zooms, region)
+        tiles = chain(first, found)
         if as_json:
             for tile in tiles:
                 click.echo(json.dumps(message_to_dict(tile), ensure_ascii=False))

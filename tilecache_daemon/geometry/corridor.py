@@ -2,9 +2,10 @@
 
 A leg is split where a great circle turns in latitude, so that each part of it goes north or
 south alone. What the corridor of such a part has of a band of latitudes is connected, so its
-longitudes are one interval. The ends of the interval lie where the boundary meets the band's
-lines, or where a meridian touches the boundary. The boundary consists of the circles around the
-part's ends and, between them, of two circles parallel to the great circle.
+longitudes are one interval. Its boundary consists of the circles around the part's ends and,
+between them, of two circles parallel to the great circle. The ends of the interval lie where the
+boundary meets the band's lines, or where a circle around an end is widest. Where a meridian touches
+a parallel circle, the corridor is narrowest.
 """
 
 from collections.abc import Iterator, Sequence
@@ -131,20 +132,18 @@ class Corridor:
         return half_width
 
     def _beside(self, part: Integers, top: Floats, bottom: Floats) -> Iterator[Floats]:
-        """Longitudes of the extremes of the parallel circles in bands; NaN where there is none,
-        or where it lies beside another part of the great circle."""
+        """Longitudes where the parallel circles meet the lines of bands; NaN where they do not, or
+        where it is beside another part of the great circle."""
         normal = self._normal[part]
         tilt, flat = normal[:, 2], np.hypot(normal[:, 0], normal[:, 1])
         node = np.arctan2(normal[:, 1], normal[:, 0])
         for sine in (np.sin(self._width), -np.sin(self._width)):
-            with np.errstate(divide="ignore", invalid="ignore"):
-                touching = np.arcsin(tilt / sine)
-                touching[(touching < bottom) | (touching > top)] = np.nan
-                for latitude in (top, bottom, touching):
+            for latitude in (top, bottom):
+                with np.errstate(divide="ignore", invalid="ignore"):
                     cosine = (sine - tilt * np.sin(latitude)) / (np.cos(latitude) * flat)
                     angle = np.arccos(cosine)
-                    for longitude in (node - angle, node + angle):
-                        yield self._near_part(part, latitude, longitude)
+                for longitude in (node - angle, node + angle):
+                    yield self._near_part(part, latitude, longitude)
 
     def _near_part(self, part: Integers, latitude: Floats, longitude: Floats) -> Floats:
         positions = _vectors(latitude, longitude)

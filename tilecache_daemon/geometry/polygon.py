@@ -27,8 +27,12 @@ class InvalidPolygonError(ValueError):
 class Polygon:
     """The positions within an outer ring and outside of its holes."""
 
-    def __init__(self, outer: Positions, holes: Sequence[Positions] = ()) -> None:
-        """Raises InvalidPolygonError."""
+    def __init__(
+        self, outer: Positions, holes: Sequence[Positions] = (), *, check: bool = True
+    ) -> None:
+        """Raises InvalidPolygonError; without `check` not for rings that cross or overlap."""
+        self.rings = (outer, *holes)
+        """As they were given."""
         rings = [_unrolled(index, ring) for index, ring in enumerate((outer, *holes))]
         west, east = rings[0][:, 1].min(), rings[0][:, 1].max()
         if east - west > 360.0:
@@ -36,7 +40,11 @@ class Polygon:
         for ring in rings[1:]:
             # A hole may have been written on the other side of the antimeridian.
             ring[:, 1] -= 360.0 * np.round((ring[:, 1].mean() - (west + east) / 2) / 360.0)
-        _check_validity(rings)
+        turn = 360.0 * np.floor((west + 180.0) / 360.0)
+        for ring in rings:
+            ring[:, 1] -= turn
+        if check:
+            _check_validity(rings)
         starts, ends = (
             np.concatenate([np.roll(ring, shift, axis=0) for ring in rings]) for shift in (0, -1)
         )
@@ -49,6 +57,35 @@ class Polygon:
         self._slope = np.divide(
             self._east - self._west, height, out=np.zeros_like(height), where=height > 0
         )
+
+    @property
+    def edges(self) -> tuple[Floats, Floats, Floats, Floats]:
+        """The southern latitudes, their longitudes, the northern latitudes and their longitudes
+        of all edges. The westernmost longitude is within -180..180."""
+        return self._south, self._west, self._north, self._east
+
+    @property
+    def longitudes(self) -> tuple[float, float]:
+        """The westernmost and the easternmost one."""
+        ends = np.concatenate([self._west, self._east])
+        return float(ends.min()), float(ends.max())
+
+    def contains(self, latitude: float, longitude: float) -> bool:
+        """Whether a position is within, edges included. Computed as the store's statements do, to
+        the last bit."""
+        south, north = self._south, self._north
+        beside = self._west + (latitude - south) * self._slope
+        level = south == north
+        on_level = (
+            (latitude == south)
+            & (np.minimum(self._west, self._east) <= longitude)
+            & (longitude <= np.maximum(self._west, self._east))
+        )
+        on_slope = (south <= latitude) & (latitude <= north) & (longitude == beside)
+        if np.where(level, on_level, on_slope).any():
+            return True
+        crossed = (south <= latitude) & (latitude < north) & (longitude < beside)
+        return bool(np.count_nonzero(crossed) % 2)
 
     @property
     def latitudes(self) -> tuple[float, float]:

@@ -30,6 +30,16 @@ from tilecache.v1.tile_metadata_store_pb2 import (
     Region,
     TileMetadata,
 )
+from tilecache_daemon.ingest.found import (
+    NOT_UNPACKED,
+    UNREADABLE,
+    Found,
+    FoundTile,
+    IgnoredFile,
+    Refusal,
+    Source,
+)
+from tilecache_daemon.ingest.gunzip import gunzip, is_gzipped
 from tilecache_daemon.ingest.images import (
     MAX_IMAGE_BYTES,
     UnreadableImageError,
@@ -42,16 +52,7 @@ from tilecache_daemon.ingest.sender import (
     PreparedTile,
     RetryPolicy,
 )
-from tilecache_daemon.ingest.sources import (
-    NOT_UNPACKED,
-    UNREADABLE,
-    Found,
-    FoundTile,
-    IgnoredFile,
-    Refusal,
-    Source,
-)
-from tilecache_daemon.ingest.unpacking import UnpackDirectory, UnpackingError
+from tilecache_daemon.ingest.unpacking import NoRoomError, UnpackDirectory, UnpackingError
 
 Item = TypeVar("Item")
 Outcome = TypeVar("Outcome")
@@ -105,6 +106,7 @@ class TileImporter:
     ) -> None:
         self.counts = ImportCounts()
         self.stopping = Event()
+        self._no_room: NoRoomError | None = None
         self._options = options
         self._unpack_directory = unpack_directory
         self._on_refused = on_refused
@@ -116,8 +118,9 @@ class TileImporter:
     def run(self, source: Source) -> None:
         """Returns when the daemon has answered for every tile.
 
-        Raises SourceError if the source cannot be read to its end, CallError if the
-        daemon fails. The tiles counted in `counts` by then are stored.
+        Raises SourceError if the source cannot be read to its end, NoRoomError if nothing
+        more can be unpacked, CallError if the daemon fails. The tiles counted in `counts`
+        by then are stored.
         """
         with ThreadPoolExecutor(_WORKERS) as pool:
             found = takewhile(lambda _: not self.stopping.is_set(), source)
@@ -125,6 +128,8 @@ class TileImporter:
             prepared = _map_ahead(pool, prepare, found)
             for batch, answer in self._sender.send(self._make_batches(prepared)):
                 self._record_answer(batch, answer)
+        if self._no_room:
+            raise self._no_room
 
     def _prepare(self, found: Found, archive: Path) -> PreparedTile | Refusal | IgnoredFile:
         if not isinstance(found, FoundTile):
@@ -133,13 +138,15 @@ class TileImporter:
             return self._prepare_tile(found, archive)
         except UnreadableImageError as error:
             return Refusal(found.file, "", UNREADABLE, str(error))
+        except NoRoomError:
+            raise
         except UnpackingError as error:
             return Refusal(found.file, "", NOT_UNPACKED, str(error))
         except OSError as error:
             return Refusal(found.file, "", UNREADABLE, error.strerror or str(error))
 
     def _prepare_tile(self, found: FoundTile, archive: Path) -> PreparedTile:
-        image = _read_file(found.image) if isinstance(found.image, Path) else found.image
+        image = _read_file(found.image) if isinstance(found.image, Path) else _unzip(found.image)
         header = read_header(image)
         digest = sha256(image).hexdigest()
         path, discard = self._store_image(found, image, header.suffix, digest)
@@ -190,7 +197,7 @@ class TileImporter:
     def _record_rejects(
         self, prepared: Iterable[PreparedTile | Refusal | IgnoredFile]
     ) -> Iterator[PreparedTile]:
-        for outcome in prepared:
+        for outcome in self._end_without_room(prepared):
             if isinstance(outcome, PreparedTile):
                 yield outcome
             elif isinstance(outcome, Refusal):
@@ -199,6 +206,13 @@ class TileImporter:
             else:
                 self.counts.ignored += 1
                 self._on_ignored(outcome)
+
+    def _end_without_room(self, prepared: Iterable[Item]) -> Iterator[Item]:
+        """What is unpacked by then is still sent."""
+        try:
+            yield from prepared
+        except NoRoomError as error:
+            self._no_room = error
 
     def _record_answer(self, batch: Batch, answer: BulkInsertTilesResponse) -> None:
         self.counts.inserted += answer.inserted_count
@@ -264,10 +278,23 @@ class TileImporter:
 
 def _read_file(path: Path) -> bytes:
     with path.open("rb") as file:
-        content = file.read(MAX_IMAGE_BYTES + 1)
-    if len(content) > MAX_IMAGE_BYTES:
+        return _check_size(file.read(MAX_IMAGE_BYTES + 1))
+
+
+def _unzip(image: bytes) -> bytes:
+    """An image of an archive, in which it may be gzipped."""
+    if not is_gzipped(image):
+        return _check_size(image)
+    try:
+        return gunzip(image, MAX_IMAGE_BYTES)
+    except ValueError as error:
+        raise UnreadableImageError(str(error)) from error
+
+
+def _check_size(image: bytes) -> bytes:
+    if len(image) > MAX_IMAGE_BYTES:
         raise UnreadableImageError(f"more than {MAX_IMAGE_BYTES} bytes, too large for a tile")
-    return content
+    return image
 
 
 def _map_ahead(

@@ -1,17 +1,23 @@
 """Validation of TileCacheAdmin's requests, and their conversion to models."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from functools import lru_cache
+from functools import partial
 from itertools import islice
 from typing import Final
 
+from tilecache.errors import FieldViolation
 from tilecache.identity import MAX_ZOOM, NO_FLIGHT_UUID, SOURCE_TEXTS
 from tilecache.mercator import BoundingBox, CellRectangle
 from tilecache.v1 import tile_cache_admin_pb2 as pb
-from tilecache.v1.tile_metadata_store_pb2 import Flight
-from tilecache_daemon.errors import InvalidRequestError
-from tilecache_daemon.freshness_policy import FreshnessAction, FreshnessRule, SectorClassification
-from tilecache_daemon.geometry.areas import ROUNDING_CELLS, Area, cells_in_areas, cells_in_row
+from tilecache.v1 import tile_metadata_store_pb2 as store_pb
+from tilecache_daemon.errors import InvalidRequestError, LimitExceededError
+from tilecache_daemon.freshness_policy import (
+    FreshnessAction,
+    FreshnessRule,
+    SectorArea,
+    SectorClassification,
+)
+from tilecache_daemon.geometry.areas import ROUNDING_CELLS, Area, cells_in_areas
 from tilecache_daemon.models import DEFAULT_LIMITS, NewFlight, NewPin, Purge
 from tilecache_daemon.rpc import regions, requests
 from tilecache_daemon.rpc.requests import invalid
@@ -79,10 +85,15 @@ def purge_areas(request: pb.DeleteTilesRequest) -> list[PurgeArea]:
             for cells in regions.region_cells(zoom, region)
         ]
     areas = regions.areas(zooms[0], region)
-    return [area for zoom in zooms for area in _cover(zoom, areas)]
+    contains = regions.cell_filter(zooms, region)
+    return [
+        PurgeArea(zoom, cells, partial(contains, zoom))
+        for zoom in zooms
+        for cells in _cover(zoom, areas)
+    ]
 
 
-def _cover(zoom: int, areas: Sequence[Area]) -> Iterator[PurgeArea]:
+def _cover(zoom: int, areas: Sequence[Area]) -> Iterator[CellRectangle]:
     """Some rectangles that cover all cells of areas. They are cells of a coarser zoom: the box
     around a route has far more tiles than the route."""
     coarse, covering = 0, [CellRectangle(0, 0, 0, 0)]
@@ -94,39 +105,51 @@ def _cover(zoom: int, areas: Sequence[Area]) -> Iterator[PurgeArea]:
         coarse, covering = finer, rectangles
     bits = zoom - coarse
 
-    @lru_cache(maxsize=4_096)
-    def row(y: int) -> list[CellRectangle]:
-        return cells_in_row(zoom, areas, y)
-
-    def contains(x: int, y: int) -> bool:
-        return any(cells.x_from <= x <= cells.x_to for cells in row(y))
-
     for x_from, x_to, y_from, y_to in covering:
-        part = CellRectangle(
+        yield CellRectangle(
             x_from << bits, (x_to + 1 << bits) - 1, y_from << bits, (y_to + 1 << bits) - 1
         )
-        yield PurgeArea(zoom, part, contains)
 
 
 def _always(_: int, __: int) -> bool:
     return True
 
 
-def sector(message: pb.Sector) -> tuple[str, SectorClassification, BoundingBox]:
+def sector(message: pb.Sector) -> tuple[str, SectorClassification, SectorArea]:
     """A sector; its box must have an area."""
     name = sector_name("sector.name", message.name)
     classification = requests.choice(
         "sector.classification", _CLASSIFICATIONS, message.classification
     )
-    if not message.HasField("bounding_box"):
-        raise invalid("sector.bounding_box", "is required")
+    if message.HasField("polygon"):
+        return name, classification, _polygon_area("sector.polygon", message.polygon)
     field = "sector.bounding_box"
+    if not message.HasField("bounding_box"):
+        raise invalid(field, "is required, unless polygon is given")
     box = regions.bounding_box(field, message.bounding_box)
     if box.south == box.north:
         raise invalid(f"{field}.north", f"is {box.north}, must differ from south")
     if box.west == box.east:
         raise invalid(f"{field}.east", f"is {box.east}, must differ from west")
-    return name, classification, box
+    return name, classification, SectorArea(box)
+
+
+def _polygon_area(field: str, message: store_pb.Polygon) -> SectorArea:
+    count, most = regions.count_points(message), DEFAULT_LIMITS.max_sector_points
+    if count > most:
+        raise LimitExceededError(
+            FieldViolation(field, f"has {count} points, must have at most {most}")
+        )
+    polygon = regions.polygon(field, message)
+    south, north = polygon.latitudes
+    west, east = polygon.longitudes
+    if east - west >= 360.0:
+        raise invalid(field, "spans 360 degrees of longitude")
+    return SectorArea(BoundingBox(south, west, north, _wrapped(east)), polygon)
+
+
+def _wrapped(east: float) -> float:
+    return east if east <= 180.0 else east - 360.0
 
 
 def new_pin(message: pb.Pin) -> tuple[NewPin, list[tuple[int, Iterable[CellRectangle]]]]:
@@ -150,7 +173,7 @@ def pin_name(field: str, name: str) -> str:
     return _name(field, name, DEFAULT_LIMITS.max_pin_name_characters)
 
 
-def new_flight(message: Flight) -> NewFlight:
+def new_flight(message: store_pb.Flight) -> NewFlight:
     """The name and times of a flight; it must not end before it starts."""
     flight_id = requests.uuid_text("flight.flight_id", message.flight_id)
     if flight_id == str(NO_FLIGHT_UUID):

@@ -10,8 +10,9 @@ from google.protobuf.duration_pb2 import Duration
 from tilecache.identity import SOURCE_NUMBERS
 from tilecache.v1 import tile_cache_admin_pb2 as pb
 from tilecache.v1 import tile_metadata_store_pb2 as store_pb
-from tilecache.v1.tile_identity_pb2 import TILE_SOURCE_UNSPECIFIED, TileKey
+from tilecache.v1.tile_identity_pb2 import TILE_SOURCE_UNSPECIFIED
 from tilecache_daemon.freshness_policy import FreshnessRule, Sector
+from tilecache_daemon.geometry.polygon import Polygon
 from tilecache_daemon.models import Eviction, FreshnessLabel, Limits, Pin
 from tilecache_daemon.rpc import admin_requests, requests, wire
 from tilecache_daemon.service.eviction import EvictionService, EvictionSummary, Included
@@ -21,6 +22,7 @@ from tilecache_daemon.service.pins import PinService
 from tilecache_daemon.service.policy import PolicyService
 from tilecache_daemon.service.purge import DeletionSummary, PurgeService
 from tilecache_daemon.service.storage import StorageService
+from tilecache_daemon.store.freshness import Relabelled
 from tilecache_daemon.store.usage import UsageRow
 
 CHUNK_TILES: Final = 1_000
@@ -218,7 +220,15 @@ class AdminServicer:
         )
 
     async def set_sector(self, request: pb.SetSectorRequest) -> pb.SetSectorResponse:
-        sector, relabelled = await self._policy.set_sector(*admin_requests.sector(request.sector))
+        wanted = admin_requests.sector(request.sector)
+        if request.dry_run:
+            sector, counts = await self._policy.try_sector(*wanted)
+            return pb.SetSectorResponse(
+                sector=_sector(sector),
+                relabelled_count=sum(each.tile_count for each in counts),
+                relabelled=map(_relabelled, counts),
+            )
+        sector, relabelled = await self._policy.set_sector(*wanted)
         return pb.SetSectorResponse(sector=_sector(sector), relabelled_count=relabelled)
 
     async def delete_sector(self, request: pb.DeleteSectorRequest) -> pb.DeleteSectorResponse:
@@ -236,6 +246,13 @@ class AdminServicer:
         self, request: pb.SetFreshnessRuleRequest
     ) -> pb.SetFreshnessRuleResponse:
         rule = admin_requests.freshness_rule(request.rule)
+        if request.dry_run:
+            counts = await self._policy.try_rule(rule)
+            return pb.SetFreshnessRuleResponse(
+                rule=_rule(rule),
+                relabelled_count=sum(each.tile_count for each in counts),
+                relabelled=map(_relabelled, counts),
+            )
         relabelled = await self._policy.set_rule(rule)
         return pb.SetFreshnessRuleResponse(rule=_rule(rule), relabelled_count=relabelled)
 
@@ -296,13 +313,7 @@ def _evicted_tile(eviction: Eviction) -> pb.EvictedTile:
     return pb.EvictedTile(
         eviction_id=eviction.id,
         tile_uuid=eviction.tile_uuid,
-        key=TileKey(
-            zoom=eviction.zoom,
-            x=eviction.x,
-            y=eviction.y,
-            source=SOURCE_NUMBERS.get(eviction.source, TILE_SOURCE_UNSPECIFIED),
-            flight_id=eviction.flight_id,
-        ),
+        key=wire.tile_key(eviction),
         file_path=eviction.file_path,
         content_sha256=eviction.content_sha256 or "",
         disk_bytes=eviction.disk_bytes or 0,
@@ -334,6 +345,29 @@ def _sector(sector: Sector) -> pb.Sector:
         ),
         bounding_box=store_pb.BoundingBox(**box._asdict()) if box else None,
         created_at=wire.timestamp(sector.created_at),
+        polygon=_polygon(sector.polygon) if sector.polygon else None,
+    )
+
+
+def _polygon(polygon: Polygon) -> store_pb.Polygon:
+    outer, *holes = (
+        store_pb.Ring(
+            points=[
+                store_pb.LatLng(latitude=latitude, longitude=longitude)
+                for latitude, longitude in ring
+            ]
+        )
+        for ring in polygon.rings
+    )
+    return store_pb.Polygon(outer=outer, holes=holes)
+
+
+def _relabelled(relabelled: Relabelled) -> pb.RelabelCount:
+    return pb.RelabelCount(
+        old_label=wire.LABEL_NUMBERS[relabelled.old_label],
+        new_label=wire.LABEL_NUMBERS[relabelled.new_label],
+        tile_count=relabelled.tile_count,
+        recently_used_count=relabelled.recently_used_count,
     )
 
 

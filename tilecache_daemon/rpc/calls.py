@@ -48,6 +48,7 @@ READS: Final = frozenset(
         "LookupTiles",
         "QueryTiles",
         "DescribeCoverage",
+        "ListExpiring",
         "TouchTiles",
         "GetMetrics",
     }

@@ -3,7 +3,8 @@
 Each function raises InvalidRequestError with the invalid field that it finds.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import lru_cache
 from typing import Final
 
 from tilecache.errors import FieldViolation
@@ -16,7 +17,7 @@ from tilecache.mercator import (
 )
 from tilecache.v1 import tile_metadata_store_pb2 as pb
 from tilecache_daemon.errors import LimitExceededError
-from tilecache_daemon.geometry.areas import Area, Box, cells_in_areas
+from tilecache_daemon.geometry.areas import Area, Box, cells_in_areas, cells_in_row
 from tilecache_daemon.geometry.corridor import AntipodalLegError, Corridor
 from tilecache_daemon.geometry.polygon import InvalidPolygonError, Polygon
 from tilecache_daemon.models import DEFAULT_LIMITS
@@ -46,6 +47,25 @@ def region_cells_at(
     """The cells of a region at each of some zooms."""
     check_zooms(zooms, region)
     return [(zoom, region_cells(zoom, region)) for zoom in zooms]
+
+
+def cell_filter(zooms: Sequence[int], region: pb.Region) -> Callable[[int, int, int], bool]:
+    """Whether a cell (zoom, x, y) lies in a region at one of some zooms. The region may have any
+    size."""
+    check_zooms(zooms, region)
+    members = areas(zooms[0], region)
+    wanted = frozenset(zooms)
+
+    @lru_cache(maxsize=4_096)
+    def row(zoom: int, y: int) -> list[CellRectangle]:
+        return cells_in_row(zoom, members, y)
+
+    def contains(zoom: int, x: int, y: int) -> bool:
+        if zoom not in wanted or not 0 <= y < 1 << zoom:
+            return False
+        return any(cells.x_from <= x <= cells.x_to for cells in row(zoom, y))
+
+    return contains
 
 
 def check_zooms(zooms: Sequence[int], region: pb.Region) -> None:
@@ -80,8 +100,12 @@ def _members(region: pb.Region) -> Sequence[pb.Region]:
 
 
 def _count_points(region: pb.Region) -> int:
-    rings = (region.polygon.outer, *region.polygon.holes)
-    return len(region.corridor.waypoints) + sum(len(ring.points) for ring in rings)
+    return len(region.corridor.waypoints) + count_points(region.polygon)
+
+
+def count_points(polygon: pb.Polygon) -> int:
+    """The positions in a polygon's rings."""
+    return sum(len(ring.points) for ring in (polygon.outer, *polygon.holes))
 
 
 def _area(field: str, zoom: int, region: pb.Region) -> Area:

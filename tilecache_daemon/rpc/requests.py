@@ -5,9 +5,10 @@ Each function raises InvalidRequestError with the invalid fields that it finds.
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final, TypeVar
 
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from tilecache.errors import FieldViolation
@@ -173,6 +174,17 @@ def micros(field: str, message: Timestamp) -> int:
 def moment(field: str, message: Timestamp) -> datetime:
     """A time, truncated to microseconds."""
     return moment_of(micros(field, message))
+
+
+def positive_duration(field: str, message: Duration, most: timedelta) -> timedelta:
+    """A duration of more than 0, and not more than `most`, truncated to microseconds."""
+    try:
+        duration = message.ToTimedelta()
+    except (ValueError, OverflowError):
+        raise invalid(field, "is not a duration") from None
+    if not timedelta(0) < duration <= most:
+        raise invalid(field, f"is {duration}, must be more than 0 and at most {most.days} days")
+    return duration
 
 
 def on_conflict(number: int) -> OnConflict:

@@ -2,18 +2,19 @@
 
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import asdict
+from datetime import timedelta
 from itertools import accumulate, islice, zip_longest
 from typing import Final
 
 from google.protobuf.duration_pb2 import Duration
 
 from tilecache.errors import FieldViolation
-from tilecache.identity import tile_ids_text
+from tilecache.identity import MAX_ZOOM, tile_ids_text
 from tilecache.v1 import tile_identity_pb2
 from tilecache.v1 import tile_metadata_store_pb2 as pb
 from tilecache_daemon.errors import InvalidRequestError, LimitExceededError
 from tilecache_daemon.geometry.masks import CellMasks
-from tilecache_daemon.models import FreshnessLabel, InsertOutcome, Limits
+from tilecache_daemon.models import FreshnessLabel, InsertOutcome, Limits, moment_of
 from tilecache_daemon.read_priority import ReadPriority
 from tilecache_daemon.rpc import packing, regions, requests, wire
 from tilecache_daemon.rpc.bulk_insert import BulkInsert
@@ -21,13 +22,19 @@ from tilecache_daemon.rpc.calls import MAX_ANSWER_BYTES, Degraded
 from tilecache_daemon.rpc.new_tile import new_tile
 from tilecache_daemon.rpc.watch_tiles import WatchTiles
 from tilecache_daemon.service.coverage import Coverage, CoverageService
+from tilecache_daemon.service.expiry import ExpiryService, ExpirySummary
 from tilecache_daemon.service.flights import FlightService
 from tilecache_daemon.service.information import InformationService
 from tilecache_daemon.service.insertion import InsertionService
 from tilecache_daemon.service.reading import ReadingService
 from tilecache_daemon.service.uploads import UploadService
 from tilecache_daemon.service.watching import WatchService
+from tilecache_daemon.store.freshness import ExpiringTile
 
+_EVERYWHERE: Final = pb.Region(
+    bounding_box=pb.BoundingBox(south=-90, west=-180, north=90, east=180)
+)
+MAX_WITHIN: Final = timedelta(days=36_500)
 CHUNK_RECTANGLES: Final = 10_000
 PIECE_BYTES: Final = 1024 * 1024
 CHUNK_BYTES: Final = 512 * 1024
@@ -47,6 +54,7 @@ class StoreServicer:
         insertion: InsertionService,
         reading: ReadingService,
         coverage: CoverageService,
+        expiry: ExpiryService,
         uploads: UploadService,
         flights: FlightService,
         watching: WatchService,
@@ -57,6 +65,7 @@ class StoreServicer:
         self._insertion = insertion
         self._reading = reading
         self._coverage = coverage
+        self._expiry = expiry
         self._uploads = uploads
         self._flights = flights
         self._watching = watching
@@ -169,6 +178,19 @@ class StoreServicer:
         if request.zooms:
             yield pb.DescribeCoverageResponse(total=_summary(total))
 
+    async def list_expiring(
+        self, request: pb.ListExpiringRequest
+    ) -> AsyncIterator[pb.ListExpiringResponse]:
+        within = requests.positive_duration("within", request.within, MAX_WITHIN)
+        zooms = requests.each_zoom(request.zooms) or list(range(MAX_ZOOM + 1))
+        region = request.region if request.HasField("region") else _EVERYWHERE
+        contains = regions.cell_filter(zooms, region)
+        summary = self._expiry.start()
+        async for tiles in self._expiry.list(summary, within, contains):
+            if tiles and not request.omit_tiles:
+                yield pb.ListExpiringResponse(tiles=map(_expiring_tile, tiles))
+        yield pb.ListExpiringResponse(summary=_expiry_summary(summary))
+
     async def touch_tiles(self, request: pb.TouchTilesRequest) -> pb.TouchTilesResponse:
         tile_uuids = requests.tile_refs(request.tiles, self._limits.max_request_items)
         return pb.TouchTilesResponse(recorded=await self._reading.touch(tile_uuids))
@@ -262,6 +284,38 @@ def _summary(coverage: Coverage) -> pb.CoverageSummary:
         summary.median_captured_at.CopyFrom(wire.timestamp(captures.median))
         summary.newest_captured_at.CopyFrom(wire.timestamp(captures.newest))
     return summary
+
+
+def _expiring_tile(tile: ExpiringTile) -> pb.ExpiringTile:
+    return pb.ExpiringTile(
+        tile_uuid=tile.tile_uuid,
+        key=wire.tile_key(tile),
+        captured_at=wire.timestamp(moment_of(tile.captured_us)),
+        disk_bytes=tile.disk_bytes,
+        freshness_label=wire.LABEL_NUMBERS[tile.label],
+        expires_at=wire.timestamp(moment_of(tile.expires_us)),
+        next_label=wire.LABEL_NUMBERS[tile.next_label],
+        sector=tile.sector,
+    )
+
+
+def _expiry_summary(summary: ExpirySummary) -> pb.ExpirySummary:
+    return pb.ExpirySummary(
+        counts=[
+            pb.ExpiryCount(
+                day=wire.timestamp(day),
+                sector=sector,
+                next_label=wire.LABEL_NUMBERS[label],
+                tile_count=count,
+                used_bytes=wire.int64(size),
+            )
+            for (day, sector, label), (count, size) in sorted(summary.counts.items())
+        ],
+        tile_count=sum(count for count, _ in summary.counts.values()),
+        used_bytes=wire.int64(sum(size for _, size in summary.counts.values())),
+        clock_trusted=summary.clock_trusted,
+        starts_at=wire.timestamp(summary.now),
+    )
 
 
 def _cell_ranges(cells: CellMasks) -> Iterator[list[pb.CellRange]]:

@@ -17,11 +17,13 @@ from tilecache_daemon.models import (
     FIRST_MICROS,
     LAST_MICROS,
     UNIX_SECONDS_AT_2000,
+    Eviction,
     Flight,
     FreshnessLabel,
     Tile,
     micros_of,
 )
+from tilecache_daemon.store.freshness import ExpiringTile
 from tilecache_daemon.store.tile_columns import NO_TIME
 
 LABEL_NUMBERS: Final = {
@@ -44,13 +46,7 @@ def tile_messages(tiles: Iterable[Tile]) -> Iterator[tile_metadata_store_pb2.Til
     for tile in tiles:
         yield tile_metadata_store_pb2.TileMetadata(
             tile_uuid=tile.tile_uuid,
-            key=tile_identity_pb2.TileKey(
-                zoom=tile.zoom,
-                x=tile.x,
-                y=tile.y,
-                source=SOURCE_NUMBERS.get(tile.source, tile_identity_pb2.TILE_SOURCE_UNSPECIFIED),
-                flight_id=tile.flight_id,
-            ),
+            key=tile_key(tile),
             location_hash=tile.location_hash,
             latitude=tile.latitude,
             longitude=tile.longitude,
@@ -68,6 +64,17 @@ def tile_messages(tiles: Iterable[Tile]) -> Iterator[tile_metadata_store_pb2.Til
             if tile.quality_metadata is None
             else quality_struct(tile.quality_metadata),
         )
+
+
+def tile_key(tile: Tile | Eviction | ExpiringTile) -> tile_identity_pb2.TileKey:
+    """The key of a row. A source that the contract does not know is unspecified."""
+    return tile_identity_pb2.TileKey(
+        zoom=tile.zoom,
+        x=tile.x,
+        y=tile.y,
+        source=SOURCE_NUMBERS.get(tile.source, tile_identity_pb2.TILE_SOURCE_UNSPECIFIED),
+        flight_id=tile.flight_id,
+    )
 
 
 def flight_message(flight: Flight) -> tile_metadata_store_pb2.Flight:

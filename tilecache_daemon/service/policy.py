@@ -1,13 +1,15 @@
 """Sectors and rules: changing them, and explaining the label of a tile."""
 
+from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import pairwise
+from typing import Final
 
 import structlog
 
 from tilecache.errors import FieldViolation
-from tilecache.mercator import BoundingBox
 from tilecache_daemon.clock import Clock
 from tilecache_daemon.errors import (
     InvalidRequestError,
@@ -19,13 +21,18 @@ from tilecache_daemon.freshness_policy import (
     FreshnessPolicy,
     FreshnessRule,
     Sector,
+    SectorArea,
     SectorClassification,
     Verdict,
     add_months,
 )
 from tilecache_daemon.models import FreshnessLabel, Tile
 from tilecache_daemon.service.freshness import FreshnessService
-from tilecache_daemon.store.store import Store
+from tilecache_daemon.store.freshness import Relabelled
+from tilecache_daemon.store.store import Queries, Store
+
+COUNT_BATCH_TILES: Final = 10_000
+RECENTLY_USED: Final = timedelta(days=7)
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -76,6 +83,14 @@ class Explanation:
         return "" if self.clock_trusted else "The clock is not trusted: the tile may be older."
 
 
+class _RolledBackError(Exception):
+    """Rolls a transaction back."""
+
+
+def _roll_back() -> None:
+    raise _RolledBackError
+
+
 class PolicyService:
     """Changes the policy and re-evaluates all labels; explains the label of a tile."""
 
@@ -89,14 +104,36 @@ class PolicyService:
         async with self._store.connection() as queries:
             return await queries.freshness.read_policy()
 
+    async def try_sector(
+        self, name: str, classification: SectorClassification, area: SectorArea
+    ) -> tuple[Sector, list[Relabelled]]:
+        """What `set_sector` would do; nothing is changed."""
+        with suppress(_RolledBackError):
+            async with self._store.transaction() as queries:
+                now = self._clock.now()
+                sector = await queries.freshness.set_sector(name, classification, area, now)
+                relabelled = await self._count_relabelled(queries)
+                _roll_back()
+        return sector, relabelled
+
+    async def try_rule(self, rule: FreshnessRule) -> list[Relabelled]:
+        """What `set_rule` would do; nothing is changed."""
+        with suppress(_RolledBackError):
+            async with self._store.transaction() as queries:
+                _check_order(await queries.freshness.read_policy(), rule)
+                await queries.freshness.set_rule(rule)
+                relabelled = await self._count_relabelled(queries)
+                _roll_back()
+        return relabelled
+
     async def set_sector(
-        self, name: str, classification: SectorClassification, box: BoundingBox
+        self, name: str, classification: SectorClassification, area: SectorArea
     ) -> tuple[Sector, int]:
         """Adds or changes a sector; returns it, and how many labels changed."""
         async with self._store.transaction() as queries:
             await queries.freshness.lock_policy_for_update()
             sector = await queries.freshness.set_sector(
-                name, classification, box, self._clock.now()
+                name, classification, area, self._clock.now()
             )
         return sector, await self._relabel()
 
@@ -137,6 +174,28 @@ class PolicyService:
             next_label=verdict.rule.expired_label if upcoming and verdict.rule else None,
             clock_trusted=self._clock.trusted,
         )
+
+    async def _count_relabelled(self, queries: Queries) -> list[Relabelled]:
+        """How many labels would change by the policy of a transaction."""
+        now, last_id = self._clock.now(), 0
+        counts: Counter[tuple[str, str]] = Counter()
+        recently_used: Counter[tuple[str, str]] = Counter()
+        while True:
+            next_id, batch = await queries.freshness.count_relabelled(
+                last_id,
+                COUNT_BATCH_TILES,
+                now,
+                now - RECENTLY_USED,
+                clock_trusted=self._clock.trusted,
+            )
+            for old, new, count, used in batch:
+                counts[old, new] += count
+                recently_used[old, new] += used
+            if next_id is None:
+                return [
+                    Relabelled(*pair, counts[pair], recently_used[pair]) for pair in sorted(counts)
+                ]
+            last_id = next_id
 
     async def _relabel(self) -> int:
         """How many labels changed. The policy is committed by now: tiles that cannot be

@@ -97,6 +97,11 @@ class Watch:
         self._ended = False
 
     @property
+    def followed(self) -> Collection[BlockKey]:
+        """The blocks that are followed."""
+        return self._versions.keys()
+
+    @property
     def behind(self) -> Mapping[BlockKey, float]:
         """Blocks that are to be read, and since when; none while too much is unsent."""
         return self._behind if self._outbox_bytes < OUTBOX_BYTES else {}

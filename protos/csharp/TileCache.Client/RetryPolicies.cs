@@ -17,6 +17,7 @@ namespace TileCache.Client
             "LookupTiles",
             "QueryTiles",
             "DescribeCoverage",
+            "ListExpiring",
             "TouchTiles",
             "ListPendingUploads",
             "ListTiles",

@@ -43,6 +43,7 @@ _IDEMPOTENT: Final = {
         "LookupTiles",
         "QueryTiles",
         "DescribeCoverage",
+        "ListExpiring",
         "TouchTiles",
         "ListPendingUploads",
         "ListTiles",

@@ -327,7 +327,7 @@ class TileReplica:
     def degraded(self) -> bool:
         """Whether changes may go unnoticed at present: the daemon or PostgreSQL does not
         answer, or the daemon is not subscribed to changes."""
-        return self._state.degraded or monotonic() - self._heard_at > SILENCE_S
+        return self._is_degraded(monotonic())
 
     @property
     def status(self) -> ReplicaStatus:
@@ -356,8 +356,10 @@ class TileReplica:
         if record_access:
             self._uses.note(found)
         now = monotonic()
-        degraded = self._state.degraded or now - self._heard_at > SILENCE_S
-        return Window(found, complete, now - confirmed_at, degraded)
+        return Window(found, complete, now - confirmed_at, self._is_degraded(now))
+
+    def _is_degraded(self, now: float) -> bool:
+        return self._state.degraded or now - self._heard_at > SILENCE_S
 
     def _block(self, zoom: int, x: int, y: int) -> Block[TileMetadata]:
         self._raise_failure()

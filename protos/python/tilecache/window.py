@@ -71,10 +71,10 @@ def tiles_by_cell(
     for x_from, x_to, y_from, y_to in cells:
         first_x, last_x = x_from >> BLOCK_BITS, x_to >> BLOCK_BITS
         first_y, last_y = y_from >> BLOCK_BITS, y_to >> BLOCK_BITS
-        for block_y in range(first_y, last_y + 1):
+        for block_y in range(first_y, last_y + 1) if first_y < last_y else (first_y,):
             top = y_from & _MASK if block_y == first_y else 0
             bottom = y_to & _MASK if block_y == last_y else _MASK
-            for block_x in range(first_x, last_x + 1):
+            for block_x in range(first_x, last_x + 1) if first_x < last_x else (first_x,):
                 # As a plain tuple, which is equal to the key and faster to make.
                 block = blocks.get((zoom, block_x, block_y))  # type: ignore[call-overload]
                 if block is None:
@@ -83,8 +83,10 @@ def tiles_by_cell(
                 tiles = block.usable_tiles if usable else block.all_tiles
                 left = x_from & _MASK if block_x == first_x else 0
                 right = (x_to & _MASK if block_x == last_x else _MASK) + 1
-                for row in range(top * BLOCK_CELLS, (bottom + 1) * BLOCK_CELLS, BLOCK_CELLS):
-                    found += tiles[row + left : row + right]
+                # One row is the usual case: circles are made of rows.
+                for row in range(top, bottom + 1) if top < bottom else (top,):
+                    start = row << BLOCK_BITS
+                    found += tiles[start + left : start + right]
     return found, complete
 
 

@@ -146,8 +146,8 @@ def test_a_route_and_an_area_are_read_from_files(filled: DaemonProcess) -> None:
     assert tracks[-1]["cells"] <= sum(parts)
     assert tracks[-1]["cells"] > max(parts)
 
-    fence = run_coverage(filled, "--zoom", 15, "--area", PLANS / "survey.plan")[-1]["cells"]
-    box = run_coverage(filled, "--zoom", 15, "--bbox", "50.3,30.5,50.4,30.8")[-1]["cells"]
+    fence = run_coverage(filled, "--zoom", 17, "--area", PLANS / "survey.plan")[-1]["cells"]
+    box = run_coverage(filled, "--zoom", 17, "--bbox", "50.3,30.5,50.4,30.8")[-1]["cells"]
     assert 0.95 * box < fence < box
     for name in ("places.kml", "areas.geojson"):
         assert run_coverage(filled, "--zoom", 12, "--area", PLANS / name)[-1]["cells"] > 0

@@ -2,6 +2,7 @@
 
 import json
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -146,3 +147,81 @@ def test_explain_fails_for_an_unknown_tile(run: Run) -> None:
 
     assert ended.returncode == 1
     assert "there is no tile" in ended.stderr
+
+
+AREA = {
+    "type": "Polygon",
+    "coordinates": [[[20, 40], [30, 40], [30, 50], [20, 50], [20, 40]]],
+}
+
+
+@pytest.fixture
+def area(tmp_path: Path) -> Path:
+    path = tmp_path / "area.geojson"
+    path.write_text(json.dumps(AREA))
+    return path
+
+
+def test_a_sector_may_be_the_polygon_of_a_file(
+    admin: TileCacheClient, run: Run, area: Path
+) -> None:
+    insert(admin, tile(IN_FRONT, captured_at=NOW - timedelta(days=400)))
+
+    made = run("sectors", "set", "city", "--class", "active_conflict", "--area", area)
+    assert made.returncode == 0, made.stderr
+    assert "Relabelled 1 tile." in made.stdout
+    assert "polygon of 4 points" in run("sectors", "list").stdout
+    for arguments in (["--area", area, "--bbox", BOX], []):
+        refused = run("sectors", "set", "city", "--class", "active_conflict", *arguments)
+        assert refused.returncode == 2
+    several = run(
+        *("sectors", "set", "city", "--class", "active_conflict"),
+        *("--area", Path(__file__).parents[2] / "plans/areas.geojson"),
+    )
+    assert several.returncode == 2
+    assert "has 2 shapes, must be one polygon" in several.stderr
+
+
+def test_a_dry_run_shows_what_would_be_relabelled(admin: TileCacheClient, run: Run) -> None:
+    insert(admin, tile(IN_FRONT, captured_at=NOW - timedelta(days=400)))
+    sector = ("sectors", "set", "front", "--class", "active_conflict", "--bbox", BOX)
+
+    tried = run(*sector, "--dry-run")
+    assert tried.stdout == (
+        "fresh to rejected: 1 tile, 0 of them used within the last seven days\n"
+        "Would set sector front and relabel 1 tile. Nothing was changed.\n"
+    )
+    counts, summary = map(json.loads, run(*sector, "--dry-run", "--json").stdout.splitlines())
+    assert counts == {
+        "kind": "relabelled",
+        "old_label": "fresh",
+        "new_label": "rejected",
+        "tile_count": 1,
+        "recently_used_count": 0,
+    }
+    assert summary == {"kind": "summary", "relabelled_count": 1, "dry_run": True}
+    assert json.loads(run("sectors", "list", "--json").stdout) == []
+    set_front(run)
+    rule = ("rules", "set", "active_conflict", "--max-age-months", 5, "--action", "downgrade")
+    assert "rejected to downgraded: 1 tile" in run(*rule, "--dry-run").stdout
+    assert read_label(admin, IN_FRONT) == "rejected"
+
+
+def test_a_change_that_relabels_is_asked_for_on_a_terminal(
+    admin: TileCacheClient, run: Run, answer: Run
+) -> None:
+    insert(admin, tile(IN_FRONT, captured_at=NOW - timedelta(days=400)))
+    sector = ("sectors", "set", "front", "--class", "active_conflict", "--bbox", BOX)
+
+    declined = answer("n", *sector)
+    assert declined.returncode == 1
+    assert "fresh to rejected: 1 tile" in declined.stderr
+    assert "This relabels 1 tile. Continue?" in declined.stderr
+    assert json.loads(run("sectors", "list", "--json").stdout) == []
+    assert answer("", *sector, "--yes").returncode == 0
+    rule = ("rules", "set", "active_conflict", "--max-age-months", 5, "--action", "downgrade")
+    assert answer("n", *rule).returncode == 1
+    assert answer("y", *rule).returncode == 0
+    assert read_label(admin, IN_FRONT) == "downgraded"
+    # Nothing would be relabelled, so nothing is asked.
+    assert answer("", *rule).returncode == 0

@@ -30,7 +30,7 @@ from tests.waiting import eventually
 from tilecache.client import TileCacheClient
 from tilecache.errors import CallError
 from tilecache.v1 import tile_cache_admin_pb2, tile_metadata_store_pb2
-from tilecache.v1.tile_metadata_store_pb2 import GetTileRequest
+from tilecache.v1.tile_metadata_store_pb2 import GetTileRequest, WatchedArea
 from tilecache_daemon.models import Limits
 from tilecache_daemon.schema.migrator import REVISIONS
 
@@ -236,6 +236,22 @@ def call_every_rpc(client: TileCacheClient) -> set[str]:
                         call(request, timeout=TIMEOUT_S)
                 called.add(method.name)
     return called
+
+
+def test_open_replicas_are_counted_without_a_latency(daemon: DaemonProcess, block: Block) -> None:
+    with daemon.client.replica() as replica:
+        replica.follow_areas([WatchedArea(zoom=block.zoom, region=block.region)])
+        replica.wait_until_synced(TIMEOUT_S)
+        assert "replicas 1 of 32" in show(daemon)
+        assert read_activity(daemon)["watches_open"] == 1
+    eventually(lambda: watched_calls(daemon))
+    assert [call["p50_s"] for call in watched_calls(daemon)] == [None]
+    assert read_activity(daemon)["watches_open"] == 0
+
+
+def watched_calls(daemon: DaemonProcess) -> list[dict[str, Any]]:
+    """WatchTiles among the calls that have ended."""
+    return [call for call in read_activity(daemon)["calls"] if call["method"] == "WatchTiles"]
 
 
 def test_without_the_admin_socket_the_rest_is_shown(daemon: DaemonProcess) -> None:

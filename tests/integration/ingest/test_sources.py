@@ -12,16 +12,16 @@ from pmtiles.tile import Compression, TileType, zxy_to_tileid
 from pmtiles.writer import write as pmtiles_writer
 
 from tests.imagery import cut_blue_marble, list_pyramid, write_mbtiles, write_pmtiles
-from tilecache_daemon.ingest.sources import (
+from tilecache_daemon.ingest.errors import SourceError
+from tilecache_daemon.ingest.found import (
     MISPLACED,
     UNREADABLE,
     Found,
     FoundTile,
     IgnoredFile,
     Refusal,
-    SourceError,
-    open_source,
 )
+from tilecache_daemon.ingest.sources import open_source
 from tilecache_daemon.ingest.unpacking import UnpackDirectory, UnpackingError
 
 Cell = tuple[int, int, int]
@@ -91,7 +91,7 @@ def test_only_the_requested_zooms_are_yielded_and_counted(
 
 def test_files_that_are_not_named_like_tiles_are_ignored(directory: Path) -> None:
     for name in (".DS_Store", "metadata.json", "1/._0.jpg", "2/1/.1.jpg.part", "README"):
-        (directory / name).write_bytes(b"x")
+        (directory / name).write_bytes(b"{}")
     source = open_source(directory)
 
     ignored = {found.file for found in source if isinstance(found, IgnoredFile)}
@@ -163,7 +163,7 @@ def test_rows_without_a_cell_or_an_image_are_refused_and_the_others_yielded(
 
     assert len(refused) == 6
     assert refused["world.mbtiles:3/8/0"][1].startswith("x is 8")
-    assert refused["world.mbtiles:3/0/8"][1].startswith("y is -1")
+    assert refused["world.mbtiles:3/0/8"][1].startswith("y is 8")
     assert refused["world.mbtiles:99/0/0"][1].startswith("zoom is 99")
     assert refused["world.mbtiles:4/0/0"] == (UNREADABLE, "the row has no image")
     assert sum(isinstance(found, FoundTile) for found in source) == 85

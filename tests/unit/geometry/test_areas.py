@@ -112,9 +112,10 @@ def test_a_polygon_has_the_cells_that_it_overlaps(
             assert (x, y) not in found
 
 
-@given(latitudes, latitudes, longitudes, st.floats(0.01, 180), st.integers(0, 12))
+# At 180 degrees exactly, both ways round are as short.
+@given(latitudes, latitudes, longitudes, st.floats(0.01, 179.99), st.integers(0, 12))
 @example(-90, 90, 180.0, 10.0, 3)
-@example(-90, 90, -180.0, 180.0, 5)
+@example(-90, 90, -180.0, 179.0, 5)
 def test_a_box_equals_the_polygon_of_its_corners(
     latitude_1: float, latitude_2: float, west: float, width: float, zoom: int
 ) -> None:

@@ -4,6 +4,7 @@ Each statement in a file follows a line `-- name --` and a comment on its purpos
 `{tile_columns}` for the columns of `models.Tile` in order, `{tile_records}` for the columns
 that `tile_columns.TileColumns` reads, `{eviction_columns}` for those of `models.Eviction`,
 `{rule_label}` and `{label_at}` for queries of the label of the tile `t` at the time `now`,
+`{decisive_rule}` for one of its sector and rule,
 `{pinned}` for a query that has a row if a pin holds it.
 """
 
@@ -44,15 +45,39 @@ _LABEL: Final = _code(
 _LABEL_RANK: Final = _code(
     "t.freshness_status", {label.value: rank for rank, label in enumerate(FreshnessLabel)}
 )
-_RULE_LABEL: Final = """
-    SELECT CASE
-               WHEN r.classification IS NULL THEN NULL
-               WHEN (least(t.captured_at, '9999-01-01') AT TIME ZONE 'UTC'
-                     + make_interval(months => r.max_age_months)) AT TIME ZONE 'UTC'
-                    > %(now)s THEN 'fresh'
-               WHEN r.action = 'reject' THEN 'rejected'
-               ELSE 'downgraded'
-           END
+_IN_POLYGON: Final = """
+    SELECT coalesce(bool_or(
+               CASE WHEN e.south = e.north
+                   THEN t.latitude = e.south
+                        AND p.longitude BETWEEN least(e.west, e.east) AND greatest(e.west, e.east)
+                   ELSE t.latitude BETWEEN e.south AND e.north AND p.longitude = e.beside
+               END
+           ), false)
+        OR mod(count(*) FILTER (
+               WHERE e.south <= t.latitude AND t.latitude < e.north AND p.longitude < e.beside
+           ), 2) = 1
+    FROM (
+        SELECT CASE WHEN t.longitude < s.west THEN t.longitude + 360 ELSE t.longitude END
+                   AS longitude
+    ) AS p
+    CROSS JOIN LATERAL (
+        SELECT u.*,
+               u.west + (t.latitude - u.south)
+                        * CASE WHEN u.north > u.south
+                              THEN (u.east - u.west) / (u.north - u.south) ELSE 0
+                          END AS beside
+        FROM unnest(s.edge_souths, s.edge_wests, s.edge_norths, s.edge_easts)
+                 AS u (south, west, north, east)
+    ) AS e
+"""
+"""Whether the centre of the tile `t` is within the polygon of the sector `s`, as
+`Polygon.contains` has it, to the last bit."""
+_DECISIVE_RULE: Final = """
+    SELECT s.name, r.action,
+           (least(t.captured_at, '9999-01-01') AT TIME ZONE 'UTC'
+            + make_interval(months => r.max_age_months)) AT TIME ZONE 'UTC' AS expires_at,
+           CASE r.action WHEN 'reject' THEN 'rejected' WHEN 'downgrade' THEN 'downgraded' END
+               AS expired_label
     FROM sector_classifications s
     LEFT JOIN tile_freshness_rules r USING (classification)
     WHERE t.latitude BETWEEN s.south AND s.north
@@ -60,11 +85,17 @@ _RULE_LABEL: Final = """
               WHEN s.west <= s.east THEN t.longitude BETWEEN s.west AND s.east
               ELSE t.longitude >= s.west OR t.longitude <= s.east
           END
-    ORDER BY s.classification = 'active_conflict' DESC
+      AND (s.polygon IS NULL OR ({in_polygon}))
+    ORDER BY s.classification = 'active_conflict' DESC, s.name COLLATE "C"
     LIMIT 1
-"""
-"""The label of the tile `t` at the time `now`, as `FreshnessPolicy.evaluate` gives it: no row
-outside all sectors, NULL without a rule."""
+""".replace("{in_polygon}", _IN_POLYGON)
+"""The sector and the rule of the tile `t`, as `FreshnessPolicy.evaluate` finds them: no row outside
+all sectors, NULLs without a rule."""
+_RULE_LABEL: Final = """
+    SELECT CASE WHEN d.expires_at > %(now)s THEN 'fresh' ELSE d.expired_label END
+    FROM ({decisive_rule}) AS d
+""".replace("{decisive_rule}", _DECISIVE_RULE)
+"""The label of the tile `t` at the time `now`: no row outside all sectors, NULL without a rule."""
 _LABEL_AT: Final = f"""
     SELECT CASE
                WHEN t.freshness_status IN ('stale_warn', 'stale_reject') THEN t.freshness_status
@@ -137,6 +168,7 @@ _PLACEHOLDERS: Final = {
     "{label_rank_at}": _LABEL_RANK_AT,
     "{label_at}": _LABEL_AT,
     "{rule_label}": _RULE_LABEL,
+    "{decisive_rule}": _DECISIVE_RULE,
     "{pinned}": _PINNED,
     "{after_captured_at}": _AFTER_CAPTURED_AT,
     "{eviction_columns}": EVICTION_COLUMNS,

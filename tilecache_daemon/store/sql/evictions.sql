@@ -74,8 +74,7 @@ WITH locked AS (
     SELECT t.file_path
     FROM deleted
     JOIN tiles t USING (file_path)
-    LEFT JOIN deleted AS also_deleted ON also_deleted.id = t.id
-    WHERE also_deleted.id IS NULL
+    WHERE t.id NOT IN (SELECT id FROM deleted)
 ), files AS (
     SELECT DISTINCT ON (file_path) *
     FROM deleted
@@ -92,11 +91,13 @@ WITH locked AS (
     ORDER BY access_order, id
     RETURNING id, tile_uuid
 )
-SELECT coalesce(listed.id, 0), e.tile_uuid::text, e.zoom, e.x, e.y, e.source, e.flight_id::text,
+SELECT coalesce(listed.id, 0), tile_uuid::text, e.zoom, e.x, e.y, e.source, e.flight_id::text,
        e.file_path, e.content_sha256, e.disk_bytes, %(now)s::timestamptz, e.accessed_at,
        %(reason)s
 FROM deleted AS e
-LEFT JOIN listed USING (tile_uuid)
+-- All that is listed was deleted. A full join cannot compare each with each, which the planner
+-- chooses otherwise, because it expects one row.
+FULL JOIN listed USING (tile_uuid)
 ORDER BY e.access_order, e.id;
 
 -- list_replaced_file --

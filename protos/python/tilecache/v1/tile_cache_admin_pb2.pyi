@@ -1108,19 +1108,27 @@ class Sector(_message.Message):
     CLASSIFICATION_FIELD_NUMBER: _builtins.int
     BOUNDING_BOX_FIELD_NUMBER: _builtins.int
     CREATED_AT_FIELD_NUMBER: _builtins.int
+    POLYGON_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name, unique. 1 to 100 characters."""
     classification: Global___SectorClassification.ValueType
     """Required."""
     @_builtins.property
     def bounding_box(self) -> _tile_metadata_store_pb2.BoundingBox:
-        """Required in `SetSector`. Absent for rows of schema 0001, which have no box;
-        no tile lies in them.
+        """Required in `SetSector`, unless `polygon` is given: then it is the box around
+        it, output only. Absent for rows of schema 0001, which have no box; no tile
+        lies in them.
         """
 
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp:
         """Output only."""
+
+    @_builtins.property
+    def polygon(self) -> _tile_metadata_store_pb2.Polygon:
+        """At most `Limits.max_sector_points` positions, over less than 360 degrees of
+        longitude.
+        """
 
     def __init__(
         self,
@@ -1129,10 +1137,11 @@ class Sector(_message.Message):
         classification: Global___SectorClassification.ValueType = ...,
         bounding_box: _tile_metadata_store_pb2.BoundingBox | None = ...,
         created_at: _timestamp_pb2.Timestamp | None = ...,
+        polygon: _tile_metadata_store_pb2.Polygon | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["bounding_box", b"bounding_box", "created_at", b"created_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["bounding_box", b"bounding_box", "created_at", b"created_at", "polygon", b"polygon"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bounding_box", b"bounding_box", "classification", b"classification", "created_at", b"created_at", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bounding_box", b"bounding_box", "classification", b"classification", "created_at", b"created_at", "name", b"name", "polygon", b"polygon"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1193,6 +1202,9 @@ class SetSectorRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     SECTOR_FIELD_NUMBER: _builtins.int
+    DRY_RUN_FIELD_NUMBER: _builtins.int
+    dry_run: _builtins.bool
+    """Change nothing; only return what would be done."""
     @_builtins.property
     def sector(self) -> Global___Sector:
         """Required."""
@@ -1201,10 +1213,11 @@ class SetSectorRequest(_message.Message):
         self,
         *,
         sector: Global___Sector | None = ...,
+        dry_run: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["sector", b"sector"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["sector", b"sector"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "sector", b"sector"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1216,25 +1229,65 @@ class SetSectorResponse(_message.Message):
 
     SECTOR_FIELD_NUMBER: _builtins.int
     RELABELLED_COUNT_FIELD_NUMBER: _builtins.int
+    RELABELLED_FIELD_NUMBER: _builtins.int
     relabelled_count: _builtins.int
     """Tiles whose label changed."""
     @_builtins.property
     def sector(self) -> Global___Sector:
         """As stored."""
 
+    @_builtins.property
+    def relabelled(self) -> _containers.RepeatedCompositeFieldContainer[Global___RelabelCount]:
+        """The same in a dry run, per pair of labels. Empty otherwise."""
+
     def __init__(
         self,
         *,
         sector: Global___Sector | None = ...,
         relabelled_count: _builtins.int = ...,
+        relabelled: _abc.Iterable[Global___RelabelCount] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["sector", b"sector"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["relabelled_count", b"relabelled_count", "sector", b"sector"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["relabelled", b"relabelled", "relabelled_count", b"relabelled_count", "sector", b"sector"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SetSectorResponse: _TypeAlias = SetSectorResponse  # noqa: Y015
+
+@_typing.final
+class RelabelCount(_message.Message):
+    """How many tiles change from a label to another one."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OLD_LABEL_FIELD_NUMBER: _builtins.int
+    NEW_LABEL_FIELD_NUMBER: _builtins.int
+    TILE_COUNT_FIELD_NUMBER: _builtins.int
+    RECENTLY_USED_COUNT_FIELD_NUMBER: _builtins.int
+    old_label: _tile_metadata_store_pb2.FreshnessLabel.ValueType
+    """The label that they have."""
+    new_label: _tile_metadata_store_pb2.FreshnessLabel.ValueType
+    """The label that they get."""
+    tile_count: _builtins.int
+    """Tiles."""
+    recently_used_count: _builtins.int
+    """Those of them that were used within the last seven days."""
+    def __init__(
+        self,
+        *,
+        old_label: _tile_metadata_store_pb2.FreshnessLabel.ValueType = ...,
+        new_label: _tile_metadata_store_pb2.FreshnessLabel.ValueType = ...,
+        tile_count: _builtins.int = ...,
+        recently_used_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["new_label", b"new_label", "old_label", b"old_label", "recently_used_count", b"recently_used_count", "tile_count", b"tile_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RelabelCount: _TypeAlias = RelabelCount  # noqa: Y015
 
 @_typing.final
 class DeleteSectorRequest(_message.Message):
@@ -1348,6 +1401,9 @@ class SetFreshnessRuleRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     RULE_FIELD_NUMBER: _builtins.int
+    DRY_RUN_FIELD_NUMBER: _builtins.int
+    dry_run: _builtins.bool
+    """Change nothing; only return what would be done."""
     @_builtins.property
     def rule(self) -> Global___FreshnessRule:
         """Required."""
@@ -1356,10 +1412,11 @@ class SetFreshnessRuleRequest(_message.Message):
         self,
         *,
         rule: Global___FreshnessRule | None = ...,
+        dry_run: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["rule", b"rule"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["rule", b"rule"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "rule", b"rule"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1371,21 +1428,27 @@ class SetFreshnessRuleResponse(_message.Message):
 
     RULE_FIELD_NUMBER: _builtins.int
     RELABELLED_COUNT_FIELD_NUMBER: _builtins.int
+    RELABELLED_FIELD_NUMBER: _builtins.int
     relabelled_count: _builtins.int
     """Tiles whose label changed."""
     @_builtins.property
     def rule(self) -> Global___FreshnessRule:
         """As stored."""
 
+    @_builtins.property
+    def relabelled(self) -> _containers.RepeatedCompositeFieldContainer[Global___RelabelCount]:
+        """The same in a dry run, per pair of labels. Empty otherwise."""
+
     def __init__(
         self,
         *,
         rule: Global___FreshnessRule | None = ...,
         relabelled_count: _builtins.int = ...,
+        relabelled: _abc.Iterable[Global___RelabelCount] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["rule", b"rule"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["relabelled_count", b"relabelled_count", "rule", b"rule"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["relabelled", b"relabelled", "relabelled_count", b"relabelled_count", "rule", b"rule"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

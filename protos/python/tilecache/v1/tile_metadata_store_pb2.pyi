@@ -776,6 +776,7 @@ class Limits(_message.Message):
     MAX_REGION_POINTS_FIELD_NUMBER: _builtins.int
     MAX_HALF_WIDTH_METERS_FIELD_NUMBER: _builtins.int
     MAX_PIN_NAME_CHARACTERS_FIELD_NUMBER: _builtins.int
+    MAX_SECTOR_POINTS_FIELD_NUMBER: _builtins.int
     MAX_FLIGHT_NAME_CHARACTERS_FIELD_NUMBER: _builtins.int
     max_batch_tiles: _builtins.int
     """Tiles in a batch of `BulkInsertTiles`."""
@@ -821,6 +822,8 @@ class Limits(_message.Message):
     """`Corridor.half_width_meters`."""
     max_pin_name_characters: _builtins.int
     """Characters of a pin's name."""
+    max_sector_points: _builtins.int
+    """Positions in the polygon of a sector."""
     max_flight_name_characters: _builtins.int
     """Characters of a flight's name."""
     def __init__(
@@ -848,11 +851,12 @@ class Limits(_message.Message):
         max_region_points: _builtins.int = ...,
         max_half_width_meters: _builtins.int = ...,
         max_pin_name_characters: _builtins.int = ...,
+        max_sector_points: _builtins.int = ...,
         max_flight_name_characters: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_age_months", b"max_age_months", "max_answer_tiles", b"max_answer_tiles", "max_batch_tiles", b"max_batch_tiles", "max_concurrent_calls", b"max_concurrent_calls", "max_disk_bytes", b"max_disk_bytes", "max_file_path_bytes", b"max_file_path_bytes", "max_flight_name_characters", b"max_flight_name_characters", "max_goal_bytes", b"max_goal_bytes", "max_half_width_meters", b"max_half_width_meters", "max_message_bytes", b"max_message_bytes", "max_page_size", b"max_page_size", "max_pin_name_characters", b"max_pin_name_characters", "max_quality_bytes", b"max_quality_bytes", "max_radius_meters", b"max_radius_meters", "max_region_cells", b"max_region_cells", "max_region_points", b"max_region_points", "max_request_items", b"max_request_items", "max_sector_name_characters", b"max_sector_name_characters", "max_tile_size_meters", b"max_tile_size_meters", "max_tile_size_pixels", b"max_tile_size_pixels", "max_watch_streams", b"max_watch_streams", "max_watched_areas", b"max_watched_areas", "max_watched_blocks", b"max_watched_blocks"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_age_months", b"max_age_months", "max_answer_tiles", b"max_answer_tiles", "max_batch_tiles", b"max_batch_tiles", "max_concurrent_calls", b"max_concurrent_calls", "max_disk_bytes", b"max_disk_bytes", "max_file_path_bytes", b"max_file_path_bytes", "max_flight_name_characters", b"max_flight_name_characters", "max_goal_bytes", b"max_goal_bytes", "max_half_width_meters", b"max_half_width_meters", "max_message_bytes", b"max_message_bytes", "max_page_size", b"max_page_size", "max_pin_name_characters", b"max_pin_name_characters", "max_quality_bytes", b"max_quality_bytes", "max_radius_meters", b"max_radius_meters", "max_region_cells", b"max_region_cells", "max_region_points", b"max_region_points", "max_request_items", b"max_request_items", "max_sector_name_characters", b"max_sector_name_characters", "max_sector_points", b"max_sector_points", "max_tile_size_meters", b"max_tile_size_meters", "max_tile_size_pixels", b"max_tile_size_pixels", "max_watch_streams", b"max_watch_streams", "max_watched_areas", b"max_watched_areas", "max_watched_blocks", b"max_watched_blocks"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1532,6 +1536,210 @@ class LabelCount(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___LabelCount: _TypeAlias = LabelCount  # noqa: Y015
+
+@_typing.final
+class ListExpiringRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WITHIN_FIELD_NUMBER: _builtins.int
+    REGION_FIELD_NUMBER: _builtins.int
+    ZOOMS_FIELD_NUMBER: _builtins.int
+    OMIT_TILES_FIELD_NUMBER: _builtins.int
+    omit_tiles: _builtins.bool
+    """Return the counts only."""
+    @_builtins.property
+    def within(self) -> _duration_pb2.Duration:
+        """From now on. Required; more than 0, at most 36,500 days."""
+
+    @_builtins.property
+    def region(self) -> Global___Region:
+        """Only in this region. Its size is not limited."""
+
+    @_builtins.property
+    def zooms(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Only these zooms. Empty: all. Exactly one if the region has a `CellRange`."""
+
+    def __init__(
+        self,
+        *,
+        within: _duration_pb2.Duration | None = ...,
+        region: Global___Region | None = ...,
+        zooms: _abc.Iterable[_builtins.int] | None = ...,
+        omit_tiles: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["region", b"region", "within", b"within"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["omit_tiles", b"omit_tiles", "region", b"region", "within", b"within", "zooms", b"zooms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListExpiringRequest: _TypeAlias = ListExpiringRequest  # noqa: Y015
+
+@_typing.final
+class ListExpiringResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TILES_FIELD_NUMBER: _builtins.int
+    SUMMARY_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def tiles(self) -> _containers.RepeatedCompositeFieldContainer[Global___ExpiringTile]:
+        """Some of the tiles."""
+
+    @_builtins.property
+    def summary(self) -> Global___ExpirySummary:
+        """In the last message only."""
+
+    def __init__(
+        self,
+        *,
+        tiles: _abc.Iterable[Global___ExpiringTile] | None = ...,
+        summary: Global___ExpirySummary | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["summary", b"summary"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["summary", b"summary", "tiles", b"tiles"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListExpiringResponse: _TypeAlias = ListExpiringResponse  # noqa: Y015
+
+@_typing.final
+class ExpiringTile(_message.Message):
+    """A tile whose label becomes worse."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TILE_UUID_FIELD_NUMBER: _builtins.int
+    KEY_FIELD_NUMBER: _builtins.int
+    CAPTURED_AT_FIELD_NUMBER: _builtins.int
+    DISK_BYTES_FIELD_NUMBER: _builtins.int
+    FRESHNESS_LABEL_FIELD_NUMBER: _builtins.int
+    EXPIRES_AT_FIELD_NUMBER: _builtins.int
+    NEXT_LABEL_FIELD_NUMBER: _builtins.int
+    SECTOR_FIELD_NUMBER: _builtins.int
+    tile_uuid: _builtins.str
+    """The id of the tile."""
+    disk_bytes: _builtins.int
+    """Size of the image file in bytes. 0 if it is unknown."""
+    freshness_label: Global___FreshnessLabel.ValueType
+    """The stored label."""
+    next_label: Global___FreshnessLabel.ValueType
+    """The label that it changes to."""
+    sector: _builtins.str
+    """The name of the sector that determines it."""
+    @_builtins.property
+    def key(self) -> _tile_identity_pb2.TileKey:
+        """Its key."""
+
+    @_builtins.property
+    def captured_at(self) -> _timestamp_pb2.Timestamp:
+        """When the image was taken."""
+
+    @_builtins.property
+    def expires_at(self) -> _timestamp_pb2.Timestamp:
+        """When it changes."""
+
+    def __init__(
+        self,
+        *,
+        tile_uuid: _builtins.str = ...,
+        key: _tile_identity_pb2.TileKey | None = ...,
+        captured_at: _timestamp_pb2.Timestamp | None = ...,
+        disk_bytes: _builtins.int = ...,
+        freshness_label: Global___FreshnessLabel.ValueType = ...,
+        expires_at: _timestamp_pb2.Timestamp | None = ...,
+        next_label: Global___FreshnessLabel.ValueType = ...,
+        sector: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["captured_at", b"captured_at", "expires_at", b"expires_at", "key", b"key"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["captured_at", b"captured_at", "disk_bytes", b"disk_bytes", "expires_at", b"expires_at", "freshness_label", b"freshness_label", "key", b"key", "next_label", b"next_label", "sector", b"sector", "tile_uuid", b"tile_uuid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExpiringTile: _TypeAlias = ExpiringTile  # noqa: Y015
+
+@_typing.final
+class ExpirySummary(_message.Message):
+    """How many tiles expire."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COUNTS_FIELD_NUMBER: _builtins.int
+    TILE_COUNT_FIELD_NUMBER: _builtins.int
+    USED_BYTES_FIELD_NUMBER: _builtins.int
+    STARTS_AT_FIELD_NUMBER: _builtins.int
+    CLOCK_TRUSTED_FIELD_NUMBER: _builtins.int
+    tile_count: _builtins.int
+    """All of them."""
+    used_bytes: _builtins.int
+    """Their size in bytes."""
+    clock_trusted: _builtins.bool
+    """Whether the clock is trusted. If not, tiles may be older."""
+    @_builtins.property
+    def counts(self) -> _containers.RepeatedCompositeFieldContainer[Global___ExpiryCount]:
+        """By day, sector and label, in this order."""
+
+    @_builtins.property
+    def starts_at(self) -> _timestamp_pb2.Timestamp:
+        """The time from which `within` counts."""
+
+    def __init__(
+        self,
+        *,
+        counts: _abc.Iterable[Global___ExpiryCount] | None = ...,
+        tile_count: _builtins.int = ...,
+        used_bytes: _builtins.int = ...,
+        starts_at: _timestamp_pb2.Timestamp | None = ...,
+        clock_trusted: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["starts_at", b"starts_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clock_trusted", b"clock_trusted", "counts", b"counts", "starts_at", b"starts_at", "tile_count", b"tile_count", "used_bytes", b"used_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExpirySummary: _TypeAlias = ExpirySummary  # noqa: Y015
+
+@_typing.final
+class ExpiryCount(_message.Message):
+    """How many tiles expire on a day in a sector."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DAY_FIELD_NUMBER: _builtins.int
+    SECTOR_FIELD_NUMBER: _builtins.int
+    NEXT_LABEL_FIELD_NUMBER: _builtins.int
+    TILE_COUNT_FIELD_NUMBER: _builtins.int
+    USED_BYTES_FIELD_NUMBER: _builtins.int
+    sector: _builtins.str
+    """The name of the sector that determines it."""
+    next_label: Global___FreshnessLabel.ValueType
+    """The label that they change to."""
+    tile_count: _builtins.int
+    """Tiles."""
+    used_bytes: _builtins.int
+    """Their size in bytes."""
+    @_builtins.property
+    def day(self) -> _timestamp_pb2.Timestamp:
+        """The beginning of the day, in UTC."""
+
+    def __init__(
+        self,
+        *,
+        day: _timestamp_pb2.Timestamp | None = ...,
+        sector: _builtins.str = ...,
+        next_label: Global___FreshnessLabel.ValueType = ...,
+        tile_count: _builtins.int = ...,
+        used_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["day", b"day"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["day", b"day", "next_label", b"next_label", "sector", b"sector", "tile_count", b"tile_count", "used_bytes", b"used_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExpiryCount: _TypeAlias = ExpiryCount  # noqa: Y015
 
 @_typing.final
 class TouchTilesRequest(_message.Message):

@@ -55,6 +55,11 @@ class TileMetadataStoreStub(object):
                 request_serializer=tilecache_dot_v1_dot_tile__metadata__store__pb2.DescribeCoverageRequest.SerializeToString,
                 response_deserializer=tilecache_dot_v1_dot_tile__metadata__store__pb2.DescribeCoverageResponse.FromString,
                 )
+        self.ListExpiring = channel.unary_stream(
+                '/tilecache.v1.TileMetadataStore/ListExpiring',
+                request_serializer=tilecache_dot_v1_dot_tile__metadata__store__pb2.ListExpiringRequest.SerializeToString,
+                response_deserializer=tilecache_dot_v1_dot_tile__metadata__store__pb2.ListExpiringResponse.FromString,
+                )
         self.TouchTiles = channel.unary_unary(
                 '/tilecache.v1.TileMetadataStore/TouchTiles',
                 request_serializer=tilecache_dot_v1_dot_tile__metadata__store__pb2.TouchTilesRequest.SerializeToString,
@@ -157,6 +162,14 @@ class TileMetadataStoreServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListExpiring(self, request, context):
+        """Lists the tiles whose label becomes worse within a time, by the sectors and
+        rules of now, oldest capture first; and how many there are by day and sector.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def TouchTiles(self, request, context):
         """Records that tiles were used. The records are written in batches; a crash
         may lose those of the last `GetServerInfoResponse.access_loss_bound`.
@@ -249,6 +262,11 @@ def add_TileMetadataStoreServicer_to_server(servicer, server):
                     servicer.DescribeCoverage,
                     request_deserializer=tilecache_dot_v1_dot_tile__metadata__store__pb2.DescribeCoverageRequest.FromString,
                     response_serializer=tilecache_dot_v1_dot_tile__metadata__store__pb2.DescribeCoverageResponse.SerializeToString,
+            ),
+            'ListExpiring': grpc.unary_stream_rpc_method_handler(
+                    servicer.ListExpiring,
+                    request_deserializer=tilecache_dot_v1_dot_tile__metadata__store__pb2.ListExpiringRequest.FromString,
+                    response_serializer=tilecache_dot_v1_dot_tile__metadata__store__pb2.ListExpiringResponse.SerializeToString,
             ),
             'TouchTiles': grpc.unary_unary_rpc_method_handler(
                     servicer.TouchTiles,
@@ -424,6 +442,23 @@ class TileMetadataStore(object):
         return grpc.experimental.unary_stream(request, target, '/tilecache.v1.TileMetadataStore/DescribeCoverage',
             tilecache_dot_v1_dot_tile__metadata__store__pb2.DescribeCoverageRequest.SerializeToString,
             tilecache_dot_v1_dot_tile__metadata__store__pb2.DescribeCoverageResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def ListExpiring(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(request, target, '/tilecache.v1.TileMetadataStore/ListExpiring',
+            tilecache_dot_v1_dot_tile__metadata__store__pb2.ListExpiringRequest.SerializeToString,
+            tilecache_dot_v1_dot_tile__metadata__store__pb2.ListExpiringResponse.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
 

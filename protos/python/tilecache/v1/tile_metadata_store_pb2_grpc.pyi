@@ -72,6 +72,10 @@ class TileMetadataStoreStub:
     """Returns how many cells of a region are usable, stale and missing, now or at
     another time, and which cells are missing or stale.
     """
+    ListExpiring: _grpc.UnaryStreamMultiCallable[_tile_metadata_store_pb2.ListExpiringRequest, _tile_metadata_store_pb2.ListExpiringResponse]
+    """Lists the tiles whose label becomes worse within a time, by the sectors and
+    rules of now, oldest capture first; and how many there are by day and sector.
+    """
     TouchTiles: _grpc.UnaryUnaryMultiCallable[_tile_metadata_store_pb2.TouchTilesRequest, _tile_metadata_store_pb2.TouchTilesResponse]
     """Records that tiles were used. The records are written in batches; a crash
     may lose those of the last `GetServerInfoResponse.access_loss_bound`.
@@ -133,6 +137,10 @@ class TileMetadataStoreAsyncStub(TileMetadataStoreStub):
     DescribeCoverage: _aio.UnaryStreamMultiCallable[_tile_metadata_store_pb2.DescribeCoverageRequest, _tile_metadata_store_pb2.DescribeCoverageResponse]  # type: ignore[assignment]
     """Returns how many cells of a region are usable, stale and missing, now or at
     another time, and which cells are missing or stale.
+    """
+    ListExpiring: _aio.UnaryStreamMultiCallable[_tile_metadata_store_pb2.ListExpiringRequest, _tile_metadata_store_pb2.ListExpiringResponse]  # type: ignore[assignment]
+    """Lists the tiles whose label becomes worse within a time, by the sectors and
+    rules of now, oldest capture first; and how many there are by day and sector.
     """
     TouchTiles: _aio.UnaryUnaryMultiCallable[_tile_metadata_store_pb2.TouchTilesRequest, _tile_metadata_store_pb2.TouchTilesResponse]  # type: ignore[assignment]
     """Records that tiles were used. The records are written in batches; a crash
@@ -240,6 +248,16 @@ class TileMetadataStoreServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_tile_metadata_store_pb2.DescribeCoverageResponse], _abc.AsyncIterator[_tile_metadata_store_pb2.DescribeCoverageResponse]]:
         """Returns how many cells of a region are usable, stale and missing, now or at
         another time, and which cells are missing or stale.
+        """
+
+    @_abc_1.abstractmethod
+    def ListExpiring(
+        self,
+        request: _tile_metadata_store_pb2.ListExpiringRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_tile_metadata_store_pb2.ListExpiringResponse], _abc.AsyncIterator[_tile_metadata_store_pb2.ListExpiringResponse]]:
+        """Lists the tiles whose label becomes worse within a time, by the sectors and
+        rules of now, oldest capture first; and how many there are by day and sector.
         """
 
     @_abc_1.abstractmethod

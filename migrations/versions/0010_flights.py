@@ -2,8 +2,8 @@
 
 from alembic import op
 
-revision = "0009_flights"
-down_revision = "0008_pins"
+revision = "0010_flights"
+down_revision = "0009_sector_polygons"
 branch_labels = None
 depends_on = None
 

@@ -1,0 +1,78 @@
+"""The commands of docs/operating.md, one after the other, with real tiles and a real plan."""
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.daemon_process import TILECACHE, DaemonProcess, daemon_environment
+from tests.imagery import cut_blue_marble
+
+GUIDE = Path(__file__).parents[3] / "docs/operating.md"
+PLAN = Path(__file__).parents[2] / "plans/survey.plan"
+ZOOMS = (12, 14)
+STORED = (50.28, 30.55, 50.45, 30.70)
+"""The west of the route. The rest is fetched."""
+WHOLE = (50.28, 30.55, 50.45, 30.83)
+BLOCKS = re.findall(r"^```sh\n(.*?)^```$", GUIDE.read_text(), re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, daemon: DaemonProcess) -> Path:
+    """A directory with the plan and what was fetched, beside a daemon that has other tiles."""
+    shutil.copy(PLAN, tmp_path)
+    cut_blue_marble(tmp_path / "fetched", *ZOOMS, WHOLE)
+    cut_blue_marble(tmp_path / "before", *ZOOMS, STORED)
+    cut_blue_marble(tmp_path / "before", 5, 6)
+    run = subprocess.run(
+        [TILECACHE, "import", tmp_path / "before"],
+        env=daemon_environment(socket_path=daemon.socket_path),
+        check=False,
+    )
+    assert run.returncode == 0
+    return tmp_path
+
+
+def test_the_commands_run_one_after_the_other(workplace: Path, daemon: DaemonProcess) -> None:
+    environment = daemon_environment(
+        socket_path=daemon.socket_path, admin_socket_path=daemon.admin_socket_path
+    )
+    environment["PATH"] = f"{TILECACHE.parent}:{environment['PATH']}"
+    script = "".join(f"echo '### {number}'\n{block}" for number, block in enumerate(BLOCKS))
+
+    ran = subprocess.run(
+        ["sh", "-e", "-c", script],
+        cwd=workplace,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    shown = re.split(r"### \d+\n", ran.stdout)[1:]
+    before, after = (
+        float(re.findall(r"all .*?([\d.]+)%", shown[index])[0])
+        for index, block in enumerate(BLOCKS)
+        if re.search(r"coverage .*--on \"\$DAY\"$", block, re.MULTILINE)
+    )
+    assert before < 100 == after
+    for name in ("route.png", "area.png", "fetch.geojson"):
+        assert (workplace / name).stat().st_size > 0
+    fetched = (workplace / "fetch.csv").read_text().splitlines()
+    assert fetched[0].startswith("zoom,x,y,source,tile_uuid")
+    assert {line.rpartition(",")[2] for line in fetched[1:]} == {"missing"}
+    assert "next-flight" in ran.stdout
+    assert "Evicted" in ran.stdout
+
+
+def test_every_form_of_a_region_stands_in_the_guide() -> None:
+    help_text = subprocess.run(
+        [TILECACHE, "coverage", "--help"], capture_output=True, text=True, check=True
+    ).stdout
+    for option in ("--route", "--area", "--circle", "--bbox", "--cells", "--on", "--zoom"):
+        assert option in help_text
+        assert option in GUIDE.read_text()
