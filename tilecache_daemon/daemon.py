@@ -39,6 +39,9 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 DATABASE_RETRY_S: Final = 0.5
 POSTGRES_CHECK_S: Final = 0.5
+POSTGRES_UNRESPONSIVE_S: Final = 120.0
+"""A server of the daemon's own that has not answered for so long is killed and started again.
+Its recovery after a crash takes less (`EmbeddedPostgres.start_timeout_s`)."""
 MIGRATING: Final = "migrating the schema"
 
 
@@ -132,7 +135,7 @@ class Daemon:
         # This also ends a start that is cancelled.
         self._closing.push_async_callback(asyncio.to_thread, postgres.stop)
         dsn = await asyncio.to_thread(postgres.start)
-        self._run("postgres-restart", partial(_keep_running, postgres))
+        self._run("postgres-restart", partial(self._keep_running, postgres))
         return self._config.model_copy(update={"dsn": dsn})
 
     async def _migrate(self, config: Config, report: Callable[[str], None]) -> MigrationResult:
@@ -206,18 +209,26 @@ class Daemon:
         for name, server in zip(("socket", "admin-socket"), servers, strict=False):
             self._run(name, server.keep_reachable)
 
+    async def _keep_running(self, postgres: EmbeddedPostgres) -> None:
+        """Restarts the daemon's own PostgreSQL whenever it has ended or no longer responds,
+        until cancelled."""
+        answered_at = self._clock.monotonic()
+        while True:
+            await asyncio.sleep(POSTGRES_CHECK_S)
+            now = self._clock.monotonic()
+            if self._database is None or self._database.available:
+                answered_at = now
+            if not postgres.is_running():
+                await asyncio.to_thread(postgres.restart_if_dead)
+            elif now - answered_at > POSTGRES_UNRESPONSIVE_S:
+                log.error("postgres_unresponsive", silent_s=round(now - answered_at))
+                answered_at = now
+                await asyncio.to_thread(postgres.restart)
+
     def _run(self, name: str, work: Work) -> SupervisedTask:
         task = self._supervisor.start(name, work)
         self._closing.push_async_callback(task.stop)
         return task
-
-
-async def _keep_running(postgres: EmbeddedPostgres) -> None:
-    """Restarts the daemon's own PostgreSQL whenever it has ended, until cancelled."""
-    while True:
-        await asyncio.sleep(POSTGRES_CHECK_S)
-        if not postgres.is_running():
-            await asyncio.to_thread(postgres.restart_if_dead)
 
 
 async def _flush(accesses: AccessLog) -> None:

@@ -20,7 +20,8 @@ class ForeignPostgres:
     """An external server, which the daemon only connects to."""
 
     def __init__(self, directory: Path, **settings: str) -> None:
-        self.settings = SETTINGS | settings
+        # As an administrator's server, which nobody starts again.
+        self.settings = SETTINGS | {"restart_after_crash": "on"} | settings
         """PostgreSQL's settings; they apply from the next start on."""
         self.dsn = ""
         self._directory = directory

@@ -2,14 +2,23 @@
 
 import os
 import signal
+from datetime import timedelta
+from pathlib import Path
 
 import psycopg
 
+from tests.clocked_daemon import ClockedDaemon
 from tests.faults.daemons import Daemon
 from tests.faults.load import Load
 from tests.faults.scale import ROUNDS
-from tests.faults.servers import ForeignPostgres, backend_pids, embedded_dsn, embedded_pid
-from tests.tiles import Block, insert, tile, tile_uuid
+from tests.faults.servers import (
+    ForeignPostgres,
+    backend_pids,
+    embedded_dsn,
+    embedded_pid,
+    thaw,
+)
+from tests.tiles import NOW, Block, insert, is_stored, tile, tile_uuid
 from tests.waiting import eventually
 
 
@@ -36,6 +45,45 @@ def test_a_killed_embedded_postgresql_is_restarted(
             eventually(lambda pid=pid: embedded_pid(state) not in (0, pid))
             load.wait_until_all_succeed()
         load.verify(embedded_dsn(state))
+
+
+def test_a_crash_of_a_session_starts_a_new_embedded_postgresql(
+    daemon_with_embedded: Daemon,
+) -> None:
+    """Instead of one that restarts its own processes, which may come to a standstill."""
+    state = daemon_with_embedded.state_directory
+    with Load(daemon_with_embedded.socket_path) as load:
+        for _ in range(ROUNDS):
+            pid = embedded_pid(state)
+            os.kill(backend_pids(embedded_dsn(state), "tilecache")[0], signal.SIGKILL)
+            eventually(lambda pid=pid: embedded_pid(state) not in (0, pid))
+            load.wait_until_all_succeed()
+        load.verify(embedded_dsn(state))
+
+
+def test_an_embedded_postgresql_that_does_not_respond_is_killed_and_started_again(
+    open_directory: Path,
+) -> None:
+    with ClockedDaemon(open_directory, NOW) as daemon:
+        state = open_directory / "state"
+        pid, dsn, key = embedded_pid(state), embedded_dsn(state), Block().key()
+        insert(daemon.client, tile(key))
+        with psycopg.connect(dsn, autocommit=True) as connection:
+            os.kill(pid, signal.SIGSTOP)
+            try:
+                # Sessions that exist would go on; new ones are not accepted.
+                connection.execute(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                    " WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
+                )
+                eventually(lambda: not daemon.client.is_serving())
+                daemon.pass_time(timedelta(seconds=121))
+                eventually(daemon.client.is_serving)
+            finally:
+                thaw(pid)
+        assert embedded_pid(state) not in (0, pid)
+        assert is_stored(daemon.client, key)
+        assert "postgres_unresponsive" in daemon.log
 
 
 def test_the_daemon_reconnects_to_a_killed_external_postgresql(

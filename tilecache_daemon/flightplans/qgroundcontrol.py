@@ -154,16 +154,13 @@ def _fences(fence: Mapping[str, Any]) -> tuple[list[AreaShape], list[AreaShape]]
 
 
 def _without(included: Sequence[AreaShape], excluded: Sequence[AreaShape]) -> list[AreaShape]:
-    """What is included and not excluded. Circles become polygons where something is excluded:
-    around an included circle, within an excluded one."""
+    """What is included and not excluded. Circles and corridors become polygons where something
+    is excluded: around what is included, within an excluded circle."""
     if not excluded:
         return list(included)
     rest: list[AreaShape] = []
     for area in included:
-        if isinstance(area, CorridorShape):
-            rest.append(area)
-            continue
-        reference = (area.centre if isinstance(area, CircleShape) else area.outer[0])[1]
+        reference = _first_position(area)[1]
         left = _planar(area, reference, around=True)
         for hole in excluded:
             left = shapely.difference(left, _planar(hole, reference, around=False))
@@ -171,9 +168,26 @@ def _without(included: Sequence[AreaShape], excluded: Sequence[AreaShape]) -> li
     return rest
 
 
+def _first_position(area: AreaShape) -> Position:
+    match area:
+        case CircleShape():
+            return area.centre
+        case CorridorShape():
+            return area.line[0]
+        case PolygonShape():
+            return area.outer[0]
+
+
 def _planar(area: AreaShape, reference: float, *, around: bool) -> Any:
-    """An area in longitude and latitude, on the same side of the antimeridian as a longitude."""
-    assert not isinstance(area, CorridorShape)
+    """An area in longitude and latitude, on the same side of the antimeridian as a longitude.
+    The legs of a corridor are straight there: a metre beside the shortest way after 5 km."""
+    if isinstance(area, CorridorShape):
+        ends = [
+            _planar(CircleShape(each, area.half_width_meters), reference, around=around)
+            for each in area.line
+        ]
+        legs = zip(ends, ends[1:] or ends, strict=False)
+        return shapely.union_all([shapely.union(*leg).convex_hull for leg in legs])
     ring = _circle_ring(area, around=around) if isinstance(area, CircleShape) else area.outer
     longitudes = np.unwrap([longitude for _, longitude in ring], period=360.0)
     longitudes -= 360.0 * np.round((longitudes.mean() - reference) / 360.0)

@@ -43,6 +43,9 @@ _CONNECT_TIMEOUT_S: Final = 10
 _SETTINGS: Final = {
     "listen_addresses": "",
     "port": "5432",
+    # After a crash the daemon starts a new server. One that restarts its own processes may
+    # come to a standstill if its disk is full meanwhile (seen with PostgreSQL 18).
+    "restart_after_crash": "off",
     "unix_socket_permissions": "0700",
     "jit": "off",
     "timezone": "UTC",
@@ -139,10 +142,18 @@ class EmbeddedPostgres:
             if self._server is None or self._server.is_running():
                 return False
             _logger.warning("PostgreSQL ended unexpectedly; restarting it")
-            with self._server_lock() as lock:
-                self._server = self._launch(lock)
-            self._create_database(self._server)
+            self._restart()
             return True
+
+    def restart(self) -> None:
+        """Kills the server, which no longer responds, and starts it again.
+
+        Raises EmbeddedPostgresError on failure; `restart_if_dead` may then be called.
+        """
+        with self._lifecycle, self._translating_errors():
+            if self._server is not None:
+                self._server.kill()
+                self._restart()
 
     def stop(self) -> None:
         """Stops the server with a checkpoint, by force if that takes too long.
@@ -170,6 +181,11 @@ class EmbeddedPostgres:
                 sync = self._settings.get("fsync") != "off"
                 directory.initialize(self._binaries.directory, lock, self._stopping, sync=sync)
             self._socket_directory = directory.make_socket_directory()
+            self._server = self._launch(lock)
+        self._create_database(self._server)
+
+    def _restart(self) -> None:
+        with self._server_lock() as lock:
             self._server = self._launch(lock)
         self._create_database(self._server)
 

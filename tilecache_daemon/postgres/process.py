@@ -64,6 +64,11 @@ class ServerProcess:
                 )
         self._thread.join(_JOIN_TIMEOUT_S)
 
+    def kill(self) -> None:
+        """Ends the process at once; the next start recovers what was committed. Idempotent."""
+        self._process.kill()
+        self._process.wait()
+
     def read_last_lines(self) -> str:
         """The last log lines of a server that has ended."""
         self._thread.join(_JOIN_TIMEOUT_S)

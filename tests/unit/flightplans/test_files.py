@@ -1,6 +1,7 @@
 """Routes and areas of files, in each format."""
 
 import json
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -153,14 +154,27 @@ def test_what_is_no_waypoint_is_left_out(tmp_path: Path, other: dict[str, Any]) 
     assert shapes.lines == [[(50, 30), (51, 31), (52, 31)]]
 
 
-def test_patterns_and_landings_are_part_of_the_route(tmp_path: Path) -> None:
-    corridor = {
+def corridor_scan(*points: tuple[float, float], width: float) -> dict[str, Any]:
+    return {
         "type": "ComplexItem",
         "complexItemType": "CorridorScan",
-        "CorridorWidth": 50,
-        "polyline": [[51, 31], [51, 32]],
-        "TransectStyleComplexItem": {"Items": [item(16, 51, 31), item(16, 51, 32)]},
+        "CorridorWidth": width,
+        "polyline": [list(point) for point in points],
+        "TransectStyleComplexItem": {"Items": [item(16, *point) for point in points]},
     }
+
+
+def cells(areas: Iterable[Area], zoom: int) -> set[tuple[int, int]]:
+    return {
+        (x, y)
+        for found in cells_in_areas(zoom, list(areas))
+        for x in range(found.x_from, found.x_to + 1)
+        for y in range(found.y_from, found.y_to + 1)
+    }
+
+
+def test_patterns_and_landings_are_part_of_the_route(tmp_path: Path) -> None:
+    corridor = corridor_scan((51, 31), (51, 32), width=50)
     landing = {
         "type": "ComplexItem",
         "complexItemType": "fwLandingPattern",
@@ -208,6 +222,28 @@ def test_an_excluded_fence_may_lie_across_the_antimeridian(tmp_path: Path) -> No
     assert len(area.holes) == 1
     assert {longitude for _, longitude in area.outer} == {179, -179}
     assert {round(longitude, 6) for _, longitude in area.holes[0]} == {-179.9, -179.1}
+
+
+def test_an_excluded_fence_cuts_a_corridor(tmp_path: Path) -> None:
+    line = [(50.00, 179.96), (50.02, 179.99), (50.01, -179.97)]
+    fence = [(50.0, 179.98), (50.03, 179.98), (50.03, -179.99), (50.0, -179.99)]
+    shapes = read(
+        tmp_path,
+        plan(
+            corridor_scan(*line, width=500),
+            polygons=[{"inclusion": False, "polygon": [list(point) for point in fence]}],
+        ),
+    )
+
+    polygons = [area for area in shapes.areas if isinstance(area, PolygonShape)]
+    left = cells((Polygon(area.outer) for area in polygons), 17)
+    whole, cut = cells([Corridor(line, 250)], 17), cells([Polygon(fence)], 17)
+    assert len(polygons) == len(shapes.areas) == 2
+    assert left <= whole
+    assert whole - cut <= left
+    edge = {(x, y) for x, y in cut if {(x - 1, y), (x + 1, y), (x, y - 1), (x, y + 1)} - cut}
+    assert left & cut <= edge
+    assert left & cut
 
 
 def test_long_edges_of_geojson_go_the_long_way(tmp_path: Path) -> None:
