@@ -5,6 +5,7 @@ beside it. A row that this machine cannot run says why.
 """
 
 import argparse
+import ast
 import json
 import os
 import re
@@ -27,6 +28,14 @@ UV = Path(sys.executable).with_name("uv")
 PYTHONS: list[Version] = [(3, minor) for minor in range(10, 15)]
 RESOLUTIONS = {"lowest": "lowest-direct", "newest": "highest"}
 """uv's names for the lowest and the newest versions that pyproject.toml admits."""
+UV_VARIABLES = {
+    "index-url": "UV_DEFAULT_INDEX",
+    "extra-index-url": "UV_INDEX",
+    "find-links": "UV_FIND_LINKS",
+    "cert": "SSL_CERT_FILE",
+    "constraint": "UV_CONSTRAINT",
+}
+"""uv's names for pip's settings, which uv does not read."""
 LAST_PYTHON_OF_LOWEST: Version = (3, 12)
 """The lowest versions have no wheels for later ones."""
 SHOWN_PACKAGES = ("grpcio", "protobuf", "psycopg", "numpy")
@@ -137,11 +146,24 @@ def make_environment(row: Row, base: Path) -> Path:
     """A new environment with the row's versions; returns its Python."""
     folder = BUILD / f"{_dotted(row.python)}-{row.dependencies}"
     python = folder / "bin" / "python"
-    _run(UV, "venv", "--quiet", "--clear", "--seed", "--python", base, folder)
+    environment = dict(_pip_settings()) | dict(os.environ)
+    _run(UV, "venv", "--quiet", "--clear", "--seed", "--python", base, folder, env=environment)
     resolution = f"--resolution={RESOLUTIONS[row.dependencies]}"
     packages = ("--editable", CHECKOUT / "protos" / "python", "--editable", f"{CHECKOUT}[test]")
-    _run(UV, "pip", "install", "--quiet", "--python", python, resolution, *packages)
+    install = ("pip", "install", "--quiet", "--python", python, resolution, *packages)
+    _run(UV, *install, env=environment)
     return python
+
+
+def _pip_settings() -> Iterator[tuple[str, str]]:
+    """Where and how pip finds packages on this machine, in uv's variables."""
+    yield "UV_INDEX_STRATEGY", "unsafe-best-match"  # as pip: the best of all indexes
+    for line in _run(sys.executable, "-m", "pip", "config", "list").splitlines():
+        name, _, value = line.partition("=")
+        variable = UV_VARIABLES.get(name.rpartition(".")[2])
+        if variable:
+            separator = "," if variable == "UV_FIND_LINKS" else " "
+            yield variable, separator.join(ast.literal_eval(value).split())
 
 
 @contextmanager

@@ -139,7 +139,7 @@ class Corridor:
         node = np.arctan2(normal[:, 1], normal[:, 0])
         for sine in (np.sin(self._width), -np.sin(self._width)):
             for latitude in (top, bottom):
-                with np.errstate(divide="ignore", invalid="ignore"):
+                with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
                     cosine = (sine - tilt * np.sin(latitude)) / (np.cos(latitude) * flat)
                     angle = np.arccos(cosine)
                 for longitude in (node - angle, node + angle):

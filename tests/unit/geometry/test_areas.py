@@ -303,6 +303,7 @@ def test_a_corridor_of_one_waypoint_equals_the_circle(
     assert cells_of(zoom, Corridor([centre, centre], radius)) == circle
 
 
+@example([(0.0, 0.0), (2.2e-313, 1.0)], 1_000.0)  # Its great circle is nearly the equator.
 @given(st.lists(positions, min_size=2, max_size=6), st.floats(1_000.0, 500_000.0))
 def test_a_route_is_the_union_of_its_legs(route: list[Position], half_width: float) -> None:
     longest = math.pi * EARTH_RADIUS_METERS * 0.999
