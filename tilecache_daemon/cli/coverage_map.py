@@ -180,15 +180,15 @@ class CoverageMap:
         axes.text(left, bottom - height * 0.015, text, fontsize=9, color="#14202b")
 
     def _draw_legend(self, figure: Figure) -> None:
-        counts = [self.count(kind) for kind in range(_OUTSIDE)]
-        total = sum(counts) or 1
+        counts = {kind: self.count(number) for number, kind in enumerate(_KINDS[:_OUTSIDE])}
+        total = sum(counts.values()) or 1
+        if not counts[_KINDS[DOWNGRADED]]:
+            # Nor is it told from usable for another day.
+            del counts[_KINDS[DOWNGRADED]]
         figure.legend(
-            handles=[
-                Patch(facecolor=kind.colour, edgecolor="#52606d") for kind in _KINDS[:_OUTSIDE]
-            ],
+            handles=[Patch(facecolor=kind.colour, edgecolor="#52606d") for kind in counts],
             labels=[
-                f"{kind.text}  {count:,} ({count / total:.1%})"
-                for kind, count in zip(_KINDS, counts, strict=False)
+                f"{kind.text}  {count:,} ({count / total:.1%})" for kind, count in counts.items()
             ],
             loc="outside lower center",
             ncols=len(counts),
