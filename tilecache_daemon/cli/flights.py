@@ -123,7 +123,7 @@ def delete_flight_command(
     """Delete the name and times of the flight UUID. Its tiles stay."""
     require_confirmation(yes=yes, dry_run=dry_run)
     with connect(socket_path) as client:
-        flights = (each for each in read_flights(client) if each.flight_id == flight_id)
+        flights = (each for each in read_flights(client) if each.flight_id == flight_id.lower())
         flight = next(flights, None)
         if flight is None or not flight.recorded:
             fail(ExitCode.IN_PART, f"flight {flight_id} has no recorded name or times")

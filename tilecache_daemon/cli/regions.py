@@ -133,7 +133,9 @@ def _parse_zooms(_: click.Context, __: click.Parameter, values: Sequence[str]) -
             raise click.BadParameter(f"{text!r} is not a zoom or a range of zooms such as 13-15")
         first = int(match[1])
         last = int(match[2] or first)
-        if not first <= last <= MAX_ZOOM:
+        if first > last:
+            raise click.BadParameter(f"{text!r}: the first zoom of a range is its lowest")
+        if last > MAX_ZOOM:
             raise click.BadParameter(f"{text!r} is not within 0-{MAX_ZOOM}")
         zooms.update(range(first, last + 1))
     return tuple(sorted(zooms))

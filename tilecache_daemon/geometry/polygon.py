@@ -10,6 +10,8 @@ from tilecache_daemon.geometry.areas import Floats, Integers, Intervals, join, p
 
 _NARROW_DEGREES: Final = 1e-11
 """More than the rounding error of a longitude, less than a millionth of a cell of zoom 22."""
+_NO_DEGREES: Final = 1e-100
+"""Less than this is 0: the slopes of edges between such latitudes would overflow."""
 
 Positions = Sequence[tuple[float, float]]
 """Latitudes and longitudes in degrees."""
@@ -122,6 +124,7 @@ def _unrolled(index: int, ring: Positions) -> Floats:
     """A ring without the repetition of its first position, with longitudes that do not jump at
     the antimeridian."""
     positions = np.array(ring, dtype=np.float64).reshape(-1, 2)
+    positions[np.abs(positions) < _NO_DEGREES] = 0.0
     if len(positions) > 1 and (positions[0] == positions[-1]).all():
         positions = positions[:-1]
     if len(positions) < 3:
