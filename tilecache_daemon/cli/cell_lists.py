@@ -5,6 +5,7 @@ import functools
 import json
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain, islice
 from typing import Any
 
 import click
@@ -38,6 +39,9 @@ def format_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def write_cells(output: str, kind: str, fields: Sequence[str], cells: Iterable[Cell]) -> None:
     """Writes a list in a format of `format_options`, one at a time; `kind` is that of a line of
     JSON."""
+    remaining = iter(cells)
+    # A request that is refused is refused here, before a header is written.
+    cells = chain(list(islice(remaining, 1)), remaining)
     match output:
         case "csv":
             writer = csv.writer(sys.stdout, lineterminator="\n")

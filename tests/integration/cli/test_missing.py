@@ -192,3 +192,11 @@ def peak_bytes(daemon: DaemonProcess, tmp_path: Path, cells: str) -> int:
     assert len(path.read_text().splitlines()) == expected + 1
     assert isinstance(usage, resource.struct_rusage)
     return usage.ru_maxrss * 1_024
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl", "geojson"])
+def test_nothing_is_written_of_a_list_that_is_refused(run: Run, form: str) -> None:
+    ran = run("missing", "--zoom", 18, "--bbox=-80,-180,80,180", "--format", form)
+
+    assert (ran.returncode, ran.stdout) == (4, "")
+    assert "has more than 4194304 cells" in ran.stderr
