@@ -33,10 +33,13 @@ _COLLECTIONS: Final = {"FeatureCollection": "features", "GeometryCollection": "g
 def read_file(path: Path) -> Shapes:
     """The lines and areas of a file. Raises FlightPlanError if it is none of the formats, is
     damaged, or has no position in it; OSError if it cannot be read."""
-    if path.stat().st_size > MAX_FILE_BYTES:
+    with path.open("rb") as file:
+        # A pipe or a device does not say its size.
+        content = file.read(MAX_FILE_BYTES + 1)
+    if len(content) > MAX_FILE_BYTES:
         raise FlightPlanError(f"is larger than {MAX_FILE_BYTES // 1024 // 1024} MiB")
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        text = content.decode("utf-8-sig")
     except UnicodeDecodeError:
         raise FlightPlanError(f"is not text in UTF-8, so it is not {_FORMATS}") from None
     shapes = _read(text)

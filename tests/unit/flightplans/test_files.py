@@ -328,12 +328,13 @@ def test_a_file_that_cannot_be_read_is_named_with_what_is_wrong(
     assert fault in str(refusal.value)
 
 
-def test_a_huge_file_is_not_read(tmp_path: Path) -> None:
+def test_a_huge_file_and_an_endless_one_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "huge"
     with path.open("wb") as file:
         file.truncate(MAX_FILE_BYTES + 1)
-    with pytest.raises(FlightPlanError, match="larger than 64 MiB"):
-        read_file(path)
+    for each in (path, Path("/dev/zero")):
+        with pytest.raises(FlightPlanError, match="larger than 64 MiB"):
+            read_file(each)
 
 
 json_values = st.recursive(
