@@ -109,9 +109,11 @@ def test_without_it_stored_tiles_keep_their_time_and_the_report_says_so(
     run_import(daemon, pyramid)
     before = captured(daemon)
 
-    _, report = run_import(daemon, pyramid, "--captured-at", JUNE)
+    exit_code, report = run_import(
+        daemon, pyramid, "--captured-at", JUNE, "--socket", daemon.admin_socket_path
+    )
 
-    assert captured(daemon) == before
+    assert (exit_code, captured(daemon)) == (0, before)
     (warning,) = report["warnings"]
     assert warning.startswith(f"{TILE_COUNT} tiles that are stored already keep their capture")
     assert "--update-metadata" in warning
@@ -131,6 +133,20 @@ def test_new_corrected_and_different_tiles_are_told_apart(
     assert [report[name] for name in counts] == [16, 4, 0, 1]
     assert [refused["reason"] for refused in report["refused"]] == ["CONTENT_CONFLICT"]
     assert len(captured(daemon)) == 2
+
+
+def test_a_tile_that_is_refused_does_not_keep_others_from_being_corrected(
+    daemon: DaemonProcess, pyramid: Path
+) -> None:
+    run_import(daemon, pyramid, "--captured-at", JUNE)
+    in_two_days = datetime.now(timezone.utc).timestamp() + 2 * 86_400
+    os.utime(pyramid / "0/0/0.jpg", (in_two_days,) * 2)
+
+    exit_code, report = run_import(daemon, pyramid, "--update-metadata")
+
+    assert (exit_code, report["updated_count"], report["failure"]) == (1, TILE_COUNT - 1, "")
+    (refused,) = report["refused"]
+    assert (refused["file"], refused["field"]) == ("0/0/0.jpg", "captured_at")
 
 
 def test_a_corrected_tile_is_relabelled_and_not_refused_for_its_age(
