@@ -46,17 +46,25 @@ class CapturedFromParam(click.ParamType):  # type: ignore[type-arg]
 def describe_captures(
     source: Path, importer: TileImporter, options: ImportOptions
 ) -> Iterator[str]:
-    """Sentences about modification times that are hardly those of the images, and about stored
-    tiles that kept other times than those given."""
-    told = options.captured_at is not None or options.captured_from is not CapturedFrom.MODIFIED
-    if told:
-        kept = importer.counts.already_present
-        if kept and not options.update_metadata:
-            yield (
-                f"{format_count(kept, 'tile')} that are stored already keep their capture time; "
-                "--update-metadata corrects it."
-            )
-    elif why := _suspicion(source, importer):
+    """Sentences about stored tiles that kept their capture time, and about modification times
+    that are hardly those of the images."""
+    counts = importer.counts
+    stored = counts.already_present + counts.updated
+    if stored and options.captures_given and not options.update_metadata:
+        yield (
+            f"{format_count(stored, 'tile')} that are stored already keep their capture time; "
+            "--update-metadata corrects it."
+        )
+    if stored and options.update_metadata and not options.captures_given:
+        yield (
+            f"{format_count(stored, 'tile')} that are stored already keep their capture time; "
+            "--captured-at or --captured-from corrects it, too."
+        )
+    taken = counts.inserted + counts.downgraded + counts.replaced
+    if options.captures_given:
+        taken += counts.updated
+    modified = options.captured_at is None and options.captured_from is CapturedFrom.MODIFIED
+    if taken and modified and (why := _suspicion(source, importer)):
         yield f"{why} {_ADVICE}"
 
 
@@ -64,20 +72,17 @@ def _suspicion(source: Path, importer: TileImporter) -> str:
     """Why modification times are hardly those of the images; empty if nothing is odd."""
     span = importer.captures
     first, last = (_EPOCH + timedelta(microseconds=us) for us in (span.first_us, span.last_us))
-    if not source.is_dir() and span.count:
+    if not source.is_dir():
         return (
-            f"All {format_count(span.count, 'tile')} have the capture time {_format(first)}, when "
-            f"{printable(source.name)} was last modified."
+            f"All images have the capture time {_format(first)}, when {printable(source.name)} "
+            "was last modified."
         )
     if span.count > 1 and first == last:
+        return f"All images have the capture time {_format(first)}, when each was last modified."
+    if first.date() == datetime.now(timezone.utc).date():
         return (
-            f"All {format_count(span.count, 'tile')} have the capture time {_format(first)}, when "
-            "each file was last modified."
-        )
-    if span.count and first.date() == datetime.now(timezone.utc).date():
-        return (
-            f"All capture times are of today, from {_format(first)} to {_format(last)}, when the "
-            "files were last modified: copying them may have changed that."
+            f"All images have capture times of today, from {_format(first)} to {_format(last)}, "
+            "when they were last modified: copying them may have changed that."
         )
     return ""
 

@@ -122,8 +122,9 @@ def _parse_flight(_: click.Context, __: click.Parameter, value: str | None) -> s
 @click.option(
     "--update-metadata",
     is_flag=True,
-    help="Give tiles that are stored with the same image the capture time, path and quality "
-    "metadata of this import. Those that are uploaded stay so. --socket is then the admin socket.",
+    help="Give tiles that are stored with the same image the path, the quality metadata and, with "
+    "--captured-at or --captured-from, the capture time of this import. Those that are uploaded "
+    "stay so. --socket is then the admin socket.",
 )
 @click.option(
     "--scheme",
@@ -212,6 +213,7 @@ def import_command(
             captured_from=CapturedFrom.MODIFIED
             if isinstance(captured_from, datetime)
             else captured_from,
+            captures_given=captured_at is not None or _is_given(context, "captured_from"),
             update_metadata=update_metadata,
             on_conflict=_ON_CONFLICT[on_conflict],
             batch_size=min(batch_size, _max_batch_tiles(client)),

@@ -89,9 +89,12 @@ class ImportOptions:
     captured_at: datetime | None = None
     """None: what `captured_from` says."""
     captured_from: CapturedFrom = CapturedFrom.MODIFIED
+    captures_given: bool = False
+    """Whether somebody has said when the images were taken. Other capture times correct none that
+    is stored."""
     update_metadata: bool = False
-    """Whether stored tiles of the same content get the capture time, path and quality metadata of
-    the import. Needs the admin socket."""
+    """Whether stored tiles of the same content get the path, the quality metadata and, where they
+    are given, the capture time of the import. Needs the admin socket."""
     on_conflict: OnConflict.ValueType = OnConflict.ON_CONFLICT_FAIL
     batch_size: int = 1000
     retry_policy: RetryPolicy = DEFAULT_RETRY_POLICY
@@ -136,7 +139,9 @@ class TileImporter:
         self._on_progress = on_progress
         self._client = client
         self._sender = BatchSender(client, options.on_conflict, self.stopping, options.retry_policy)
-        self._updater = MetadataUpdater(client, self.stopping, options.retry_policy)
+        self._updater = MetadataUpdater(
+            client, self.stopping, options.retry_policy, with_captures=options.captures_given
+        )
 
     def run(self, source: Source) -> None:
         """Returns when the daemon has answered for every tile.

@@ -26,12 +26,21 @@ _CALL_TIMEOUT_S: Final = 60.0
 
 
 class MetadataUpdater:
-    """Gives stored tiles the capture time, path and quality metadata of an import."""
+    """Gives stored tiles the path, the quality metadata and perhaps the capture time of an
+    import."""
 
-    def __init__(self, client: TileCacheClient, stopping: Event, retry_policy: RetryPolicy) -> None:
+    def __init__(
+        self,
+        client: TileCacheClient,
+        stopping: Event,
+        retry_policy: RetryPolicy,
+        *,
+        with_captures: bool,
+    ) -> None:
         self._client = client
         self._stopping = stopping
         self._retry_policy = retry_policy
+        self._with_captures = with_captures
 
     def update(
         self, tiles: Sequence[PreparedTile]
@@ -45,7 +54,7 @@ class MetadataUpdater:
         for start in range(0, len(ids), _CALL_TILES):
             part = ids[start : start + _CALL_TILES]
             request = UpdateTilesRequest(
-                tiles=[_update(tile_uuid, by_id[tile_uuid].metadata) for tile_uuid in part]
+                tiles=[self._update(tile_uuid, by_id[tile_uuid].metadata) for tile_uuid in part]
             )
             outcomes = self._call(request).outcomes
             yield from zip((by_id[tile_uuid] for tile_uuid in part), outcomes, strict=True)
@@ -61,20 +70,20 @@ class MetadataUpdater:
                 wait_for_daemon(self._client, error, self._stopping, self._retry_policy)
         raise AssertionError("the last attempt returns or raises")
 
+    def _update(self, tile_uuid: str, metadata: TileMetadata) -> TileUpdate:
+        update = TileUpdate(
+            tile_uuid=tile_uuid,
+            content_sha256=metadata.content_sha256,
+            file_path=metadata.file_path,
+        )
+        if self._with_captures:
+            update.captured_at.CopyFrom(metadata.captured_at)
+        if metadata.HasField("quality_metadata"):
+            update.quality_metadata.CopyFrom(metadata.quality_metadata)
+        return update
+
 
 def _tile_uuid(metadata: TileMetadata) -> str:
     key = metadata.key
     flight_id = key.flight_id if key.HasField("flight_id") else None
     return tile_uuid_text(key.zoom, key.x, key.y, SOURCE_TEXTS[key.source], flight_id)
-
-
-def _update(tile_uuid: str, metadata: TileMetadata) -> TileUpdate:
-    update = TileUpdate(
-        tile_uuid=tile_uuid,
-        content_sha256=metadata.content_sha256,
-        captured_at=metadata.captured_at,
-        file_path=metadata.file_path,
-    )
-    if metadata.HasField("quality_metadata"):
-        update.quality_metadata.CopyFrom(metadata.quality_metadata)
-    return update

@@ -114,9 +114,27 @@ def test_without_it_stored_tiles_keep_their_time_and_the_report_says_so(
     )
 
     assert (exit_code, captured(daemon)) == (0, before)
-    (warning,) = report["warnings"]
-    assert warning.startswith(f"{TILE_COUNT} tiles that are stored already keep their capture")
-    assert "--update-metadata" in warning
+    assert report["warnings"] == [
+        f"{TILE_COUNT} tiles that are stored already keep their capture time; --update-metadata "
+        "corrects it."
+    ]
+
+
+def test_modification_times_correct_stored_ones_only_if_they_are_asked_for(
+    daemon: DaemonProcess, pyramid: Path
+) -> None:
+    run_import(daemon, pyramid, "--captured-at", JUNE)
+
+    _, moved = run_import(daemon, pyramid, "--root", pyramid.parent, "--update-metadata")
+    assert (moved["updated_count"], captured(daemon)) == (TILE_COUNT, {JUNE})
+    assert moved["warnings"] == [
+        f"{TILE_COUNT} tiles that are stored already keep their capture time; --captured-at or "
+        "--captured-from corrects it, too."
+    ]
+
+    asked = ("--captured-from", "modified", "--root", pyramid.parent, "--update-metadata")
+    _, report = run_import(daemon, pyramid, *asked)
+    assert (report["updated_count"], len(captured(daemon))) == (TILE_COUNT, TILE_COUNT)
 
 
 def test_new_corrected_and_different_tiles_are_told_apart(
@@ -142,7 +160,9 @@ def test_a_tile_that_is_refused_does_not_keep_others_from_being_corrected(
     in_two_days = datetime.now(timezone.utc).timestamp() + 2 * 86_400
     os.utime(pyramid / "0/0/0.jpg", (in_two_days,) * 2)
 
-    exit_code, report = run_import(daemon, pyramid, "--update-metadata")
+    exit_code, report = run_import(
+        daemon, pyramid, "--captured-from", "modified", "--update-metadata"
+    )
 
     assert (exit_code, report["updated_count"], report["failure"]) == (1, TILE_COUNT - 1, "")
     (refused,) = report["refused"]
@@ -255,7 +275,7 @@ def test_an_archive_is_imported_with_a_warning_of_its_one_time(
     assert run.returncode == 0
     words = " ".join(run.stderr.split())
     assert (
-        f"Warning: All 21 tiles have the capture time 2025-06-15T15:06:40Z, when {archive.name} "
+        f"Warning: All images have the capture time 2025-06-15T15:06:40Z, when {archive.name} "
         "was last modified. If the images are older, run it again with --captured-at TIME "
         "--update-metadata; without --update-metadata, stored tiles keep their capture time."
     ) in words
@@ -264,8 +284,8 @@ def test_an_archive_is_imported_with_a_warning_of_its_one_time(
 @pytest.mark.parametrize(
     ("modified", "warning"),
     [
-        ("at one time", "All 21 tiles have the capture time 2025-06-15T15:06:40Z, when each file"),
-        ("today", "All capture times are of today, from "),
+        ("at one time", "All images have the capture time 2025-06-15T15:06:40Z, when each"),
+        ("today", "All images have capture times of today, from "),
         ("at several times", None),
     ],
 )
