@@ -60,6 +60,9 @@ from tilecache.v1.tile_metadata_store_pb2 import (
 )
 
 EVERYWHERE = (-90.0, -180.0, 90.0, 180.0)
+# The keys of advisory locks.
+POLICY_LOCK = 0x7469_6C65_0001
+FILES_LOCK = 0x7469_6C65_0005
 A_YEAR_AGO = NOW - timedelta(days=365)
 A_WEEK_AGO = NOW - timedelta(days=7)
 
@@ -193,6 +196,25 @@ def test_tiles_are_relabelled_in_the_same_transaction(admin: TileCacheClient, bl
     assert reevaluate(admin) == 0
 
 
+def test_a_sector_that_is_set_meanwhile_counts(
+    admin: TileCacheClient, block: Block, shared_database: str
+) -> None:
+    key = block.key()
+    insert(admin, tile(key))
+    with psycopg.connect(shared_database) as writer, ThreadPoolExecutor(1) as threads:
+        writer.execute("SELECT pg_advisory_xact_lock(%s)", [POLICY_LOCK])
+        writer.execute(
+            "INSERT INTO sector_classifications (name, classification, south, west, north, east)"
+            " VALUES ('front', 'active_conflict', -90, -180, 90, 180)"
+        )
+        corrected = threads.submit(update, admin, correction(key, captured_at=A_YEAR_AGO))
+        eventually(lambda: waiting_for_locks(shared_database))
+        writer.commit()
+        assert corrected.result(TIMEOUT_S) == ["UPDATED"]
+
+    assert read_label(admin, key) == "rejected"
+
+
 def test_a_label_of_the_first_schema_stays(
     admin: TileCacheClient, block: Block, sql: psycopg.Connection[Any]
 ) -> None:
@@ -295,7 +317,7 @@ def test_a_file_that_is_named_meanwhile_is_not_listed(
     first, second = block.keys(2)
     bulk_insert(admin, [tile(first, file_path="one.jpg"), tile(second, file_path="two.jpg")])
     with psycopg.connect(shared_database) as writer, ThreadPoolExecutor(2) as threads:
-        writer.execute("SELECT pg_advisory_xact_lock(%s)", [0x7469_6C65_0005])
+        writer.execute("SELECT pg_advisory_xact_lock(%s)", [FILES_LOCK])
         moved = threads.submit(update, admin, correction(second, file_path="one.jpg"))
         eventually(lambda: waiting_for_locks(shared_database) == 1)
         deletion = threads.submit(delete, admin, tile_uuids=[tile_uuid(first)])
