@@ -20,6 +20,7 @@ from tilecache_daemon.rpc.server import ADMIN, STORE, Server, UnixSocket
 from tilecache_daemon.rpc.store_servicer import StoreServicer
 from tilecache_daemon.rpc.tcp import TlsListener
 from tilecache_daemon.service.access_log import AccessLog
+from tilecache_daemon.service.corrections import CorrectionService
 from tilecache_daemon.service.coverage import CoverageService
 from tilecache_daemon.service.eviction import EvictionService
 from tilecache_daemon.service.expiry import ExpiryService
@@ -75,6 +76,7 @@ class Services:
     storage: StorageService
     eviction: EvictionService
     purge: PurgeService
+    corrections: CorrectionService
     pins: PinService
     flights: FlightService
     policy: PolicyService
@@ -165,6 +167,7 @@ def build_services(base: Foundation, tiles: StoreSide, schema_revision: str) -> 
         storage=StorageService(store, ceiling),
         eviction=eviction,
         purge=PurgeService(store, clock),
+        corrections=CorrectionService(store, freshness, clock),
         pins=PinService(store, coverage, ceiling, clock),
         flights=FlightService(store),
         policy=PolicyService(store, freshness, clock),
@@ -195,6 +198,7 @@ def build_server_side(
         services.storage,
         services.eviction,
         services.purge,
+        services.corrections,
         services.pins,
         services.flights,
         services.policy,

@@ -189,6 +189,27 @@ class MarkOutcome(Enum):
     NOT_UPLOADABLE = "not_uploadable"
 
 
+class TileUpdate(NamedTuple):
+    """What to correct of a tile. None stays as it is."""
+
+    tile_uuid: str
+    content_sha256: str
+    captured_at: datetime | None
+    file_path: str | None
+    quality_metadata: str | None
+    """JSON text."""
+
+
+class UpdateOutcome(Enum):
+    """The outcome of a correction."""
+
+    UPDATED = "updated"
+    UNCHANGED = "unchanged"
+    NOT_FOUND = "not_found"
+    CONTENT_DIFFERS = "content_differs"
+    FILE_PENDING_REMOVAL = "file_pending_removal"
+
+
 class EvictionReason(Enum):
     """Why a tile's row was deleted; its file may still exist."""
 

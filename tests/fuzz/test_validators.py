@@ -19,6 +19,7 @@ from tilecache_daemon.errors import InvalidRequestError
 from tilecache_daemon.models import Limits
 from tilecache_daemon.rpc import admin_requests, regions, requests
 from tilecache_daemon.rpc.new_tile import new_tile
+from tilecache_daemon.rpc.tile_updates import tile_updates
 from tilecache_daemon.service.regions import bound_cells
 from tilecache_daemon.service.uploads import decode_page_token
 
@@ -48,6 +49,7 @@ VALIDATORS: list[tuple[type[Message], Callable[[Any], object]]] = [
     (admin_pb.DeleteTilesRequest, admin_requests.purge),
     (admin_pb.DeleteTilesRequest, admin_requests.purge_zooms),
     (admin_pb.DeleteTilesRequest, admin_requests.purge_areas),
+    (admin_pb.UpdateTilesRequest, lambda message: tile_updates(message, MAX_ITEMS)),
     (admin_pb.Sector, admin_requests.sector),
     (admin_pb.FreshnessRule, admin_requests.freshness_rule),
     (admin_pb.ListEvictionsRequest, lambda message: admin_requests.after_id(message.page_token)),

@@ -44,11 +44,18 @@ from tests.tiles import (
     tile,
     tile_key,
     tile_uuid,
+    timestamp,
 )
 from tilecache.client import TileCacheClient
 from tilecache.errors import CallError
 from tilecache.mercator import cell_bounds
-from tilecache.v1.tile_cache_admin_pb2 import DeleteSectorRequest
+from tilecache.v1.tile_cache_admin_pb2 import (
+    UPDATE_OUTCOME_UNCHANGED,
+    UPDATE_OUTCOME_UPDATED,
+    DeleteSectorRequest,
+    TileUpdate,
+    UpdateTilesRequest,
+)
 from tilecache.v1.tile_identity_pb2 import TileKey
 from tilecache.v1.tile_metadata_store_pb2 import (
     INSERT_OUTCOME_ALREADY_PRESENT,
@@ -151,9 +158,8 @@ class History:
     def _write(self, chance: random.Random, owned: list[Owned]) -> None:
         with TileCacheClient(self._daemon.admin_socket_path) as client:
             for _ in range(STEPS):
-                chance.choice((self._insert, self._insert, self._bulk, self._touch, self._mark))(
-                    client, chance, owned
-                )
+                steps = (self._insert, self._insert, self._bulk, self._touch, self._mark)
+                chance.choice((*steps, self._correct))(client, chance, owned)
 
     def _repeat(self, chance: random.Random, step: Callable[..., None]) -> None:
         with TileCacheClient(self._daemon.admin_socket_path) as client:
@@ -226,6 +232,36 @@ class History:
         else:
             if outcome in (MARK_OUTCOME_MARKED, MARK_OUTCOME_ALREADY_MARKED):
                 target.possible = marked
+        self._allow_eviction(target)
+
+    def _correct(self, client: TileCacheClient, chance: random.Random, owned: list[Owned]) -> None:
+        """Corrects a capture time. A corrected path would leave a file that nobody owns."""
+        target = chance.choice(owned)
+        states = sorted((state for state in target.possible if state), key=repr)
+        if not states:
+            return
+        content_sha256 = chance.choice(states).content_sha256
+        captured_at = NOW - timedelta(days=chance.choice(AGES_DAYS), seconds=chance.randrange(60))
+        update = TileUpdate(
+            tile_uuid=tile_uuid(target.key),
+            content_sha256=content_sha256,
+            captured_at=timestamp(captured_at),
+        )
+        corrected: set[Stored | None] = {
+            replace(state, captured_at=captured_at)
+            for state in states
+            if state.content_sha256 == content_sha256
+        }
+        try:
+            request = UpdateTilesRequest(tiles=[update])
+            (outcome,) = client.admin.UpdateTiles(request, timeout=TIMEOUT_S).outcomes
+        except CallError as error:
+            if error.code not in (*_UNKNOWN, *_REFUSED):
+                raise
+            target.possible |= corrected
+        else:
+            if outcome in (UPDATE_OUTCOME_UPDATED, UPDATE_OUTCOME_UNCHANGED):
+                target.possible = corrected
         self._allow_eviction(target)
 
     def _new_tile(self, target: Owned, chance: random.Random) -> TileMetadata:

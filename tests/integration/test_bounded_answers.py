@@ -66,6 +66,11 @@ CALLS: list[Callable[[Any, Any, str], Any]] = [
     lambda store, _, text: store.MarkUploaded(
         pb.MarkUploadedRequest(tiles=[pb.UploadedTile(tile_uuid=text, content_sha256=text)])
     ),
+    lambda _, admin, text: admin.UpdateTiles(
+        admin_pb.UpdateTilesRequest(
+            tiles=[admin_pb.TileUpdate(tile_uuid=text, content_sha256=text, file_path=f"/{text}")]
+        )
+    ),
     lambda _, admin, text: admin.SetSector(sector(text)),
     lambda _, admin, text: admin.DeleteSector(admin_pb.DeleteSectorRequest(name=f" {text}")),
     lambda _, admin, text: admin.ListEvictions(admin_pb.ListEvictionsRequest(page_token=text)),

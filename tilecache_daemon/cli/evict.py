@@ -7,6 +7,11 @@ import click
 
 from tilecache.client import TileCacheClient
 from tilecache.v1 import tile_cache_admin_pb2 as pb
+from tilecache_daemon.cli.file_removal import (
+    FileRemoval,
+    check_root_option,
+    remove_files_options,
+)
 from tilecache_daemon.cli.output import (
     ExitCode,
     admin_socket_option,
@@ -17,7 +22,6 @@ from tilecache_daemon.cli.output import (
 )
 from tilecache_daemon.cli.removal import (
     RemovedTiles,
-    confirm,
     pinned_option,
     progress_bar,
     removal_options,
@@ -41,6 +45,7 @@ _REASONS: Final = {
     help="Also evict tiles that wait for upload. Their content is lost.",
 )
 @pinned_option
+@remove_files_options
 @removal_options
 @admin_socket_option
 @json_option
@@ -51,6 +56,8 @@ def evict_command(
     free: int | None,
     include_pending_uploads: bool,
     include_pinned: bool,
+    remove_files: bool,
+    root: Path | None,
     dry_run: bool,
     yes: bool,
     socket_path: Path,
@@ -60,20 +67,22 @@ def evict_command(
 
     Give either --max-used or --free. Tiles that wait for upload or are pinned are
     kept. An evicted tile is no longer found. Its file exists until `tilecache evictions remove`
-    removes it.
+    removes it; --remove-files does both. The root is checked before anything is evicted.
 
     \b
     tilecache evict --max-used 20GiB --dry-run
     tilecache evict --free 500MB --yes
+    tilecache evict --free 500MB --remove-files --root /srv/tiles --yes
 
     With --json: JSON Lines, one tile a line, then the summary.
 
-    Exit codes: 0 the goal was reached; 1 it was not, or the confirmation was
-    declined; 2 wrong usage, or no terminal and no --yes; 3 the daemon does not
-    answer; 4 refused by the daemon.
+    Exit codes: 0 the goal was reached; 1 it was not, files were not found or could
+    not be removed, or the confirmation was declined; 2 wrong usage, or no terminal
+    and no --yes; 3 the daemon does not answer; 4 refused by the daemon.
     """
     if (max_used is None) == (free is None):
         raise click.UsageError("Give either --max-used or --free.")
+    check_root_option(root, remove_files=remove_files)
     require_confirmation(yes=yes, dry_run=dry_run)
     request = pb.EvictTilesRequest(
         include_pending_uploads=include_pending_uploads,
@@ -84,25 +93,28 @@ def evict_command(
         request.max_used_bytes = max_used
     if free is not None:
         request.free_bytes = free
-    with connect(socket_path) as client:
+    with connect(socket_path) as client, FileRemoval(client, root, wanted=remove_files) as files:
         if not (yes or dry_run):
-            _confirm(client, request)
+            _confirm(client, request, files)
         removed = RemovedTiles(_print_json_tile if as_json else None)
         summary = _evict(client, request, removed, hidden=as_json)
+        files.remove(dry_run=dry_run, hidden=as_json)
     if as_json:
-        print_json_line({"summary": message_to_dict(summary, zeros=True)})
+        print_json_line({"summary": message_to_dict(summary, zeros=True) | files.json_fields()})
     else:
         _print(summary, removed)
-    context.exit(ExitCode.DONE if summary.goal_met else ExitCode.IN_PART)
+        files.print(summary.evicted_count, dry_run=dry_run)
+    done = summary.goal_met and files.complete
+    context.exit(ExitCode.DONE if done else ExitCode.IN_PART)
 
 
-def _confirm(client: TileCacheClient, request: pb.EvictTilesRequest) -> None:
+def _confirm(client: TileCacheClient, request: pb.EvictTilesRequest, files: FileRemoval) -> None:
     dry_run = pb.EvictTilesRequest()
     dry_run.CopyFrom(request)
     dry_run.dry_run = True
     found = _evict(client, dry_run, RemovedTiles(), hidden=False)
-    if found.evicted_count:
-        confirm(f"This evicts {format_tiles(found.evicted_count, found.freed_bytes)}. Continue?")
+    evicts = f"This evicts {format_tiles(found.evicted_count, found.freed_bytes)}"
+    files.confirm(evicts, found.evicted_count)
 
 
 def _evict(
@@ -146,5 +158,3 @@ def _print(summary: pb.EvictionSummary, removed: RemovedTiles) -> None:
     if summary.pinned_count:
         skipped = format_count(summary.pinned_count, "pinned tile")
         click.echo(f"Skipped {skipped} (pins: {', '.join(summary.pin_names)}).")
-    if summary.evicted_count and not summary.dry_run:
-        click.echo("The files still exist; `tilecache evictions remove` removes them.")

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import click
 
@@ -43,6 +43,24 @@ root_option = click.option(
     help="The tile directory that stored paths are relative to.  "
     "[default: the daemon's tiles directory]",
 )
+
+
+class RemovedFiles(NamedTuple):
+    """What became of the files on the list."""
+
+    removed: int
+    not_found: int
+    """They were not there, and are off the list, too."""
+    remaining: int
+
+    @property
+    def complete(self) -> bool:
+        return not (self.not_found or self.remaining)
+
+    def __str__(self) -> str:
+        removed = f"Removed {format_count(self.removed, 'file')}"
+        not_found = f"; {self.not_found:,} not found" if self.not_found else ""
+        return f"{removed}{not_found}; {self.remaining:,} remain on the list."
 
 
 @click.group(
@@ -110,7 +128,7 @@ def confirm_command(
         if eviction_ids:
             confirmed, problems = _confirm_ids(client, eviction_ids)
         else:
-            with _tile_files(client, root) as files:
+            with open_tile_files(client, root) as files:
                 confirmed, problems = _confirm_gone(client, files)
     click.echo(f"Confirmed {format_count(confirmed, 'file')}.")
     for problem in problems[:MAX_LISTED_TILES]:
@@ -131,9 +149,10 @@ def remove_command(
     """Remove all files on the list, and confirm the removals.
 
     Files outside the root directory are never removed, and symbolic links to
-    directories are not followed. A missing file counts as removed, but a root that
-    is empty or has no stored tile's file is refused: its file system may not be
-    mounted. A file that cannot be removed stays on the list, and the exit code is 1.
+    directories are not followed. A root that is empty or has no stored tile's file
+    is refused: its file system may not be mounted. A file that is not found is taken
+    off the list and named, one that cannot be removed stays on the list, and the exit
+    code is 1 for both.
 
     \b
     tilecache evictions remove --root /srv/tiles --dry-run
@@ -141,43 +160,60 @@ def remove_command(
     """
     require_confirmation(yes=yes, dry_run=dry_run)
     with connect(socket_path) as client:
-        usage = client.admin.GetStorageUsage(pb.GetStorageUsageRequest(), timeout=CALL_TIMEOUT_S)
-        pending = usage.pending_removal
-        files = format_count(pending.tile_count, "file")
-        listed = f"{files} ({format_size(pending.used_bytes)})"
-        if not pending.tile_count:
+        listed = describe_listed(client)
+        if not listed:
             click.echo("The list is empty.")
             return
-        with _tile_files(client, root) as directory:
+        with open_tile_files(client, root) as files:
             if dry_run:
-                _list_files(client, directory)
-                click.echo(f"Would remove {listed} below {directory.root}. Nothing was changed.")
-                return
+                complete = _list_files(client, files)
+                click.echo(f"Would remove {listed} below {files.root}. Nothing was changed.")
+                context.exit(ExitCode.DONE if complete else ExitCode.IN_PART)
             if not yes:
-                confirm(f"This removes {listed} below {directory.root}. Continue?")
-            removed, remaining = _remove(client, directory, pending.used_bytes)
-    click.echo(f"Removed {format_count(removed, 'file')}; {remaining:,} remain on the list.")
-    context.exit(ExitCode.IN_PART if remaining else ExitCode.DONE)
+                confirm(f"This removes {listed} below {files.root}. Continue?")
+            removed = remove_listed(client, files)
+    click.echo(removed)
+    context.exit(ExitCode.DONE if removed.complete else ExitCode.IN_PART)
 
 
 @contextmanager
-def _tile_files(client: TileCacheClient, root: Path | None) -> Iterator[TileFiles]:
+def open_tile_files(client: TileCacheClient, root: Path | None) -> Iterator[TileFiles]:
     """The files below a root (default: the daemon's tiles directory) that is locked and has
     stored tiles' files. Ends the command otherwise."""
     try:
-        with closing(TileFiles(root or _tiles_directory(client))) as files:
+        with closing(TileFiles(root or tiles_directory(client))) as files:
             files.check_root(_sample_stored(client))
+            _compare_root(client, files.root)
             yield files
     except RootError as error:
         fail(ExitCode.USAGE, str(error))
 
 
-def _tiles_directory(client: TileCacheClient) -> Path:
+def tiles_directory(client: TileCacheClient) -> Path:
     """The daemon's tiles directory. Ends the command if it is not configured."""
     info = client.store.GetServerInfo(GetServerInfoRequest(), timeout=CALL_TIMEOUT_S)
     if not info.tiles_directory:
         raise click.UsageError("Give --root DIR: the daemon has no tiles directory configured.")
     return Path(info.tiles_directory)
+
+
+def _compare_root(client: TileCacheClient, root: Path) -> None:
+    """Notes on stderr if a root is not the daemon's tiles directory. That may be meant: images may
+    be imported with another root, or be mounted elsewhere."""
+    info = client.store.GetServerInfo(GetServerInfoRequest(), timeout=CALL_TIMEOUT_S)
+    if info.tiles_directory and Path(info.tiles_directory).resolve() != root:
+        click.echo(
+            f"Note: {root} is not the daemon's tiles directory ({info.tiles_directory}).", err=True
+        )
+
+
+def describe_listed(client: TileCacheClient) -> str:
+    """The number and size of the files on the list; empty if there are none."""
+    usage = client.admin.GetStorageUsage(pb.GetStorageUsageRequest(), timeout=CALL_TIMEOUT_S)
+    listed = usage.pending_removal
+    if not listed.tile_count:
+        return ""
+    return f"{format_count(listed.tile_count, 'file')} ({format_size(listed.used_bytes)})"
 
 
 def _sample_stored(client: TileCacheClient) -> list[str]:
@@ -243,33 +279,66 @@ def _confirm_gone(client: TileCacheClient, files: TileFiles) -> tuple[int, list[
     return confirmed, problems
 
 
-def _list_files(client: TileCacheClient, files: TileFiles) -> None:
+def _list_files(client: TileCacheClient, files: TileFiles) -> bool:
+    """Prints the files on the list; returns whether all of them are there."""
+    absent = _Absent()
     for page in _pages(client):
         for tile in page:
             try:
-                files.exists(tile.file_path)
-                click.echo(str(files.root / tile.file_path))
+                if files.exists(tile.file_path):
+                    click.echo(str(files.root / tile.file_path))
+                else:
+                    absent.add(tile.file_path, "not found")
             except (OSError, ValueError) as error:
-                click.echo(f"{tile.file_path}: {error}", err=True)
+                absent.add(tile.file_path, str(error))
+    absent.finish()
+    return not absent.count
 
 
-def _remove(client: TileCacheClient, files: TileFiles, total_bytes: int) -> tuple[int, int]:
-    """The number of removed files, and of those that remain; prints the reasons on stderr."""
+def remove_listed(
+    client: TileCacheClient, files: TileFiles, *, hidden: bool = False
+) -> RemovedFiles:
+    """Removes the files on the list and confirms the removals; prints on stderr which were not
+    found and which remain."""
     removed, remaining, token = 0, 0, ""
-    with progress_bar("Removing", total_bytes) as advance:
+    absent = _Absent()
+    usage = client.admin.GetStorageUsage(pb.GetStorageUsageRequest(), timeout=CALL_TIMEOUT_S)
+    with progress_bar("Removing", usage.pending_removal.used_bytes, hidden=hidden) as advance:
         while True:
             page = _read_page(client, token, REMOVAL_BATCH)
             paths = {tile.eviction_id: tile.file_path for tile in page.tiles}
-            problems = files.remove(paths, partial(_read_ids, client, token))
-            for problem in problems.values():
+            removal = files.remove(paths, partial(_read_ids, client, token))
+            for problem in removal.problems.values():
                 click.echo(problem, err=True)
             # Those that others have confirmed meanwhile are not confirmed here.
-            removed += sum(_confirm(client, list(paths.keys() - problems.keys())))
-            remaining += len(problems)
+            ids = [key for key in paths if key not in removal.problems]
+            for key, confirmed in zip(ids, _confirm(client, ids), strict=True):
+                if confirmed and key in removal.not_found:
+                    absent.add(paths[key], "not found")
+                else:
+                    removed += confirmed
+            remaining += len(removal.problems)
             advance(sum(tile.disk_bytes for tile in page.tiles))
             token = page.next_page_token
             if not token:
-                return removed, remaining
+                absent.finish()
+                return RemovedFiles(removed, absent.count, remaining)
+
+
+class _Absent:
+    """Names the first files that are not there on stderr."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def add(self, file_path: str, reason: str) -> None:
+        self.count += 1
+        if self.count <= MAX_LISTED_TILES:
+            click.echo(f"{file_path}: {reason}", err=True)
+
+    def finish(self) -> None:
+        if self.count > MAX_LISTED_TILES:
+            click.echo(f"... and {self.count - MAX_LISTED_TILES:,} more", err=True)
 
 
 def _read_ids(client: TileCacheClient, token: str) -> set[int]:

@@ -1,6 +1,7 @@
 """The report of `tilecache import`."""
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -47,14 +48,21 @@ class ImportReport:
         if self.as_json or len(self._ignored) < _MAX_EXAMPLES:
             self._ignored.append(ignored.file)
 
-    def print(self, counts: ImportCounts, interrupted: bool, failure: str) -> None:
-        """Prints to stdout; `failure` is empty if the import did not fail."""
+    def print(
+        self, counts: ImportCounts, interrupted: bool, failure: str, warnings: Sequence[str]
+    ) -> None:
+        """Prints to stdout, and warnings to stderr unless it prints JSON; `failure` is empty if
+        the import did not fail."""
         if self.as_json:
-            self._print_json(counts, interrupted, failure)
-        else:
-            self._print_text(counts, interrupted, failure)
+            self._print_json(counts, interrupted, failure, warnings)
+            return
+        self._print_text(counts, interrupted, failure)
+        for warning in warnings:
+            click.echo(f"Warning: {warning}", err=True)
 
-    def _print_json(self, counts: ImportCounts, interrupted: bool, failure: str) -> None:
+    def _print_json(
+        self, counts: ImportCounts, interrupted: bool, failure: str, warnings: Sequence[str]
+    ) -> None:
         print_json(
             {
                 "source": printable(self.source),
@@ -63,12 +71,14 @@ class ImportReport:
                 "inserted_count": counts.inserted,
                 "downgraded_count": counts.downgraded,
                 "already_present_count": counts.already_present,
+                "updated_count": counts.updated,
                 "kept_existing_count": counts.kept_existing,
                 "replaced_count": counts.replaced,
                 "refused_count": counts.refused,
                 "ignored_count": counts.ignored,
                 "interrupted": interrupted,
                 "failure": failure,
+                "warnings": list(warnings),
                 "refused": [refusal._asdict() for refusal in self._refused],
                 "ignored": self._ignored,
             }
@@ -79,6 +89,7 @@ class ImportReport:
             "inserted": counts.inserted,
             "inserted as downgraded": counts.downgraded,
             "already stored": counts.already_present,
+            "corrected": counts.updated,
             "existing kept": counts.kept_existing,
             "replaced": counts.replaced,
             "refused": counts.refused,

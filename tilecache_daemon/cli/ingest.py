@@ -4,11 +4,13 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from datetime import datetime, timezone
+from datetime import datetime
 from pathlib import Path
 from typing import Final
 
 import click
+import grpc
+from click.core import ParameterSource
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -30,10 +32,21 @@ from tilecache.identity import (
     SOURCE_TEXTS,
     flight_text,
 )
+from tilecache.v1.tile_cache_admin_pb2 import UpdateTilesRequest
 from tilecache.v1.tile_identity_pb2 import TileSource
 from tilecache.v1.tile_metadata_store_pb2 import GetServerInfoRequest, OnConflict
+from tilecache_daemon.cli.capture_times import CapturedFromParam, describe_captures
 from tilecache_daemon.cli.import_report import ImportReport
-from tilecache_daemon.cli.output import ExitCode, connect, fail, json_option, socket_option
+from tilecache_daemon.cli.output import (
+    ExitCode,
+    admin_socket_path,
+    connect,
+    fail,
+    json_option,
+    socket_option,
+)
+from tilecache_daemon.cli.times import Moment
+from tilecache_daemon.ingest.capture_times import CapturedFrom
 from tilecache_daemon.ingest.errors import SourceError
 from tilecache_daemon.ingest.found import Source, printable
 from tilecache_daemon.ingest.importer import ImportOptions, TileImporter
@@ -59,17 +72,6 @@ def _parse_flight(_: click.Context, __: click.Parameter, value: str | None) -> s
         raise click.BadParameter(str(error)) from error
 
 
-def _parse_time(_: click.Context, __: click.Parameter, value: str | None) -> datetime | None:
-    if value is None:
-        return None
-    try:
-        # Python 3.10 does not parse the Z of ISO 8601.
-        time = datetime.fromisoformat(value.replace("Z", "+00:00"))
-    except ValueError as error:
-        raise click.BadParameter(f"{value!r} is not an ISO 8601 time") from error
-    return time if time.tzinfo else time.replace(tzinfo=timezone.utc)
-
-
 @click.command("import")
 @click.argument("source_path", metavar="SOURCE", type=click.Path(exists=True, path_type=Path))
 @click.option(
@@ -84,10 +86,19 @@ def _parse_time(_: click.Context, __: click.Parameter, value: str | None) -> dat
 )
 @click.option(
     "--captured-at",
-    callback=_parse_time,
+    type=Moment(),
     metavar="TIME",
-    help="Capture time of the images, in ISO 8601. UTC if it has no offset.  "
-    "[default: when the file or the archive was last modified]",
+    help="When the images were taken, in ISO 8601. UTC if it has no offset.  "
+    "[default: what --captured-from says]",
+)
+@click.option(
+    "--captured-from",
+    type=CapturedFromParam(),
+    metavar="[modified|exif|sidecar|PICTURE]",
+    default=CapturedFrom.MODIFIED.value,
+    help="What says when the images were taken: when each file or the archive was last modified, "
+    "the EXIF of each image, a file {image}.json beside each, or the EXIF of one picture (TIFF, "
+    "JPEG, ...) from which they were made.  [default: modified]",
 )
 @click.option(
     "--root",
@@ -109,6 +120,13 @@ def _parse_time(_: click.Context, __: click.Parameter, value: str | None) -> dat
     help="What to do if a different image of the same tile is stored.",
 )
 @click.option(
+    "--update-metadata",
+    is_flag=True,
+    help="Give tiles that are stored with the same image the path, the quality metadata and, with "
+    "--captured-at or --captured-from, the capture time of this import. Those that are uploaded "
+    "stay so. --socket is then the admin socket.",
+)
+@click.option(
     "--scheme",
     type=click.Choice([scheme.value for scheme in Scheme]),
     help="Rows are counted from the north (xyz) or from the south (tms).  "
@@ -125,14 +143,18 @@ def _parse_time(_: click.Context, __: click.Parameter, value: str | None) -> dat
 )
 @json_option
 @socket_option
+@click.pass_context
 def import_command(
+    context: click.Context,
     source_path: Path,
     source: str,
     flight: str | None,
     captured_at: datetime | None,
+    captured_from: CapturedFrom | datetime,
     root: Path | None,
     into: Path | None,
     on_conflict: str,
+    update_metadata: bool,
     scheme: str | None,
     min_zoom: int | None,
     max_zoom: int | None,
@@ -154,12 +176,18 @@ def import_command(
     stored are not stored twice. If a tile is refused, or a file is not an image, the
     others are imported and the exit code is 1.
 
+    A tile that is stored with the same image stays as it is, with its capture time. To correct
+    it, add --update-metadata.
+
     \b
     tilecache import tiles/
     tilecache import world.mbtiles --into /srv/tiles/world --root /srv/tiles
     tilecache import tiles/ --source onboard_ingest --flight 3f2504e0-4f89-41d3-9a0c-0305e82c3301
+    tilecache import tiles/ --captured-at 2026-06-21 --update-metadata
     """
     _check_flight(source, flight)
+    if captured_at and _is_given(context, "captured_from"):
+        raise click.UsageError("Give either --captured-at or --captured-from.")
     try:
         opened = open_source(
             source_path, _zooms(min_zoom, max_zoom), Scheme(scheme) if scheme else None
@@ -171,18 +199,45 @@ def import_command(
         sys.exit(INTERRUPTED)
     if total == 0:
         fail(ExitCode.USAGE, f"{source_path}: contains no {{zoom}}/{{x}}/{{y}} images")
+    if update_metadata and not _is_given(context, "socket_path"):
+        socket_path = admin_socket_path()
     with connect(socket_path) as client, _unpack_directory(opened, into) as unpack_directory:
+        if update_metadata:
+            _check_admin_socket(client)
         images = unpack_directory.path if unpack_directory else opened.path
         options = ImportOptions(
             root=_resolve_root(root, images, _tiles_directory(client)),
             source=_SOURCES[source],
             flight_id=flight,
-            captured_at=captured_at,
+            captured_at=captured_from if isinstance(captured_from, datetime) else captured_at,
+            captured_from=CapturedFrom.MODIFIED
+            if isinstance(captured_from, datetime)
+            else captured_from,
+            captures_given=captured_at is not None or _is_given(context, "captured_from"),
+            update_metadata=update_metadata,
             on_conflict=_ON_CONFLICT[on_conflict],
             batch_size=min(batch_size, _max_batch_tiles(client)),
         )
         report = ImportReport(opened.path, opened.scheme, total, as_json)
         _run(client, options, unpack_directory, opened, report)
+
+
+def _is_given(context: click.Context, parameter: str) -> bool:
+    return context.get_parameter_source(parameter) is ParameterSource.COMMANDLINE
+
+
+def _check_admin_socket(client: TileCacheClient) -> None:
+    """Ends the command if the socket does not serve UpdateTiles, before anything is imported."""
+    try:
+        client.admin.UpdateTiles(UpdateTilesRequest(), timeout=_ANSWER_TIMEOUT_S)
+    except CallError as error:
+        if error.code is grpc.StatusCode.UNIMPLEMENTED:
+            raise click.UsageError(
+                f"--socket: {client.socket_path} is not the admin socket, "
+                "which --update-metadata needs"
+            ) from None
+        if error.code is not grpc.StatusCode.INVALID_ARGUMENT:  # as a request without tiles
+            raise
 
 
 def _zooms(min_zoom: int | None, max_zoom: int | None) -> range | None:
@@ -236,7 +291,8 @@ def _run(
             except (CallError, SourceError, NoRoomError) as error:
                 failure = error
     interrupted = importer.stopping.is_set()
-    report.print(importer.counts, interrupted, str(failure or ""))
+    warnings = list(describe_captures(source.path, importer, options))
+    report.print(importer.counts, interrupted, str(failure or ""), warnings)
     if isinstance(failure, CallError):
         raise failure
     if failure:

@@ -1,6 +1,7 @@
 """Shared by the commands: connecting to the daemon, output, exit codes."""
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,6 +20,8 @@ from rich.text import Text
 from tilecache.client import TileCacheClient
 from tilecache.errors import CallError
 from tilecache.paths import ADMIN_SOCKET_NAME, SOCKET_NAME, default_socket_path
+
+_ADMIN_VARIABLE: Final = "TILECACHE_ADMIN_SOCKET_PATH"
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -52,9 +55,13 @@ def socket_option(command: Command) -> Command:
 
 def admin_socket_option(command: Command) -> Command:
     """Adds `--socket`, the admin socket."""
-    return _socket_option(
-        ADMIN_SOCKET_NAME, "TILECACHE_ADMIN_SOCKET_PATH", "The daemon's admin socket."
-    )(command)
+    return _socket_option(ADMIN_SOCKET_NAME, _ADMIN_VARIABLE, "The daemon's admin socket.")(command)
+
+
+def admin_socket_path() -> Path:
+    """What `--socket` of a command on the admin socket is by default."""
+    given = os.environ.get(_ADMIN_VARIABLE)
+    return Path(given) if given else default_socket_path(ADMIN_SOCKET_NAME)
 
 
 def _socket_option(name: str, variable: str, text: str) -> Callable[[Command], Command]:

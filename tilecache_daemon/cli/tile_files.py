@@ -7,13 +7,22 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
-from typing import Final
+from typing import Final, NamedTuple
 
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class RootError(Exception):
     """The root directory cannot be used. The message gives the reason."""
+
+
+class Removal(NamedTuple):
+    """What became of the files of evictions, by id. The others were removed."""
+
+    problems: dict[int, str]
+    """Those that could not be removed, each with the reason."""
+    not_found: set[int]
+    """Those that were not there."""
 
 
 class TileFiles:
@@ -63,15 +72,15 @@ class TileFiles:
 
     def remove(
         self, files: Mapping[int, str], find_listed: Callable[[], Collection[int]]
-    ) -> dict[int, str]:
-        """Removes the files of evictions, by id, durably; returns those that could not be
-        removed, each with the reason.
+    ) -> Removal:
+        """Removes the files of evictions, by id, durably.
 
         `find_listed` returns the ids of the evictions that are still listed. It is called when
         the files have been set aside, and those that are not listed any more are put back: a
         tile may name them by then.
         """
         problems: dict[int, str] = {}
+        not_found: set[int] = set()
         by_directory: defaultdict[tuple[str, ...], dict[int, str]] = defaultdict(dict)
         for eviction_id, file_path in files.items():
             try:
@@ -83,11 +92,16 @@ class TileFiles:
         for parents, names in by_directory.items():
             try:
                 with self._opened(parents) as directory:
-                    if directory is not None:
-                        problems |= _remove(directory, names, find_listed)
+                    if directory is None:
+                        not_found.update(names)
+                        continue
+                    removal = _remove(directory, names, find_listed)
+                problems |= removal.problems
+                not_found |= removal.not_found
             except (OSError, ValueError) as error:
                 problems |= dict.fromkeys(names, str(error))
-        return {key: f"{files[key]}: {reason}" for key, reason in problems.items()}
+        named = {key: f"{files[key]}: {reason}" for key, reason in problems.items()}
+        return Removal(named, not_found)
 
     def _has(self, file_path: str) -> bool:
         try:
@@ -135,9 +149,9 @@ def _split(file_path: str) -> tuple[tuple[str, ...], str]:
 
 def _remove(
     directory: int, names: Mapping[int, str], find_listed: Callable[[], Collection[int]]
-) -> dict[int, str]:
+) -> Removal:
     """Removes files of a directory as `TileFiles.remove` does."""
-    problems = {}
+    problems, not_found = {}, set()
     listed: Collection[int] = ()
     # By id, so that the next run finds those that a killed one has left.
     aside = {eviction_id: f".removed-{eviction_id}" for eviction_id in names}
@@ -154,13 +168,13 @@ def _remove(
                 else:
                     _rename(directory, aside[eviction_id], name)
             except FileNotFoundError:
-                continue
+                not_found.add(eviction_id)
             except OSError as error:
                 problems[eviction_id] = error.strerror or str(error)
                 _rename(directory, aside[eviction_id], name)
     # A file that reappears after a power failure would be on no list.
     os.fsync(directory)
-    return problems
+    return Removal(problems, not_found)
 
 
 def _rename(directory: int, name: str, new_name: str) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from hashlib import sha256
+from io import BytesIO
 from itertools import islice, takewhile
 from pathlib import Path
 from threading import Event
@@ -20,6 +21,7 @@ from tilecache.client import TileCacheClient, is_degraded
 from tilecache.errors import CallError
 from tilecache.identity import MAX_ZOOM
 from tilecache.mercator import BlockKey, CellRectangle, block_of, bounds_of
+from tilecache.v1.tile_cache_admin_pb2 import UpdateOutcome
 from tilecache.v1.tile_identity_pb2 import TileKey, TileSource
 from tilecache.v1.tile_metadata_store_pb2 import (
     BulkInsertTilesResponse,
@@ -29,6 +31,17 @@ from tilecache.v1.tile_metadata_store_pb2 import (
     QueryTilesRequest,
     Region,
     TileMetadata,
+)
+from tilecache_daemon.errors import FilePendingRemovalError, TileNotFoundError
+from tilecache_daemon.ingest.capture_times import (
+    NO_CAPTURE_TIME,
+    SIDECAR_NAME,
+    CapturedFrom,
+    CaptureSpan,
+    Description,
+    NoCaptureTimeError,
+    read_exif_time,
+    read_sidecar,
 )
 from tilecache_daemon.ingest.found import (
     NOT_UNPACKED,
@@ -45,6 +58,7 @@ from tilecache_daemon.ingest.images import (
     UnreadableImageError,
     read_header,
 )
+from tilecache_daemon.ingest.metadata_updates import MetadataUpdater
 from tilecache_daemon.ingest.sender import (
     DEFAULT_RETRY_POLICY,
     Batch,
@@ -73,7 +87,14 @@ class ImportOptions:
     source: TileSource.ValueType
     flight_id: str | None = None
     captured_at: datetime | None = None
-    """None: the modification time of the file or archive."""
+    """None: what `captured_from` says."""
+    captured_from: CapturedFrom = CapturedFrom.MODIFIED
+    captures_given: bool = False
+    """Whether somebody has said when the images were taken. Other capture times correct none that
+    is stored."""
+    update_metadata: bool = False
+    """Whether stored tiles of the same content get the path, the quality metadata and, where they
+    are given, the capture time of the import. Needs the admin socket."""
     on_conflict: OnConflict.ValueType = OnConflict.ON_CONFLICT_FAIL
     batch_size: int = 1000
     retry_policy: RetryPolicy = DEFAULT_RETRY_POLICY
@@ -86,6 +107,8 @@ class ImportCounts:
     inserted: int = 0
     downgraded: int = 0
     already_present: int = 0
+    updated: int = 0
+    """Stored already, with other metadata, which were corrected."""
     kept_existing: int = 0
     replaced: int = 0
     refused: int = 0
@@ -105,6 +128,8 @@ class TileImporter:
         on_progress: Callable[[int], None] = lambda _: None,
     ) -> None:
         self.counts = ImportCounts()
+        self.captures = CaptureSpan()
+        """The capture times of the images that were sent."""
         self.stopping = Event()
         self._no_room: NoRoomError | None = None
         self._options = options
@@ -114,6 +139,9 @@ class TileImporter:
         self._on_progress = on_progress
         self._client = client
         self._sender = BatchSender(client, options.on_conflict, self.stopping, options.retry_policy)
+        self._updater = MetadataUpdater(
+            client, self.stopping, options.retry_policy, with_captures=options.captures_given
+        )
 
     def run(self, source: Source) -> None:
         """Returns when the daemon has answered for every tile.
@@ -138,6 +166,8 @@ class TileImporter:
             return self._prepare_tile(found, archive)
         except UnreadableImageError as error:
             return Refusal(found.file, "", UNREADABLE, str(error))
+        except NoCaptureTimeError as error:
+            return Refusal(found.file, "captured_at", NO_CAPTURE_TIME, str(error))
         except NoRoomError:
             raise
         except UnpackingError as error:
@@ -149,6 +179,8 @@ class TileImporter:
         image = _read_file(found.image) if isinstance(found.image, Path) else _unzip(found.image)
         header = read_header(image)
         digest = sha256(image).hexdigest()
+        file = found.image if isinstance(found.image, Path) else archive
+        description = self._describe(image, file)
         path, discard = self._store_image(found, image, header.suffix, digest)
         metadata = TileMetadata(
             key=TileKey(
@@ -162,7 +194,8 @@ class TileImporter:
             file_path=path.relative_to(self._options.root).as_posix(),
             content_sha256=digest,
             disk_bytes=len(image),
-            captured_at=self._captured_at(path if found.image is path else archive),
+            captured_at=description.captured_at,
+            quality_metadata=description.quality_metadata,
         )
         return PreparedTile(found.file, metadata, discard)
 
@@ -177,13 +210,17 @@ class TileImporter:
         path, written = self._unpack_directory.write(name, digest, image)
         return path, partial(path.unlink, missing_ok=True) if written else None
 
-    def _captured_at(self, origin: Path) -> Timestamp:
-        captured_at = Timestamp()
+    def _describe(self, image: bytes, file: Path) -> Description:
+        """What is said about an image that is in a file, or in an archive."""
         if self._options.captured_at is not None:
-            captured_at.FromDatetime(self._options.captured_at)
-        else:
-            captured_at.FromNanoseconds(origin.stat().st_mtime_ns)
-        return captured_at
+            return Description(_timestamp(self._options.captured_at))
+        if self._options.captured_from is CapturedFrom.EXIF:
+            return Description(_timestamp(read_exif_time(BytesIO(image))))
+        if self._options.captured_from is CapturedFrom.SIDECAR:
+            return read_sidecar(file)
+        captured_at = Timestamp()
+        captured_at.FromNanoseconds(file.stat().st_mtime_ns)
+        return Description(captured_at)
 
     def _make_batches(
         self, prepared: Iterable[PreparedTile | Refusal | IgnoredFile]
@@ -199,13 +236,18 @@ class TileImporter:
     ) -> Iterator[PreparedTile]:
         for outcome in self._end_without_room(prepared):
             if isinstance(outcome, PreparedTile):
+                self.captures.add(outcome.metadata.captured_at)
                 yield outcome
             elif isinstance(outcome, Refusal):
                 self._refuse(outcome)
                 self._on_progress(1)
-            else:
+            elif not self._is_sidecar(outcome.file):
                 self.counts.ignored += 1
                 self._on_ignored(outcome)
+
+    def _is_sidecar(self, file: str) -> bool:
+        reads = self._options.captured_from is CapturedFrom.SIDECAR
+        return reads and SIDECAR_NAME.fullmatch(file) is not None
 
     def _end_without_room(self, prepared: Iterable[Item]) -> Iterator[Item]:
         """What is unpacked by then is still sent."""
@@ -220,12 +262,33 @@ class TileImporter:
         self.counts.already_present += answer.already_present_count
         self.counts.kept_existing += answer.kept_existing_count
         self.counts.replaced += answer.replaced_count
+        if self._options.update_metadata and answer.already_present_count:
+            self._update_metadata(batch, answer)
         self._discard_unnamed(batch, answer)
         for refused in answer.refused:
             tile = batch[refused.index]
             field = _BATCH_INDEX.sub("", refused.field)
             self._refuse(Refusal(tile.file, field, refused.reason, refused.message))
         self._on_progress(len(batch))
+
+    def _update_metadata(self, batch: Batch, answer: BulkInsertTilesResponse) -> None:
+        """Corrects the tiles of a batch that were stored before. The answer does not say which
+        these are; for the others, nothing changes."""
+        refused = {each.index for each in answer.refused}
+        stored = [tile for index, tile in enumerate(batch) if index not in refused]
+        for tile, outcome in self._updater.update(stored):
+            if outcome == UpdateOutcome.UPDATE_OUTCOME_UPDATED:
+                self.counts.updated += 1
+            elif outcome == UpdateOutcome.UPDATE_OUTCOME_FILE_PENDING_REMOVAL:
+                why = f"{tile.metadata.file_path} is listed for removal: confirm its removal first"
+                self._refuse(Refusal(tile.file, "file_path", FilePendingRemovalError.reason, why))
+            elif outcome == UpdateOutcome.UPDATE_OUTCOME_NOT_FOUND:
+                self._refuse(
+                    Refusal(tile.file, "", TileNotFoundError.reason, "was deleted meanwhile")
+                )
+            else:
+                continue
+            self.counts.already_present -= 1
 
     def _discard_unnamed(self, batch: Batch, answer: BulkInsertTilesResponse) -> None:
         """Removes the files that were unpacked for tiles that were not stored, unless a stored
@@ -274,6 +337,12 @@ class TileImporter:
     def _refuse(self, refusal: Refusal) -> None:
         self.counts.refused += 1
         self._on_refused(refusal)
+
+
+def _timestamp(moment: datetime) -> Timestamp:
+    message = Timestamp()
+    message.FromDatetime(moment)
+    return message
 
 
 def _read_file(path: Path) -> bytes:

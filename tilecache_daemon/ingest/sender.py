@@ -89,18 +89,14 @@ class BatchSender:
                 return self._unanswered.popleft(), answer
             except CallError as error:
                 last = attempt == self._retry_policy.attempts or self._stopping.is_set()
-                if last or not _is_transient(error):
+                if last or not is_transient(error):
                     raise
                 self._resend(error)
         raise AssertionError("the last attempt returns or raises")
 
     def _resend(self, failure: CallError) -> None:
         self._close()
-        self._stopping.wait(failure.retry_after_s or self._retry_policy.retry_delay_s)
-        try:
-            self._client.wait_until_ready(self._retry_policy.ready_timeout_s)
-        except CallError as error:
-            raise failure from error
+        wait_for_daemon(self._client, failure, self._stopping, self._retry_policy)
         self._open()
         for batch in self._unanswered:
             self._enqueue(batch)
@@ -118,5 +114,18 @@ class BatchSender:
         self._answers.cancel()
 
 
-def _is_transient(error: CallError) -> bool:
+def wait_for_daemon(
+    client: TileCacheClient, failure: CallError, stopping: Event, policy: RetryPolicy
+) -> None:
+    """Returns when a call that failed may be repeated; raises the failure if that takes too
+    long."""
+    stopping.wait(failure.retry_after_s or policy.retry_delay_s)
+    try:
+        client.wait_until_ready(policy.ready_timeout_s)
+    except CallError as error:
+        raise failure from error
+
+
+def is_transient(error: CallError) -> bool:
+    """Whether repeating a call that failed may succeed."""
     return error.code is grpc.StatusCode.UNAVAILABLE or error.retry_after_s is not None

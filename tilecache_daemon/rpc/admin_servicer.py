@@ -15,6 +15,8 @@ from tilecache_daemon.freshness_policy import FreshnessRule, Sector
 from tilecache_daemon.geometry.polygon import Polygon
 from tilecache_daemon.models import Eviction, FreshnessLabel, Limits, Pin
 from tilecache_daemon.rpc import admin_requests, requests, wire
+from tilecache_daemon.rpc.tile_updates import tile_updates
+from tilecache_daemon.service.corrections import CorrectionService
 from tilecache_daemon.service.eviction import EvictionService, EvictionSummary, Included
 from tilecache_daemon.service.flights import FlightService
 from tilecache_daemon.service.freshness import FreshnessService
@@ -38,6 +40,7 @@ class AdminServicer:
         storage: StorageService,
         eviction: EvictionService,
         purge: PurgeService,
+        corrections: CorrectionService,
         pins: PinService,
         flights: FlightService,
         policy: PolicyService,
@@ -48,6 +51,7 @@ class AdminServicer:
         self._storage = storage
         self._eviction = eviction
         self._purge = purge
+        self._corrections = corrections
         self._pins = pins
         self._flights = flights
         self._policy = policy
@@ -175,6 +179,15 @@ class AdminServicer:
             )
         return self._purge.delete_anywhere(
             admin_requests.purge_zooms(request), purge, summary, include=include
+        )
+
+    async def update_tiles(self, request: pb.UpdateTilesRequest) -> pb.UpdateTilesResponse:
+        updates = tile_updates(request, self._limits.max_request_items)
+        outcomes = await self._corrections.update(updates, dry_run=request.dry_run)
+        return pb.UpdateTilesResponse(
+            outcomes=[
+                pb.UpdateOutcome.Value(f"UPDATE_OUTCOME_{outcome.name}") for outcome in outcomes
+            ]
         )
 
     async def set_pin(self, request: pb.SetPinRequest) -> pb.SetPinResponse:

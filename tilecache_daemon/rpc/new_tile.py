@@ -101,7 +101,7 @@ def _captured_us(message: TileMetadata, violations: list[FieldViolation]) -> int
 
 def _check_file(file_path: str, content_sha256: str, violations: list[FieldViolation]) -> None:
     if not _PATH.fullmatch(file_path) or len(file_path) > _SHORT_CHARACTERS:
-        problem = _path_problem(file_path)
+        problem = path_problem(file_path)
         if problem:
             violations.append(FieldViolation("file_path", problem))
     if not SHA256.fullmatch(content_sha256):
@@ -215,7 +215,8 @@ def _depth(value: object) -> int:
     return 1 + max(map(_depth, value), default=0) if isinstance(value, list) else 0
 
 
-def _path_problem(path: str) -> str:
+def path_problem(path: str) -> str:
+    """What is wrong with the path of an image file; empty if nothing is."""
     if not path:
         return "is required"
     if (size := len(path.encode())) > MAX_FILE_PATH_BYTES:

@@ -111,7 +111,7 @@ def _checked_key(message: TileKeyMessage, source: str | None) -> TileKey:
         violations.append(FieldViolation("source", f"is {message.source}, must be a known source"))
     flight_id = message.flight_id if message.HasField("flight_id") else None
     if flight_id is not None and not UUID_TEXT.fullmatch(flight_id):
-        violations.append(FieldViolation("flight_id", _not_uuid(flight_id)))
+        violations.append(FieldViolation("flight_id", not_uuid(flight_id)))
     if violations or source is None:
         raise InvalidRequestError(*violations)
     return TileKey(zoom, x, y, source, flight_text(flight_id))
@@ -125,7 +125,7 @@ def key_uuid(key: TileKey) -> str:
 def uuid_text(field: str, text: str) -> str:
     """A UUID in canonical text."""
     if not UUID_TEXT.fullmatch(text):
-        raise invalid(field, _not_uuid(text))
+        raise invalid(field, not_uuid(text))
     return text
 
 
@@ -297,5 +297,6 @@ def each(field: str, choices: Mapping[int, Choice], numbers: Iterable[int]) -> I
         yield choice(f"{field}[{index}]", choices, number)
 
 
-def _not_uuid(text: str) -> str:
+def not_uuid(text: str) -> str:
+    """What is wrong with a text that is no UUID."""
     return f"is {text[:50]!r}, must be a UUID in canonical lower-case text"

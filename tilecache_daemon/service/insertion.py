@@ -3,7 +3,7 @@
 import math
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Final, TypeVar
 
@@ -144,23 +144,29 @@ class InsertionService:
         return [results[index] for index in range(len(tiles))]
 
     async def _label(self, batch: InsertBatch, policy: FreshnessPolicy) -> None:
-        latest_us = math.inf
-        if self._clock.trusted:
-            latest_us = micros_of(self._clock.now() + MAX_FUTURE)
+        latest_us = latest_capture_us(self._clock)
         async for tiles in self._read_priority.in_batches(batch.tiles, BATCH_TILES):
             for index, tile in tiles:
                 if tile.captured_us > latest_us:
                     batch.results[index] = InvalidRequestError(
-                        FieldViolation(
-                            "captured_at",
-                            f"is {tile.captured_at}, must not be more than a day in the future",
-                        )
+                        future_violation("captured_at", tile.captured_at)
                     )
                     continue
                 try:
                     batch.labels[index] = self._freshness.label(tile, policy)
                 except TileTooOldError as error:
                     batch.too_old[index] = error
+
+
+def latest_capture_us(clock: Clock) -> float:
+    """The latest time, in microseconds since 2000, at which an image can have been taken: any
+    while the clock is not trusted."""
+    return micros_of(clock.now() + MAX_FUTURE) if clock.trusted else math.inf
+
+
+def future_violation(field: str, captured_at: datetime) -> FieldViolation:
+    """The violation of a later capture time."""
+    return FieldViolation(field, f"is {captured_at}, must not be more than a day in the future")
 
 
 async def _write(transaction: Callable[..., Awaitable[Written]]) -> Written:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from psycopg import errors
 
 from tilecache.mercator import BLOCK_CELLS, CellRectangle
-from tilecache_daemon.models import FreshnessLabel, ListFilter, NewTile, Tile
+from tilecache_daemon.models import FreshnessLabel, ListFilter, NewTile, Tile, TileUpdate
 from tilecache_daemon.store.binary_copy import HEADER, TRAILER, LabelledTile, pack_rows
 from tilecache_daemon.store.statements import SQL, Statements
 from tilecache_daemon.store.tile_columns import TileColumns
@@ -35,6 +35,15 @@ class BlockTiles(NamedTuple):
     rank: NDArray[np.int64]
     captured_us: NDArray[np.int64]
     disk_bytes: NDArray[np.int64]
+
+
+class Comparison(NamedTuple):
+    """How a stored tile compares with a correction."""
+
+    has_content: bool
+    """It has the content that the correction is for."""
+    differs: bool
+    """The correction would change it."""
 
 
 class ListedTiles(NamedTuple):
@@ -149,6 +158,20 @@ class TileQueries(Statements):
         given = {"captured_at": tile.captured_at, "freshness_label": label.value}
         await self._execute("replace_tile", tile._asdict() | given)
 
+    async def compare_updates(self, updates: Sequence[TileUpdate]) -> dict[str, Comparison]:
+        """How the stored tiles with these ids compare with corrections, by id. Their rows are
+        locked until the transaction ends."""
+        rows = await self._rows("compare_updates", _update_columns(updates))
+        return {row[0]: Comparison(*row[1:]) for row in rows}
+
+    async def update_tiles(
+        self, updates: Sequence[TileUpdate], now: datetime, *, clock_trusted: bool
+    ) -> None:
+        """Corrects tiles, whatever their content, and relabels them; needs
+        `lock_policy_for_share` and `lock_files_for_naming`."""
+        parameters = {"now": now, "clock_trusted": clock_trusted}
+        await self._execute("update_tiles", _update_columns(updates) | parameters)
+
     async def number_accesses(
         self, accesses: Mapping[str, datetime], recent: timedelta
     ) -> list[Access]:
@@ -170,6 +193,11 @@ class TileQueries(Statements):
             "orders": [access.access_order for access in accesses],
         }
         return {row[0] for row in await self._rows("write_accesses", parameters)}
+
+
+def _update_columns(updates: Sequence[TileUpdate]) -> dict[str, Any]:
+    columns = zip(*updates, strict=True)
+    return dict(zip(TileUpdate._fields, map(list, columns), strict=True))
 
 
 def _region(zoom: int, cells: Sequence[CellRectangle]) -> dict[str, Any]:

@@ -34,6 +34,7 @@ namespace TileCache.Client
             "ListSectors",
             "ListFreshnessRules",
             "ExplainFreshness",
+            "UpdateTiles",
         };
 
         public static ServiceConfig CreateServiceConfig()

@@ -58,6 +58,7 @@ _IDEMPOTENT: Final = {
         "ListSectors",
         "ListFreshnessRules",
         "ExplainFreshness",
+        "UpdateTiles",
     ),
 }
 

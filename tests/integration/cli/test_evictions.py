@@ -10,7 +10,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from tests.admin import confirm, evict, list_evictions
+from tests.admin import confirm, delete, evict, list_evictions
 from tests.integration.cli.conftest import Run
 from tests.integration.cli.removals import listed_paths
 from tests.tiles import Block, bulk_insert, insert, tile, tile_uuid
@@ -86,12 +86,11 @@ def test_listed_files_are_removed_and_confirmed(
     admin: TileCacheClient, keys: list[TileKey], root: Path, run: Run
 ) -> None:
     listed = [each.file_path for each in evict(admin, free_bytes=300_000).tiles]
-    (root / listed[0]).unlink()  # counts as removed
 
     dry_run = run("evictions", "remove", "--root", root, "--dry-run")
     assert dry_run.returncode == 0
     assert dry_run.stdout.splitlines()[:3] == [str(root / path) for path in listed]
-    assert (root / listed[1]).exists()
+    assert all((root / path).exists() for path in listed)
 
     done = run("evictions", "remove", "--root", root, "--yes")
     assert done.returncode == 0, done.stderr
@@ -99,6 +98,27 @@ def test_listed_files_are_removed_and_confirmed(
     assert listed_paths(admin) == []
     remaining = {path.relative_to(root).as_posix() for path in root.rglob("*.jpg")}
     assert remaining == {tile(key).file_path for key in keys[3:]}
+
+
+def test_what_is_not_found_is_told_apart_from_what_is_removed(
+    admin: TileCacheClient, keys: list[TileKey], root: Path, run: Run
+) -> None:
+    gone, there = (each.file_path for each in evict(admin, free_bytes=200_000).tiles)
+    (root / gone).unlink()
+    nowhere = tile(Block().key(), disk_bytes=1, file_path="19/1/1.jpg")
+    insert(admin, nowhere)
+    delete(admin, tile_uuids=[tile_uuid(nowhere.key)])
+
+    dry_run = run("evictions", "remove", "--root", root, "--dry-run")
+    done = run("evictions", "remove", "--root", root, "--yes")
+
+    assert (dry_run.returncode, done.returncode) == (1, 1)
+    assert dry_run.stdout.splitlines()[0] == str(root / there)
+    for ended in (dry_run, done):
+        assert f"{gone}: not found" in ended.stderr
+        assert "19/1/1.jpg: not found" in ended.stderr
+    assert "Removed 1 file; 2 not found; 0 remain on the list." in done.stdout
+    assert listed_paths(admin) == []
 
 
 def test_remove_asks_for_confirmation_on_a_terminal(
@@ -252,7 +272,8 @@ def test_a_file_that_is_confirmed_and_stored_again_meanwhile_is_kept(
         store_again()
     paths = {entry.eviction_id: entry.file_path for entry in (again, gone)}
     with closing(TileFiles(root)) as files:
-        assert files.remove(paths, find_listed) == {}
+        removal = files.remove(paths, find_listed)
+        assert (removal.problems, gone.eviction_id in removal.not_found) == ({}, False)
 
     assert path.read_text() == "the next picture"
     assert not (root / gone.file_path).exists()

@@ -137,7 +137,8 @@ def test_refused_tiles_are_named_and_the_others_are_stored(
 def test_the_report_has_examples_of_each_reason(daemon: DaemonProcess, pyramid: Path) -> None:
     for y in range(5):
         (pyramid / f"3/1/{y}.jpg").write_text("not an image")
-    run = run_tilecache("import", pyramid, socket_path=daemon.socket_path)
+    wanted = ("import", pyramid, "--captured-at", "2026-10-01")
+    run = run_tilecache(*wanted, socket_path=daemon.socket_path)
 
     assert run.returncode == 1
     assert "Refused 5 tiles (UNREADABLE_FILE):" in run.stdout

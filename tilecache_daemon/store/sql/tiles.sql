@@ -60,6 +60,58 @@ SET latitude = %(latitude)s,
 WHERE t.tile_uuid = %(tile_uuid)s::uuid
 RETURNING {tile_columns};
 
+-- compare_updates --
+-- Whether tiles have the given contents, and whether corrections would change them. NULL changes
+-- nothing. The rows are locked in the order of their keys, as by `lock_tiles`.
+SELECT t.tile_uuid::text,
+       coalesce(t.content_sha256 = given.content_sha256, false),
+       (t.captured_at, t.file_path, t.tile_quality_metadata) IS DISTINCT FROM (
+           coalesce(given.captured_at, t.captured_at),
+           coalesce(given.file_path, t.file_path),
+           coalesce(given.quality_metadata, t.tile_quality_metadata)
+       )
+FROM tiles t
+JOIN unnest(
+    %(tile_uuid)s::uuid[], %(content_sha256)s::text[], %(captured_at)s::timestamptz[],
+    %(file_path)s::text[], %(quality_metadata)s::jsonb[]
+) AS given (tile_uuid, content_sha256, captured_at, file_path, quality_metadata) USING (tile_uuid)
+ORDER BY t.zoom, t.x, t.y, t.source, t.flight_id
+FOR UPDATE OF t;
+
+-- update_tiles --
+-- Corrects tiles, and labels them by the rules of now. NULL changes nothing. Labels of revision 0001
+-- stay. While the clock is not trusted, a tile in a sector with a rule becomes `downgraded` rather
+-- than `fresh`, as when it is inserted, unless its capture time stays.
+WITH corrected AS (
+    SELECT s.id, s.latitude, s.longitude, s.freshness_status AS old_label,
+           coalesce(given.captured_at, s.captured_at) AS captured_at,
+           coalesce(given.file_path, s.file_path) AS file_path,
+           coalesce(given.quality_metadata, s.tile_quality_metadata) AS quality_metadata,
+           coalesce(given.captured_at, s.captured_at) <> s.captured_at AS recaptured
+    FROM tiles s
+    JOIN unnest(
+        %(tile_uuid)s::uuid[], %(captured_at)s::timestamptz[], %(file_path)s::text[],
+        %(quality_metadata)s::jsonb[]
+    ) AS given (tile_uuid, captured_at, file_path, quality_metadata) USING (tile_uuid)
+), verdict AS (
+    SELECT t.*, coalesce(rule.label, 'fresh') AS new_label, rule.label IS NOT NULL AS aged
+    FROM corrected AS t
+    LEFT JOIN LATERAL ({rule_label}) AS rule (label) ON true
+)
+UPDATE tiles t
+SET captured_at = verdict.captured_at,
+    file_path = verdict.file_path,
+    tile_quality_metadata = verdict.quality_metadata,
+    freshness_status = CASE
+        WHEN verdict.old_label NOT IN ('fresh', 'downgraded', 'rejected') THEN verdict.old_label
+        WHEN %(clock_trusted)s OR NOT verdict.aged OR verdict.new_label <> 'fresh'
+            THEN verdict.new_label
+        WHEN verdict.recaptured THEN 'downgraded'
+        ELSE verdict.old_label
+    END
+FROM verdict
+WHERE t.id = verdict.id;
+
 -- list_tiles --
 -- A page of the tiles that pass a filter, by row id after a position: their records in one row and
 -- their ids. Where the page is not full, also the last id and the number of the rows that were

@@ -7,6 +7,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
+from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
@@ -86,6 +87,42 @@ EVICTION_REASON_DELETED: EvictionReason.ValueType  # 3
 EVICTION_REASON_REPLACED: EvictionReason.ValueType  # 4
 """Its tile was replaced, and has another file now."""
 Global___EvictionReason: _TypeAlias = EvictionReason  # noqa: Y015
+
+class _UpdateOutcome:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _UpdateOutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_UpdateOutcome.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    UPDATE_OUTCOME_UNSPECIFIED: _UpdateOutcome.ValueType  # 0
+    """Not set."""
+    UPDATE_OUTCOME_UPDATED: _UpdateOutcome.ValueType  # 1
+    """Corrected."""
+    UPDATE_OUTCOME_UNCHANGED: _UpdateOutcome.ValueType  # 2
+    """The tile has these values already."""
+    UPDATE_OUTCOME_NOT_FOUND: _UpdateOutcome.ValueType  # 3
+    """The tile does not exist."""
+    UPDATE_OUTCOME_CONTENT_DIFFERS: _UpdateOutcome.ValueType  # 4
+    """The tile has different content. It stays as it is."""
+    UPDATE_OUTCOME_FILE_PENDING_REMOVAL: _UpdateOutcome.ValueType  # 5
+    """The new path is listed for removal. The tile stays as it is."""
+
+class UpdateOutcome(_UpdateOutcome, metaclass=_UpdateOutcomeEnumTypeWrapper):
+    """The outcome of a correction."""
+
+UPDATE_OUTCOME_UNSPECIFIED: UpdateOutcome.ValueType  # 0
+"""Not set."""
+UPDATE_OUTCOME_UPDATED: UpdateOutcome.ValueType  # 1
+"""Corrected."""
+UPDATE_OUTCOME_UNCHANGED: UpdateOutcome.ValueType  # 2
+"""The tile has these values already."""
+UPDATE_OUTCOME_NOT_FOUND: UpdateOutcome.ValueType  # 3
+"""The tile does not exist."""
+UPDATE_OUTCOME_CONTENT_DIFFERS: UpdateOutcome.ValueType  # 4
+"""The tile has different content. It stays as it is."""
+UPDATE_OUTCOME_FILE_PENDING_REMOVAL: UpdateOutcome.ValueType  # 5
+"""The new path is listed for removal. The tile stays as it is."""
+Global___UpdateOutcome: _TypeAlias = UpdateOutcome  # noqa: Y015
 
 class _SectorClassification:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -797,6 +834,107 @@ class DeletionSummary(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DeletionSummary: _TypeAlias = DeletionSummary  # noqa: Y015
+
+@_typing.final
+class UpdateTilesRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TILES_FIELD_NUMBER: _builtins.int
+    DRY_RUN_FIELD_NUMBER: _builtins.int
+    dry_run: _builtins.bool
+    """Change nothing; only return what would be done."""
+    @_builtins.property
+    def tiles(self) -> _containers.RepeatedCompositeFieldContainer[Global___TileUpdate]:
+        """At most `Limits.max_request_items`, each tile once."""
+
+    def __init__(
+        self,
+        *,
+        tiles: _abc.Iterable[Global___TileUpdate] | None = ...,
+        dry_run: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "tiles", b"tiles"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateTilesRequest: _TypeAlias = UpdateTilesRequest  # noqa: Y015
+
+@_typing.final
+class TileUpdate(_message.Message):
+    """What to correct of a tile. At least one of the fields after `content_sha256`;
+    what is absent stays.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TILE_UUID_FIELD_NUMBER: _builtins.int
+    CONTENT_SHA256_FIELD_NUMBER: _builtins.int
+    CAPTURED_AT_FIELD_NUMBER: _builtins.int
+    FILE_PATH_FIELD_NUMBER: _builtins.int
+    QUALITY_METADATA_FIELD_NUMBER: _builtins.int
+    tile_uuid: _builtins.str
+    """The id of the tile."""
+    content_sha256: _builtins.str
+    """SHA-256 of its content. A tile of different or unknown content stays as it
+    is.
+    """
+    file_path: _builtins.str
+    """Path of the image file, as in `TileMetadata`. No file is moved, and the path
+    that was stored before is not listed for removal: it may never have been that
+    of a file of the cache.
+    """
+    @_builtins.property
+    def captured_at(self) -> _timestamp_pb2.Timestamp:
+        """When the image was taken. At most a day in the future, if the clock is
+        trusted.
+        """
+
+    @_builtins.property
+    def quality_metadata(self) -> _struct_pb2.Struct:
+        """As in `TileMetadata`. Replaces all that is stored."""
+
+    def __init__(
+        self,
+        *,
+        tile_uuid: _builtins.str = ...,
+        content_sha256: _builtins.str = ...,
+        captured_at: _timestamp_pb2.Timestamp | None = ...,
+        file_path: _builtins.str | None = ...,
+        quality_metadata: _struct_pb2.Struct | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_file_path", b"_file_path", "captured_at", b"captured_at", "file_path", b"file_path", "quality_metadata", b"quality_metadata"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_file_path", b"_file_path", "captured_at", b"captured_at", "content_sha256", b"content_sha256", "file_path", b"file_path", "quality_metadata", b"quality_metadata", "tile_uuid", b"tile_uuid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__file_path: _TypeAlias = _typing.Literal["file_path"]  # noqa: Y015
+    _WhichOneofArgType__file_path: _TypeAlias = _typing.Literal["_file_path", b"_file_path"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__file_path) -> _WhichOneofReturnType__file_path | None: ...
+
+Global___TileUpdate: _TypeAlias = TileUpdate  # noqa: Y015
+
+@_typing.final
+class UpdateTilesResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OUTCOMES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def outcomes(self) -> _containers.RepeatedScalarFieldContainer[Global___UpdateOutcome.ValueType]:
+        """One for each tile, in order."""
+
+    def __init__(
+        self,
+        *,
+        outcomes: _abc.Iterable[Global___UpdateOutcome.ValueType] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["outcomes", b"outcomes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateTilesResponse: _TypeAlias = UpdateTilesResponse  # noqa: Y015
 
 @_typing.final
 class Pin(_message.Message):

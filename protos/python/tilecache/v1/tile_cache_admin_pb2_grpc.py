@@ -46,6 +46,11 @@ class TileCacheAdminStub(object):
                 request_serializer=tilecache_dot_v1_dot_tile__cache__admin__pb2.DeleteTilesRequest.SerializeToString,
                 response_deserializer=tilecache_dot_v1_dot_tile__cache__admin__pb2.DeleteTilesResponse.FromString,
                 )
+        self.UpdateTiles = channel.unary_unary(
+                '/tilecache.v1.TileCacheAdmin/UpdateTiles',
+                request_serializer=tilecache_dot_v1_dot_tile__cache__admin__pb2.UpdateTilesRequest.SerializeToString,
+                response_deserializer=tilecache_dot_v1_dot_tile__cache__admin__pb2.UpdateTilesResponse.FromString,
+                )
         self.SetPin = channel.unary_unary(
                 '/tilecache.v1.TileCacheAdmin/SetPin',
                 request_serializer=tilecache_dot_v1_dot_tile__cache__admin__pb2.SetPinRequest.SerializeToString,
@@ -154,6 +159,14 @@ class TileCacheAdminServicer(object):
     def DeleteTiles(self, request, context):
         """Deletes tiles by id, or by region, source, capture time and flight.
         `ListEvictions` lists their files.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateTiles(self, request, context):
+        """Corrects the capture time, path or quality metadata of stored tiles whose
+        content is unchanged. Those that are uploaded stay so; all are relabelled.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -278,6 +291,11 @@ def add_TileCacheAdminServicer_to_server(servicer, server):
                     servicer.DeleteTiles,
                     request_deserializer=tilecache_dot_v1_dot_tile__cache__admin__pb2.DeleteTilesRequest.FromString,
                     response_serializer=tilecache_dot_v1_dot_tile__cache__admin__pb2.DeleteTilesResponse.SerializeToString,
+            ),
+            'UpdateTiles': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateTiles,
+                    request_deserializer=tilecache_dot_v1_dot_tile__cache__admin__pb2.UpdateTilesRequest.FromString,
+                    response_serializer=tilecache_dot_v1_dot_tile__cache__admin__pb2.UpdateTilesResponse.SerializeToString,
             ),
             'SetPin': grpc.unary_unary_rpc_method_handler(
                     servicer.SetPin,
@@ -450,6 +468,23 @@ class TileCacheAdmin(object):
         return grpc.experimental.unary_stream(request, target, '/tilecache.v1.TileCacheAdmin/DeleteTiles',
             tilecache_dot_v1_dot_tile__cache__admin__pb2.DeleteTilesRequest.SerializeToString,
             tilecache_dot_v1_dot_tile__cache__admin__pb2.DeleteTilesResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def UpdateTiles(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/tilecache.v1.TileCacheAdmin/UpdateTiles',
+            tilecache_dot_v1_dot_tile__cache__admin__pb2.UpdateTilesRequest.SerializeToString,
+            tilecache_dot_v1_dot_tile__cache__admin__pb2.UpdateTilesResponse.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
 

@@ -55,6 +55,10 @@ class TileCacheAdminStub:
     """Deletes tiles by id, or by region, source, capture time and flight.
     `ListEvictions` lists their files.
     """
+    UpdateTiles: _grpc.UnaryUnaryMultiCallable[_tile_cache_admin_pb2.UpdateTilesRequest, _tile_cache_admin_pb2.UpdateTilesResponse]
+    """Corrects the capture time, path or quality metadata of stored tiles whose
+    content is unchanged. Those that are uploaded stay so; all are relabelled.
+    """
     SetPin: _grpc.UnaryUnaryMultiCallable[_tile_cache_admin_pb2.SetPinRequest, _tile_cache_admin_pb2.SetPinResponse]
     """Pins an area: no tile of it is evicted or deleted until the pin ends, also
     none that is stored later. Replaces the pin with the same name.
@@ -112,6 +116,10 @@ class TileCacheAdminAsyncStub(TileCacheAdminStub):
     DeleteTiles: _aio.UnaryStreamMultiCallable[_tile_cache_admin_pb2.DeleteTilesRequest, _tile_cache_admin_pb2.DeleteTilesResponse]  # type: ignore[assignment]
     """Deletes tiles by id, or by region, source, capture time and flight.
     `ListEvictions` lists their files.
+    """
+    UpdateTiles: _aio.UnaryUnaryMultiCallable[_tile_cache_admin_pb2.UpdateTilesRequest, _tile_cache_admin_pb2.UpdateTilesResponse]  # type: ignore[assignment]
+    """Corrects the capture time, path or quality metadata of stored tiles whose
+    content is unchanged. Those that are uploaded stay so; all are relabelled.
     """
     SetPin: _aio.UnaryUnaryMultiCallable[_tile_cache_admin_pb2.SetPinRequest, _tile_cache_admin_pb2.SetPinResponse]  # type: ignore[assignment]
     """Pins an area: no tile of it is evicted or deleted until the pin ends, also
@@ -203,6 +211,16 @@ class TileCacheAdminServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_tile_cache_admin_pb2.DeleteTilesResponse], _abc.AsyncIterator[_tile_cache_admin_pb2.DeleteTilesResponse]]:
         """Deletes tiles by id, or by region, source, capture time and flight.
         `ListEvictions` lists their files.
+        """
+
+    @_abc_1.abstractmethod
+    def UpdateTiles(
+        self,
+        request: _tile_cache_admin_pb2.UpdateTilesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tile_cache_admin_pb2.UpdateTilesResponse, _abc.Awaitable[_tile_cache_admin_pb2.UpdateTilesResponse]]:
+        """Corrects the capture time, path or quality metadata of stored tiles whose
+        content is unchanged. Those that are uploaded stay so; all are relabelled.
         """
 
     @_abc_1.abstractmethod
