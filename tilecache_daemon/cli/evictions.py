@@ -165,14 +165,14 @@ def _tile_files(client: TileCacheClient, root: Path | None) -> Iterator[TileFile
     """The files below a root (default: the daemon's tiles directory) that is locked and has
     stored tiles' files. Ends the command otherwise."""
     try:
-        with closing(TileFiles(root or _tiles_directory(client))) as files:
+        with closing(TileFiles(root or tiles_directory(client))) as files:
             files.check_root(_sample_stored(client))
             yield files
     except RootError as error:
         fail(ExitCode.USAGE, str(error))
 
 
-def _tiles_directory(client: TileCacheClient) -> Path:
+def tiles_directory(client: TileCacheClient) -> Path:
     """The daemon's tiles directory. Ends the command if it is not configured."""
     info = client.store.GetServerInfo(GetServerInfoRequest(), timeout=CALL_TIMEOUT_S)
     if not info.tiles_directory:
