@@ -42,7 +42,8 @@ from tilecache_daemon.verification.checks import CALL_TIMEOUT_S, FileChecker
 from tilecache_daemon.verification.progress_log import ProgressLog, ProgressLogError, log_path
 from tilecache_daemon.verification.verifier import Verifier
 
-_LOWEST_PRIORITY: Final = 19
+_NICENESS: Final = 10
+"""Others get ten times as much of a processor, and it still gets on beside a busy one."""
 _ABSENT_PART: Final = 10
 """A root in which more than one in so many rows has no file is not acted on."""
 
@@ -110,7 +111,7 @@ def verify_command(
     directories, and symbolic links, are not searched for orphans.
 
     A verification that was stopped, by Ctrl-C or otherwise, continues when it is run
-    again. It has the lowest priority for processors and disks.
+    again. It has a low priority for processors and disks.
 
     --repair and --remove-orphans check each file once more right before they act.
     They refuse a root in which more than a tenth of the rows have no file, and an
@@ -202,7 +203,7 @@ def _verify(
 ) -> None:
     """Compares everything, from the log's position on."""
     # The kernel derives the priority for disks from that for processors.
-    os.nice(_LOWEST_PRIORITY)
+    os.nice(_NICENESS)
     usage = client.admin.GetStorageUsage(GetStorageUsageRequest(), timeout=CALL_TIMEOUT_S)
     verifier = Verifier(client, options.root, checker, log, report.add)
     position = log.position

@@ -112,7 +112,8 @@ class FileChecker:
         if not self._with_content:
             return status.st_size, None
         size_bytes, digest = 0, sha256()
-        with Path(full_path).open("rb", buffering=0, opener=_open) as file:
+        # Not blocking, since it may be a pipe by now.
+        with os.fdopen(os.open(full_path, os.O_RDONLY | os.O_NONBLOCK), "rb", 0) as file:
             # What is read once only shall not displace what others read.
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_NOREUSE)
             while part := file.read(_READ_BYTES):
@@ -175,10 +176,6 @@ class FileChecker:
                 if not request.page_token:
                     break
         return listed
-
-
-def _open(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NONBLOCK)  # it may be a pipe by now
 
 
 def _storable(paths: Sequence[str]) -> Iterator[list[str]]:

@@ -41,6 +41,7 @@ class Verifier:
         self._client = client
         self._root = str(root)
         self._checker = checker
+        checker.aliases = log.aliases
         self._log = log
         self._on_finding = on_finding
         self._is_walked = lru_cache(maxsize=10_000)(self._is_walked_uncached)
