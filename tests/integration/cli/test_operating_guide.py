@@ -1,8 +1,10 @@
 """The commands of docs/operating.md, one after the other, with real tiles and a real plan."""
 
+import json
 import re
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,11 +22,20 @@ BLOCKS = re.findall(r"^```sh\n(.*?)^```$", GUIDE.read_text(), re.MULTILINE | re.
 
 
 @pytest.fixture
+def daemon(database: str, short_directory: Path, tmp_path: Path) -> Iterator[DaemonProcess]:
+    """A daemon whose tiles directory is that of the commands."""
+    with DaemonProcess(short_directory, dsn=database, tiles_directory=tmp_path) as process:
+        yield process
+
+
+@pytest.fixture
 def workplace(tmp_path: Path, daemon: DaemonProcess) -> Path:
     """A directory with the plan and what was fetched, beside a daemon that has other tiles."""
     shutil.copy(PLAN, tmp_path)
     cut_blue_marble(tmp_path / "fetched", *ZOOMS, WHOLE)
     cut_blue_marble(tmp_path / "before", *ZOOMS, STORED)
+    for path in (tmp_path / "before").rglob("*.*"):
+        (tmp_path / "fetched" / path.relative_to(tmp_path / "before")).unlink(missing_ok=True)
     cut_blue_marble(tmp_path / "before", 5, 6)
     run = subprocess.run(
         [TILECACHE, "import", tmp_path / "before"],
@@ -39,6 +50,7 @@ def test_the_commands_run_one_after_the_other(workplace: Path, daemon: DaemonPro
     environment = daemon_environment(
         socket_path=daemon.socket_path, admin_socket_path=daemon.admin_socket_path
     )
+    environment["STATE_DIRECTORY"] = str(workplace / "state")
     environment["PATH"] = f"{TILECACHE.parent}:{environment['PATH']}"
     script = "".join(f"echo '### {number}'\n{block}" for number, block in enumerate(BLOCKS))
 
@@ -67,6 +79,8 @@ def test_the_commands_run_one_after_the_other(workplace: Path, daemon: DaemonPro
     assert {line.rpartition(",")[2] for line in fetched[1:]} == {"missing"}
     assert "next-flight" in ran.stdout
     assert "Evicted" in ran.stdout
+    (summary,) = map(json.loads, (workplace / "findings.jsonl").read_text().splitlines())
+    assert summary["tile_count"] > summary["left_count"] == 0
 
 
 def test_every_form_of_a_region_stands_in_the_guide() -> None:

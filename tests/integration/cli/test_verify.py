@@ -22,6 +22,7 @@ from tests.tiles import (
     Block,
     bulk_insert,
     cell_region,
+    insert,
     is_stored,
     random_flight,
     sha256,
@@ -38,6 +39,7 @@ from tilecache.v1.tile_metadata_store_pb2 import (
     TileMetadata,
     UploadedTile,
 )
+from tilecache_daemon.cli.tile_files import TileFiles
 
 CONTENT = "picture"
 AT_ONCE = ("--orphan-age", "0h")
