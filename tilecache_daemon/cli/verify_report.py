@@ -66,8 +66,11 @@ class Report:
             )
             return
         compared = f"{position.row_count:,} tiles and {position.file_count:,} files below {root}"
-        names = {problem: problem.value.replace("_", " ") for problem in Problem}
-        found = [f"{count:,} {names[each]}" for each in Problem if (count := self.counts[each])]
+        found = [
+            format_count(count, "orphan") if each is Problem.ORPHAN else f"{count:,} {_name(each)}"
+            for each in Problem
+            if (count := self.counts[each])
+        ]
         click.echo(f"Compared {compared}: {', '.join(found) or 'nothing is wrong'}.", err=True)
         if dry_run:
             click.echo(f"Would {self.describe_plan()}. Nothing was changed.", err=True)
@@ -115,6 +118,10 @@ def _to_dict(finding: Finding, *, is_recent: bool) -> dict[str, Any]:
     }
 
 
+def _name(problem: Problem) -> str:
+    return problem.value.replace("_", " ")
+
+
 def _describe(finding: Finding, *, is_recent: bool) -> str:
     """A finding on one line."""
     tile = finding.tile
@@ -133,5 +140,6 @@ def _describe(finding: Finding, *, is_recent: bool) -> str:
         parts.append(f"recent: {max(finding.age_s, 0) / 60:.0f} min")
     if finding.reason:
         parts.append(finding.reason)
-    problem = finding.problem.value.replace("_", " ")
-    return f"{problem:<14} {printable(finding.file_path)}  {'; '.join(parts)}".rstrip()
+    return (
+        f"{_name(finding.problem):<14} {printable(finding.file_path)}  {'; '.join(parts)}".rstrip()
+    )

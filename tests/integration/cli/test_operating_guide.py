@@ -24,7 +24,9 @@ BLOCKS = re.findall(r"^```sh\n(.*?)^```$", GUIDE.read_text(), re.MULTILINE | re.
 @pytest.fixture
 def daemon(database: str, short_directory: Path, tmp_path: Path) -> Iterator[DaemonProcess]:
     """A daemon whose tiles directory is that of the commands."""
-    with DaemonProcess(short_directory, dsn=database, tiles_directory=tmp_path) as process:
+    with DaemonProcess(
+        short_directory, dsn=database, tiles_directory=tmp_path / "tiles"
+    ) as process:
         yield process
 
 
@@ -32,13 +34,15 @@ def daemon(database: str, short_directory: Path, tmp_path: Path) -> Iterator[Dae
 def workplace(tmp_path: Path, daemon: DaemonProcess) -> Path:
     """A directory with the plan and what was fetched, beside a daemon that has other tiles."""
     shutil.copy(PLAN, tmp_path)
-    cut_blue_marble(tmp_path / "fetched", *ZOOMS, WHOLE)
-    cut_blue_marble(tmp_path / "before", *ZOOMS, STORED)
-    for path in (tmp_path / "before").rglob("*.*"):
-        (tmp_path / "fetched" / path.relative_to(tmp_path / "before")).unlink(missing_ok=True)
-    cut_blue_marble(tmp_path / "before", 5, 6)
+    before, fetched = tmp_path / "tiles" / "before", tmp_path / "tiles" / "fetched"
+    cut_blue_marble(fetched, *ZOOMS, WHOLE)
+    cut_blue_marble(before, *ZOOMS, STORED)
+    for path in before.rglob("*.*"):
+        (fetched / path.relative_to(before)).unlink(missing_ok=True)
+    cut_blue_marble(before, 5, 6)
+    (tmp_path / "fetched").symlink_to(fetched)
     run = subprocess.run(
-        [TILECACHE, "import", tmp_path / "before"],
+        [TILECACHE, "import", before],
         env=daemon_environment(socket_path=daemon.socket_path),
         check=False,
     )
