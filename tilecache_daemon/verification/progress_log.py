@@ -5,6 +5,7 @@ import json
 import os
 import tempfile
 from collections.abc import Collection, Iterable, Iterator
+from contextlib import suppress
 from datetime import datetime, timezone
 from hashlib import sha256
 from pathlib import Path
@@ -52,7 +53,9 @@ class ProgressLog:
         """The log at a path. Raises ProgressLogError if another process uses it, and OSError
         if it cannot be written."""
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), "r+")
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        # ASCII is written, but a power failure may leave any bytes.
+        file = os.fdopen(handle, "r+", encoding="latin-1")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -92,7 +95,8 @@ class ProgressLog:
         """`done`: there is nothing to continue."""
         if done and self._name:
             self._name.unlink(missing_ok=True)
-        self._file.close()
+        with suppress(OSError):  # what could not be written is written once more
+            self._file.close()
 
     def _append(self, *entries: dict[str, Any]) -> None:
         self._file.seek(0, os.SEEK_END)
@@ -109,8 +113,8 @@ class ProgressLog:
         except (ValueError, TypeError, KeyError, AttributeError):
             return False
         end, aliases = self._file.tell(), set()
-        while line := self._file.readline():
-            try:
+        with suppress(ValueError, TypeError):  # of a line that was not written to its end
+            while (line := self._file.readline()).endswith("\n"):
                 entry = json.loads(line)
                 if "alias" in entry:
                     aliases.add(entry["alias"])
@@ -118,8 +122,6 @@ class ProgressLog:
                     self.position = Position(**entry)
                     self.aliases |= aliases
                     end = self._file.tell()
-            except (ValueError, TypeError):
-                break
         self._file.seek(end)
         self._file.truncate()
         return end > 0 and self.position != Position()
