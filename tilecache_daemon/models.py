@@ -245,6 +245,14 @@ class Purge(NamedTuple):
     flight_id: str | None
 
 
+class ExpectedFile(NamedTuple):
+    """The file that a tile must still have to be deleted."""
+
+    file_path: str
+    content_sha256: str
+    """Empty if it is unknown."""
+
+
 class NewPin(NamedTuple):
     """An area that is to be pinned at some zooms, until a time if there is one."""
 

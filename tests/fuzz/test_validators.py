@@ -50,6 +50,8 @@ VALIDATORS: list[tuple[type[Message], Callable[[Any], object]]] = [
     (admin_pb.DeleteTilesRequest, admin_requests.purge_zooms),
     (admin_pb.DeleteTilesRequest, admin_requests.purge_areas),
     (admin_pb.UpdateTilesRequest, lambda message: tile_updates(message, MAX_ITEMS)),
+    (admin_pb.DeleteTilesRequest, admin_requests.expected_files),
+    (pb.ListTilesRequest, lambda message: requests.listed_files(message, MAX_ITEMS)),
     (admin_pb.Sector, admin_requests.sector),
     (admin_pb.FreshnessRule, admin_requests.freshness_rule),
     (admin_pb.ListEvictionsRequest, lambda message: admin_requests.after_id(message.page_token)),

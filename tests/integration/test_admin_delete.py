@@ -25,6 +25,7 @@ from tests.tiles import (
     key_name,
     polygon_region,
     random_flight,
+    store_row,
     tile,
     tile_key,
     tile_uuid,
@@ -36,7 +37,7 @@ from tests.waiting import eventually
 from tilecache.client import TileCacheClient
 from tilecache.errors import CallError
 from tilecache.identity import SOURCE_NUMBERS
-from tilecache.v1.tile_cache_admin_pb2 import EVICTION_REASON_DELETED, EvictedTile
+from tilecache.v1.tile_cache_admin_pb2 import EVICTION_REASON_DELETED, EvictedTile, ExpectedFile
 from tilecache.v1.tile_identity_pb2 import TileKey
 from tilecache.v1.tile_metadata_store_pb2 import QueryTilesRequest
 from tilecache_daemon.service.eviction import BATCH_TILES
@@ -65,6 +66,37 @@ def stored_keys(sql: psycopg.Connection[Any]) -> set[tuple[int, int, int, int, s
         "SELECT zoom, x, y, source, coalesce(flight_id::text, '') FROM tiles"
     ).fetchall()
     return {(zoom, x, y, SOURCE_NUMBERS[source], flight) for zoom, x, y, source, flight in rows}
+
+
+def test_a_tile_with_another_file_than_expected_is_kept(
+    admin: TileCacheClient, sql: psycopg.Connection[Any], block: Block
+) -> None:
+    same, moved, replaced, unknown = (block.key(i) for i in range(4))
+    store(admin, same, moved, replaced)
+    store_row(sql, unknown, file_path="unknown.jpg")  # its content is unknown
+    stored = [tile(same), tile(moved, file_path="before.jpg"), tile(replaced, content="before")]
+    expected = [
+        ExpectedFile(file_path=t.file_path, content_sha256=t.content_sha256) for t in stored
+    ]
+    expected.append(ExpectedFile(file_path="unknown.jpg"))
+    ids = [tile_uuid(key) for key in (same, moved, replaced, unknown)]
+
+    tried = delete(admin, tile_uuids=ids, expected_files=expected, dry_run=True)
+    deletion = delete(admin, tile_uuids=ids, expected_files=expected)
+
+    assert deleted_keys(tried) == deleted_keys(deletion) == names(same, unknown)
+    assert tried.summary.changed_count == deletion.summary.changed_count == 2
+    assert stored_keys(sql) == names(moved, replaced)
+
+
+def test_expected_files_are_those_of_the_ids(admin: TileCacheClient, block: Block) -> None:
+    for request in (
+        {"tile_uuids": [tile_uuid(block.key())], "expected_files": [ExpectedFile()] * 2},
+        {"zooms": [3], "expected_files": [ExpectedFile()]},
+    ):
+        with pytest.raises(CallError) as refusal:
+            delete(admin, **request)
+        assert [each.field for each in refusal.value.violations] == ["expected_files"]
 
 
 def test_tiles_are_deleted_by_id_and_unknown_ids_are_reported(

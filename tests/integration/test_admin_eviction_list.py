@@ -101,6 +101,28 @@ def test_an_invalid_page_token_is_refused(admin: TileCacheClient, token: str) ->
     assert [each.field for each in refusal.value.violations] == ["page_token"]
 
 
+def test_the_evictions_of_some_files_are_listed(admin: TileCacheClient, block: Block) -> None:
+    store_tiles(admin, block, 5)
+    paths = [each.file_path for each in evict(admin, max_used_bytes=0).tiles]
+    wanted = [paths[3], paths[1], "not there.jpg"]
+    request = ListEvictionsRequest(file_paths=wanted, page_size=1)
+
+    first = admin.admin.ListEvictions(request, timeout=TIMEOUT_S)
+    request.page_token = first.next_page_token
+    second = admin.admin.ListEvictions(request, timeout=TIMEOUT_S)
+
+    assert [each.file_path for each in first.tiles] == [paths[1]]
+    assert [each.file_path for each in second.tiles] == [paths[3]]
+    assert second.next_page_token == ""
+
+
+def test_a_zero_byte_in_a_file_path_is_refused(admin: TileCacheClient) -> None:
+    with pytest.raises(CallError) as refusal:
+        admin.admin.ListEvictions(ListEvictionsRequest(file_paths=["a\0"]), timeout=TIMEOUT_S)
+
+    assert [each.field for each in refusal.value.violations] == ["file_paths[0]"]
+
+
 def test_a_deleted_tile_is_listed_like_an_evicted_one(admin: TileCacheClient, block: Block) -> None:
     store_tiles(admin, block, 2)
 

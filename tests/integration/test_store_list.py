@@ -123,6 +123,21 @@ def test_filters(admin: TileCacheClient, sql: psycopg.Connection[Any], block: Bl
         assert sorted(ids(admin, **filters)) == sorted(map(tile_uuid, expected)), filters
 
 
+def test_the_tiles_of_some_files_are_listed_page_by_page(
+    admin: TileCacheClient, block: Block
+) -> None:
+    shared = [tile(key, file_path="a/shared image.jpg") for key in block.keys(3)]
+    own, other = tile(block.key(5), file_path="b.jpg"), tile(block.key(6), file_path="c.jpg")
+    bulk_insert(admin, [*shared, own, other])
+    files = ["b.jpg", "a/shared image.jpg", "not there.jpg"]
+
+    answers = pages(admin, file_paths=files, page_size=3)
+
+    found = [[each.tile_uuid for each in answer.tiles] for answer in answers]
+    assert found == [[tile_uuid(each.key) for each in shared], [tile_uuid(own.key)]]
+    assert ids(admin, file_paths=["not there.jpg"]) == []
+
+
 def test_a_filter_that_few_tiles_pass_reads_a_bounded_part_of_the_table(
     admin: TileCacheClient, sql: psycopg.Connection[Any], block: Block
 ) -> None:
@@ -162,6 +177,8 @@ def test_a_page_with_long_texts_fits_into_a_message(
         ({"sources": [7]}, r"sources\[0\]"),
         ({"flight_id": "LX1"}, "flight_id"),
         ({"labels": [9]}, r"labels\[0\]"),
+        ({"file_paths": ["a"], "zooms": [3]}, "zooms"),
+        ({"file_paths": ["a", "b\0"]}, r"file_paths\[1\]"),
     ],
 )
 def test_a_bad_field_is_named(

@@ -27,6 +27,7 @@ _COMMANDS: Final = {
     "evict": ("tilecache_daemon.cli.evict", "Evict the least recently used tiles."),
     "evictions": ("tilecache_daemon.cli.evictions", "List and remove the files of evicted tiles."),
     "delete": ("tilecache_daemon.cli.delete", "Delete tiles by id, region, source or age."),
+    "verify": ("tilecache_daemon.cli.verify", "Compare the stored tiles with their files."),
     "pins": ("tilecache_daemon.cli.pins", "Set, list and delete pins: areas that stay."),
     "flights": ("tilecache_daemon.cli.flights", "List flights and their tiles; name them."),
     "sectors": ("tilecache_daemon.cli.policy", "List and change the sectors."),

@@ -1,10 +1,9 @@
 """`tilecache expiring`."""
 
-import re
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 import click
 from google.protobuf.duration_pb2 import Duration
@@ -22,10 +21,7 @@ from tilecache_daemon.cli.output import connect, print_json_line, print_table, s
 from tilecache_daemon.cli.regions import optional_region_options, zooms_option
 from tilecache_daemon.cli.sizes import format_size, format_tiles
 from tilecache_daemon.cli.tiles import LABEL_TEXTS
-from tilecache_daemon.cli.times import format_date, json_time
-
-_DURATION: Final = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(h|d|w)\s*")
-_HOURS: Final = {"h": 1, "d": 24, "w": 168}
+from tilecache_daemon.cli.times import format_date, json_time, parse_duration
 
 
 class Tile(NamedTuple):
@@ -45,22 +41,12 @@ class Tile(NamedTuple):
     sector: str
 
 
-def _parse_duration(_: click.Context, __: click.Parameter, value: str) -> timedelta:
-    match = _DURATION.fullmatch(value)
-    try:
-        if match:
-            return timedelta(hours=float(match[1]) * _HOURS[match[2]])
-    except OverflowError:
-        pass
-    raise click.BadParameter(f"{value!r} is not a duration such as 12h, 30d or 8w")
-
-
 @click.command("expiring")
 @click.option(
     "--within",
     metavar="DURATION",
     required=True,
-    callback=_parse_duration,
+    callback=parse_duration,
     help="How far ahead to look: 12h, 30d or 8w.",
 )
 @zooms_option(required=False)

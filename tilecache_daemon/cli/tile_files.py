@@ -103,6 +103,19 @@ class TileFiles:
         named = {key: f"{files[key]}: {reason}" for key, reason in problems.items()}
         return Removal(named, not_found)
 
+    def remove_unchanged(self, file_path: str, identity: tuple[int, int]) -> bool:
+        """Removes a file if it still has this inode and this time of its last change in
+        nanoseconds; returns whether it did. Raises OSError, and ValueError as `exists`."""
+        parents, name = _split(file_path)
+        with self._opened(parents) as directory:
+            if directory is None or not _exists(directory, name):
+                return False
+            status = os.stat(name, dir_fd=directory, follow_symlinks=False)
+            if (status.st_ino, status.st_ctime_ns) != identity:
+                return False
+            os.unlink(name, dir_fd=directory)
+            return True
+
     def _has(self, file_path: str) -> bool:
         try:
             return self.exists(file_path)

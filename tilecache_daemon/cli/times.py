@@ -1,11 +1,14 @@
 """Times on the command line: every form that a command prints is taken."""
 
-from datetime import datetime, time, timezone
+import re
+from datetime import datetime, time, timedelta, timezone
 from typing import Any, Final
 
 import click
 from google.protobuf.timestamp_pb2 import Timestamp
 
+_DURATION: Final = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(h|d|w)\s*")
+_HOURS: Final = {"h": 1, "d": 24, "w": 168}
 _EXAMPLE: Final = "a time such as 2026-12-24, 2026-12-24 18:30 or 2026-12-24T18:30:00Z"
 
 
@@ -32,6 +35,17 @@ class Moment(click.ParamType):  # type: ignore[type-arg]
             return moment.astimezone(timezone.utc)
         except (ValueError, OverflowError):
             self.fail(f"{value!r} is not {_EXAMPLE}", ctx=context)
+
+
+def parse_duration(_: click.Context, __: click.Parameter, value: str) -> timedelta:
+    """The callback of an option whose value is a duration: 12h, 30d or 8w."""
+    match = _DURATION.fullmatch(value)
+    try:
+        if match:
+            return timedelta(hours=float(match[1]) * _HOURS[match[2]])
+    except OverflowError:
+        pass
+    raise click.BadParameter(f"{value!r} is not a duration such as 12h, 30d or 8w")
 
 
 def to_timestamp(moment: datetime | None) -> Timestamp | None:

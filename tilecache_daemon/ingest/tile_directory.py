@@ -39,6 +39,11 @@ _SYSTEM_DIRECTORIES: Final = {
 """In lower case. They hold thumbnails, copies or what was deleted."""
 
 
+def is_skipped(name: str) -> bool:
+    """Whether a directory or file of this name is left aside: it is hidden, or the system's."""
+    return name.startswith(".") or name.lower() in _SYSTEM_DIRECTORIES
+
+
 class TileDirectory:
     """A directory of `{zoom}/{x}/{y}.{png,jpg,jpeg,webp}`.
 
@@ -86,7 +91,7 @@ class TileDirectory:
 
     def _find_in(self, directory: "os.DirEntry[str]") -> Iterator[Found]:
         name = self._name(directory.path)
-        if directory.name.startswith(".") or directory.name.lower() in _SYSTEM_DIRECTORIES:
+        if is_skipped(directory.name):
             yield IgnoredFile(f"{name}/")
         elif (
             self._zooms is None

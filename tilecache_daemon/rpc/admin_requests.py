@@ -18,7 +18,7 @@ from tilecache_daemon.freshness_policy import (
     SectorClassification,
 )
 from tilecache_daemon.geometry.areas import ROUNDING_CELLS, Area, cells_in_areas
-from tilecache_daemon.models import DEFAULT_LIMITS, NewFlight, NewPin, Purge
+from tilecache_daemon.models import DEFAULT_LIMITS, ExpectedFile, NewFlight, NewPin, Purge
 from tilecache_daemon.rpc import regions, requests
 from tilecache_daemon.rpc.requests import invalid
 from tilecache_daemon.service.eviction import EvictionGoal
@@ -57,6 +57,8 @@ def purge(request: pb.DeleteTilesRequest) -> Purge:
     given = [field.name for field, _ in request.ListFields() if field.name in _FILTERS]
     if request.tile_uuids and given:
         raise invalid(given[0], "must not be combined with tile_uuids")
+    if request.expected_files and not request.tile_uuids:
+        raise invalid("expected_files", "must not be given without tile_uuids")
     if not request.tile_uuids and not given:
         raise invalid("tile_uuids", "must not be empty without a filter: it would delete all tiles")
     captured_before = None
@@ -67,6 +69,15 @@ def purge(request: pb.DeleteTilesRequest) -> Purge:
         captured_before,
         requests.optional_flight(request),
     )
+
+
+def expected_files(request: pb.DeleteTilesRequest) -> dict[str, ExpectedFile]:
+    """What the tiles of a deletion must still have, by id; nothing if any may be deleted."""
+    expected, ids = request.expected_files, request.tile_uuids
+    if expected and len(expected) != len(ids):
+        raise invalid("expected_files", f"has {len(expected)} items, tile_uuids has {len(ids)}")
+    files = (ExpectedFile(each.file_path, each.content_sha256) for each in expected)
+    return dict(zip(ids, files, strict=False))
 
 
 def purge_zooms(request: pb.DeleteTilesRequest) -> list[int]:

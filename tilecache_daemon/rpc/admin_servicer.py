@@ -125,8 +125,11 @@ class AdminServicer:
 
     async def list_evictions(self, request: pb.ListEvictionsRequest) -> pb.ListEvictionsResponse:
         size = requests.page_size(request.page_size)
+        file_paths: list[str] = []
+        if request.file_paths:
+            file_paths = requests.file_paths(request.file_paths, self._limits.max_request_items)
         page = await self._eviction.list_evictions(
-            admin_requests.after_id(request.page_token), size + 1
+            admin_requests.after_id(request.page_token), size + 1, file_paths
         )
         tiles = next(_chunks(page, size), [])
         more = len(page) > len(tiles)
@@ -156,6 +159,7 @@ class AdminServicer:
                 pinned_count=summary.pinned_count,
                 pin_names=sorted(summary.pin_names),
                 not_found_tile_uuids=summary.not_found,
+                changed_count=summary.changed_count,
                 dry_run=summary.dry_run,
             )
         )
@@ -172,7 +176,8 @@ class AdminServicer:
                 requests.uuid_text(f"tile_uuids[{index}]", tile_uuid)
                 for index, tile_uuid in enumerate(request.tile_uuids)
             ]
-            return self._purge.delete_by_id(ids, summary, include=include)
+            expected = admin_requests.expected_files(request)
+            return self._purge.delete_by_id(ids, summary, include=include, expected=expected)
         if request.HasField("region"):
             return self._purge.delete_in(
                 admin_requests.purge_areas(request), purge, summary, include=include

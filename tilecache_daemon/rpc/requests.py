@@ -49,6 +49,7 @@ from tilecache_daemon.models import (
 
 _HEX: Final = "[0-9a-f]"
 UUID_TEXT: Final = re.compile("-".join(f"{_HEX}{{{digits}}}" for digits in (8, 4, 4, 4, 12)))
+_FILES_AND_PAGE: Final = ("file_paths", "page_size", "page_token")
 _ROW_ID: Final = re.compile(r"-?[0-9]{1,19}", re.ASCII)
 MAX_PAGE_SIZE: Final = DEFAULT_LIMITS.max_page_size
 SHA256: Final = re.compile(r"[0-9a-f]{64}")
@@ -248,6 +249,23 @@ def list_filter(request: ListTilesRequest) -> ListFilter:
         labels=list(each("labels", _LABELS, request.labels)) or None,
         pending_upload=request.pending_upload,
     )
+
+
+def listed_files(request: ListTilesRequest, most: int) -> list[str]:
+    """The files of a list, at most `most`. Raises InvalidRequestError for other filters."""
+    others = [f.name for f, _ in request.ListFields() if f.name not in _FILES_AND_PAGE]
+    if others:
+        raise invalid(others[0], "must not be combined with file_paths")
+    return file_paths(request.file_paths, most)
+
+
+def file_paths(paths: Sequence[str], most: int) -> list[str]:
+    """The files of a request's field `file_paths`, at most `most`."""
+    check_count("file_paths", len(paths), most)
+    for index, path in enumerate(paths):
+        if "\0" in path:
+            raise invalid(f"file_paths[{index}]", "must not contain a zero byte")
+    return list(paths)
 
 
 def after_row(page_token: str) -> int:

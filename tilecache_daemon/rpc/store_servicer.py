@@ -223,11 +223,12 @@ class StoreServicer:
         )
 
     async def list_tiles(self, request: pb.ListTilesRequest) -> bytes:
-        page = await self._reading.list(
-            requests.list_filter(request),
-            requests.after_row(request.page_token),
-            requests.page_size(request.page_size),
-        )
+        after, size = requests.after_row(request.page_token), requests.page_size(request.page_size)
+        if request.file_paths:
+            file_paths = requests.listed_files(request, self._limits.max_request_items)
+            page = await self._reading.list_of_files(file_paths, after, size)
+        else:
+            page = await self._reading.list(requests.list_filter(request), after, size)
         elements = packing.pack_tiles(page.tiles)
         sizes = accumulate(map(len, elements))
         fitting = max(sum(size <= wire.PAGE_BYTES for size in sizes), 1)

@@ -142,10 +142,12 @@ class EvictionService:
             summary.used_bytes -= sum(eviction.disk_bytes or 0 for eviction in evicted)
             yield evicted
 
-    async def list_evictions(self, after_id: int, limit: int) -> list[Eviction]:
-        """Files to be removed, oldest eviction first."""
+    async def list_evictions(
+        self, after_id: int, limit: int, file_paths: Sequence[str] = ()
+    ) -> list[Eviction]:
+        """Files to be removed, oldest eviction first; only these if any are given."""
         async with self._store.connection() as queries:
-            return await queries.evictions.list_evictions(after_id, limit)
+            return await queries.evictions.list_evictions(after_id, limit, file_paths)
 
     async def confirm(self, ids: Sequence[int]) -> list[bool]:
         """Removes evictions from the list; returns whether each was listed, in order."""

@@ -1,13 +1,13 @@
 """Deletion of tiles by id, by region or by filter, however recently they were used."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final, NamedTuple
 
 from tilecache.mercator import CellRectangle
 from tilecache_daemon.clock import Clock
-from tilecache_daemon.models import Eviction, EvictionReason, Purge
+from tilecache_daemon.models import Eviction, EvictionReason, ExpectedFile, Purge, Tile
 from tilecache_daemon.service.eviction import BATCH_TILES, Included, is_pending_upload, remove
 from tilecache_daemon.service.retries import retry_on_conflict
 from tilecache_daemon.store.evictions import Candidate, EvictionQueries
@@ -37,6 +37,8 @@ class DeletionSummary:
     pin_names: set[str] = field(default_factory=set)
     """The pins that hold them."""
     not_found: list[str] = field(default_factory=list)
+    changed_count: int = 0
+    """Tiles that were kept because they have another file than expected."""
 
 
 class PurgeService:
@@ -47,16 +49,29 @@ class PurgeService:
         self._clock = clock
 
     async def delete_by_id(
-        self, tile_uuids: Sequence[str], summary: DeletionSummary, *, include: Included
+        self,
+        tile_uuids: Sequence[str],
+        summary: DeletionSummary,
+        *,
+        include: Included,
+        expected: Mapping[str, ExpectedFile],
     ) -> AsyncIterator[list[Eviction]]:
-        """Yields the deleted tiles of each transaction. Unknown ids go to `summary.not_found`."""
+        """Yields the deleted tiles of each transaction. Unknown ids go to `summary.not_found`.
+        Those that are expected to have a file are kept if they have another one by now."""
+
+        def is_as_expected(tile: Tile) -> bool:
+            stored = ExpectedFile(tile.file_path, tile.content_sha256 or "")
+            return expected.get(tile.tile_uuid, stored) == stored
+
         for start in range(0, len(tile_uuids), BATCH_TILES):
             wanted = tile_uuids[start : start + BATCH_TILES]
             found, deleted = await self._delete(
                 partial(EvictionQueries.list_deletable_by_id, tile_uuids=wanted),
                 summary,
+                is_as_expected,
                 include=include,
             )
+            summary.changed_count += sum(not is_as_expected(each.tile) for each in found)
             known = {candidate.tile.tile_uuid for candidate in found}
             summary.not_found += [tile_uuid for tile_uuid in wanted if tile_uuid not in known]
             yield deleted
@@ -72,6 +87,10 @@ class PurgeService:
         """As `delete_by_id`, within some areas. The cost depends on the number of tiles, not
         on the size of the areas."""
         for area in areas:
+
+            def is_within(tile: Tile, area: PurgeArea = area) -> bool:
+                return area.contains(tile.x, tile.y)
+
             position = _FIRST_CELL
             while True:
                 found, deleted = await self._delete(
@@ -84,7 +103,7 @@ class PurgeService:
                         limit=BATCH_TILES,
                     ),
                     summary,
-                    area.contains,
+                    is_within,
                     include=include,
                 )
                 if not found:
@@ -123,7 +142,7 @@ class PurgeService:
         self,
         list_deletable: Callable[..., Awaitable[list[Candidate]]],
         summary: DeletionSummary,
-        contains: Callable[[int, int], bool] = lambda _x, _y: True,
+        is_wanted: Callable[[Tile], bool] = lambda _: True,
         *,
         include: Included,
     ) -> tuple[list[Candidate], list[Eviction]]:
@@ -135,11 +154,11 @@ class PurgeService:
                 if not summary.dry_run:
                     await queries.evictions.lock_files_for_listing()
                 found = await list_deletable(queries.evictions, lock=not summary.dry_run)
-                within = [entry for entry in found if contains(entry.tile.x, entry.tile.y)]
-                kept = await _find_kept(queries, within, include)
+                wanted = [entry for entry in found if is_wanted(entry.tile)]
+                kept = await _find_kept(queries, wanted, include)
                 deleted = await remove(
                     queries,
-                    [entry for entry in within if entry.id not in kept],
+                    [entry for entry in wanted if entry.id not in kept],
                     EvictionReason.DELETED,
                     self._clock,
                     include,

@@ -55,6 +55,13 @@ class ReadingService:
         async with self._store.connection() as queries:
             return await queries.tiles.list_tiles(wanted, after, page_size, SCANNED_ROWS)
 
+    async def list_of_files(
+        self, file_paths: Sequence[str], after: int, page_size: int
+    ) -> ListedTiles:
+        """A page of the tiles that name one of these files, in the order of their row ids."""
+        async with self._store.connection() as queries:
+            return await queries.tiles.list_tiles_of_files(file_paths, after, page_size)
+
     async def query(
         self, zoom: int, cells: Iterable[CellRectangle], wanted: TileFilter
     ) -> AsyncIterator[RegionPart]:

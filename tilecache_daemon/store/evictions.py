@@ -132,10 +132,13 @@ class EvictionQueries(Statements):
         }
         await self._execute("list_replaced_file", parameters)
 
-    async def list_evictions(self, after_id: int, limit: int) -> list[Eviction]:
-        """Evictions whose removal is not confirmed, oldest first."""
-        parameters = {"after_id": after_id, "limit": limit}
-        return [Eviction(*row) for row in await self._rows("list_evictions", parameters)]
+    async def list_evictions(
+        self, after_id: int, limit: int, file_paths: Sequence[str] = ()
+    ) -> list[Eviction]:
+        """Unconfirmed evictions, oldest first; of some files if any are given."""
+        name = "list_evictions_of_files" if file_paths else "list_evictions"
+        parameters = {"after_id": after_id, "limit": limit, "file_paths": list(file_paths)}
+        return [Eviction(*row) for row in await self._rows(name, parameters)]
 
     async def confirm_evictions(self, ids: Sequence[int]) -> set[int]:
         """Removes evictions from the list; returns the ids that were listed and whose file no

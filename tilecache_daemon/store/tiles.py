@@ -103,6 +103,15 @@ class TileQueries(Statements):
         last, count = scanned or (ids[-1], scan_limit)
         return ListedTiles(tiles, ids, last, count < scan_limit)
 
+    async def list_tiles_of_files(
+        self, file_paths: Sequence[str], after: int, limit: int
+    ) -> ListedTiles:
+        """A page of the tiles that name one of these files, by row id, after a row id."""
+        parameters = {"file_paths": list(file_paths), "after": after, "limit": limit}
+        ((*records, ids),) = await self._binary_rows("list_tiles_of_files", parameters)
+        tiles = TileColumns.read([tuple(records)] if ids else [])
+        return ListedTiles(tiles, ids, ids[-1] if ids else after, len(ids) < limit)
+
     async def read_block_tiles(
         self, zoom: int, cells: Sequence[CellRectangle], at: datetime | None
     ) -> BlockTiles:

@@ -1,5 +1,6 @@
 """The commands of docs/operating.md, one after the other, with real tiles and a real plan."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -22,8 +23,10 @@ BLOCKS = re.findall(r"^```sh\n(.*?)^```$", GUIDE.read_text(), re.MULTILINE | re.
 
 @pytest.fixture
 def daemon(database: str, short_directory: Path, tmp_path: Path) -> Iterator[DaemonProcess]:
-    """A daemon whose tiles directory holds all files."""
-    with DaemonProcess(short_directory, dsn=database, tiles_directory=tmp_path) as process:
+    """A daemon whose tiles directory is that of the commands."""
+    with DaemonProcess(
+        short_directory, dsn=database, tiles_directory=tmp_path / "tiles"
+    ) as process:
         yield process
 
 
@@ -31,11 +34,15 @@ def daemon(database: str, short_directory: Path, tmp_path: Path) -> Iterator[Dae
 def workplace(tmp_path: Path, daemon: DaemonProcess) -> Path:
     """A directory with the plan and what was fetched, beside a daemon that has other tiles."""
     shutil.copy(PLAN, tmp_path)
-    cut_blue_marble(tmp_path / "fetched", *ZOOMS, WHOLE)
-    cut_blue_marble(tmp_path / "before", *ZOOMS, STORED)
-    cut_blue_marble(tmp_path / "before", 5, 6)
+    before, fetched = tmp_path / "tiles" / "before", tmp_path / "tiles" / "fetched"
+    cut_blue_marble(fetched, *ZOOMS, WHOLE)
+    cut_blue_marble(before, *ZOOMS, STORED)
+    for path in before.rglob("*.*"):
+        (fetched / path.relative_to(before)).unlink(missing_ok=True)
+    cut_blue_marble(before, 5, 6)
+    (tmp_path / "fetched").symlink_to(fetched)
     run = subprocess.run(
-        [TILECACHE, "import", tmp_path / "before"],
+        [TILECACHE, "import", before],
         env=daemon_environment(socket_path=daemon.socket_path),
         check=False,
     )
@@ -47,6 +54,7 @@ def test_the_commands_run_one_after_the_other(workplace: Path, daemon: DaemonPro
     environment = daemon_environment(
         socket_path=daemon.socket_path, admin_socket_path=daemon.admin_socket_path
     )
+    environment["STATE_DIRECTORY"] = str(workplace / "state")
     environment["PATH"] = f"{TILECACHE.parent}:{environment['PATH']}"
     script = "".join(f"echo '### {number}'\n{block}" for number, block in enumerate(BLOCKS))
 
@@ -77,7 +85,9 @@ def test_the_commands_run_one_after_the_other(workplace: Path, daemon: DaemonPro
     assert "Evicted" in ran.stdout
     assert re.search(r"Removed [1-9]\d* files; 0 remain on the list\.", ran.stdout)
     assert re.search(r"corrected +│ +[\d,]+", ran.stdout)
-    assert not list((workplace / "before" / "5").rglob("*.jpg"))
+    assert not list((workplace / "tiles" / "before" / "5").rglob("*.jpg"))
+    (summary,) = map(json.loads, (workplace / "findings.jsonl").read_text().splitlines())
+    assert summary["tile_count"] > summary["left_count"] == 0
 
 
 def test_every_form_of_a_region_stands_in_the_guide() -> None:

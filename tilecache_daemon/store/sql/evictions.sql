@@ -120,6 +120,17 @@ WHERE e.id > %(after_id)s
 ORDER BY e.id
 LIMIT %(limit)s;
 
+-- list_evictions_of_files --
+-- The same, of some files.
+WITH listed AS MATERIALIZED (
+    SELECT * FROM tile_evictions WHERE file_path = ANY(%(file_paths)s::text[])
+)
+SELECT {eviction_columns}
+FROM listed e
+WHERE e.id > %(after_id)s
+ORDER BY e.id
+LIMIT %(limit)s;
+
 -- confirm_evictions --
 -- Removes evictions from the list; returns those whose file no tile names.
 WITH confirmed AS (

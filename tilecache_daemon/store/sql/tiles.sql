@@ -139,6 +139,17 @@ FROM (
     LIMIT %(limit)s::int
 ) AS t;
 
+-- list_tiles_of_files --
+-- A page of the tiles that name one of these files, as `list_tiles`. The files are found first, by
+-- their index, however few tiles a page may have.
+WITH named AS MATERIALIZED (
+    SELECT * FROM tiles WHERE file_path = ANY(%(file_paths)s::text[])
+)
+SELECT {tile_records}, coalesce(array_agg(t.id), '{}')
+FROM (
+    SELECT * FROM named n WHERE n.id > %(after)s ORDER BY n.id LIMIT %(limit)s
+) AS t;
+
 -- number_accesses --
 -- Assigns positions in the order of use to accesses, in the order in which they were made.
 -- Skips tiles whose last written access is recent, but not those of a clock that was ahead.

@@ -603,19 +603,27 @@ class ListEvictionsRequest(_message.Message):
 
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    FILE_PATHS_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
     """0, and any value above 1,000, means 1,000."""
     page_token: _builtins.str
     """The `next_page_token` of the page before. Empty for the first page."""
+    @_builtins.property
+    def file_paths(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Only evictions of these files, at most `Limits.max_request_items`. Empty:
+        all.
+        """
+
     def __init__(
         self,
         *,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        file_paths: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["file_paths", b"file_paths", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -704,6 +712,7 @@ class DeleteTilesRequest(_message.Message):
     INCLUDE_PENDING_UPLOADS_FIELD_NUMBER: _builtins.int
     DRY_RUN_FIELD_NUMBER: _builtins.int
     INCLUDE_PINNED_FIELD_NUMBER: _builtins.int
+    EXPECTED_FILES_FIELD_NUMBER: _builtins.int
     flight_id: _builtins.str
     """Only tiles of this flight."""
     include_pending_uploads: _builtins.bool
@@ -734,6 +743,12 @@ class DeleteTilesRequest(_message.Message):
     def captured_before(self) -> _timestamp_pb2.Timestamp:
         """Only tiles captured earlier than this."""
 
+    @_builtins.property
+    def expected_files(self) -> _containers.RepeatedCompositeFieldContainer[Global___ExpectedFile]:
+        """With ids only: the file and the content that each tile must still have, in
+        their order. A tile that has others by now is kept. Empty: any.
+        """
+
     def __init__(
         self,
         *,
@@ -746,16 +761,43 @@ class DeleteTilesRequest(_message.Message):
         include_pending_uploads: _builtins.bool = ...,
         dry_run: _builtins.bool = ...,
         include_pinned: _builtins.bool = ...,
+        expected_files: _abc.Iterable[Global___ExpectedFile] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_flight_id", b"_flight_id", "captured_before", b"captured_before", "flight_id", b"flight_id", "region", b"region"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_flight_id", b"_flight_id", "captured_before", b"captured_before", "dry_run", b"dry_run", "flight_id", b"flight_id", "include_pending_uploads", b"include_pending_uploads", "include_pinned", b"include_pinned", "region", b"region", "sources", b"sources", "tile_uuids", b"tile_uuids", "zooms", b"zooms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_flight_id", b"_flight_id", "captured_before", b"captured_before", "dry_run", b"dry_run", "expected_files", b"expected_files", "flight_id", b"flight_id", "include_pending_uploads", b"include_pending_uploads", "include_pinned", b"include_pinned", "region", b"region", "sources", b"sources", "tile_uuids", b"tile_uuids", "zooms", b"zooms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__flight_id: _TypeAlias = _typing.Literal["flight_id"]  # noqa: Y015
     _WhichOneofArgType__flight_id: _TypeAlias = _typing.Literal["_flight_id", b"_flight_id"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__flight_id) -> _WhichOneofReturnType__flight_id | None: ...
 
 Global___DeleteTilesRequest: _TypeAlias = DeleteTilesRequest  # noqa: Y015
+
+@_typing.final
+class ExpectedFile(_message.Message):
+    """What a tile is to have."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FILE_PATH_FIELD_NUMBER: _builtins.int
+    CONTENT_SHA256_FIELD_NUMBER: _builtins.int
+    file_path: _builtins.str
+    """Its path."""
+    content_sha256: _builtins.str
+    """SHA-256 of its content. Empty if it is unknown."""
+    def __init__(
+        self,
+        *,
+        file_path: _builtins.str = ...,
+        content_sha256: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_sha256", b"content_sha256", "file_path", b"file_path"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExpectedFile: _TypeAlias = ExpectedFile  # noqa: Y015
 
 @_typing.final
 class DeleteTilesResponse(_message.Message):
@@ -798,6 +840,7 @@ class DeletionSummary(_message.Message):
     DRY_RUN_FIELD_NUMBER: _builtins.int
     PINNED_COUNT_FIELD_NUMBER: _builtins.int
     PIN_NAMES_FIELD_NUMBER: _builtins.int
+    CHANGED_COUNT_FIELD_NUMBER: _builtins.int
     deleted_count: _builtins.int
     """Deleted tiles."""
     freed_bytes: _builtins.int
@@ -808,6 +851,10 @@ class DeletionSummary(_message.Message):
     """This was a dry run: nothing was changed."""
     pinned_count: _builtins.int
     """Tiles that match but were left out because pins hold them."""
+    changed_count: _builtins.int
+    """Tiles that were left out because they have another file or other content
+    than `expected_files` says.
+    """
     @_builtins.property
     def not_found_tile_uuids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Ids of no stored tile."""
@@ -826,10 +873,11 @@ class DeletionSummary(_message.Message):
         dry_run: _builtins.bool = ...,
         pinned_count: _builtins.int = ...,
         pin_names: _abc.Iterable[_builtins.str] | None = ...,
+        changed_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["deleted_count", b"deleted_count", "dry_run", b"dry_run", "freed_bytes", b"freed_bytes", "not_found_tile_uuids", b"not_found_tile_uuids", "pending_upload_count", b"pending_upload_count", "pin_names", b"pin_names", "pinned_count", b"pinned_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed_count", b"changed_count", "deleted_count", b"deleted_count", "dry_run", b"dry_run", "freed_bytes", b"freed_bytes", "not_found_tile_uuids", b"not_found_tile_uuids", "pending_upload_count", b"pending_upload_count", "pin_names", b"pin_names", "pinned_count", b"pinned_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1854,6 +1854,7 @@ class ListTilesRequest(_message.Message):
     CAPTURED_BEFORE_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
     PENDING_UPLOAD_FIELD_NUMBER: _builtins.int
+    FILE_PATHS_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
     """0, and any value above 1,000, means 1,000."""
     page_token: _builtins.str
@@ -1882,6 +1883,12 @@ class ListTilesRequest(_message.Message):
     def labels(self) -> _containers.RepeatedScalarFieldContainer[Global___FreshnessLabel.ValueType]:
         """Only these labels. Empty: all, also `rejected` and `stale_reject`."""
 
+    @_builtins.property
+    def file_paths(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Only tiles that name one of these files, at most
+        `Limits.max_request_items`. Not together with other filters.
+        """
+
     def __init__(
         self,
         *,
@@ -1894,10 +1901,11 @@ class ListTilesRequest(_message.Message):
         captured_before: _timestamp_pb2.Timestamp | None = ...,
         labels: _abc.Iterable[Global___FreshnessLabel.ValueType] | None = ...,
         pending_upload: _builtins.bool = ...,
+        file_paths: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_flight_id", b"_flight_id", "captured_after", b"captured_after", "captured_before", b"captured_before", "flight_id", b"flight_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_flight_id", b"_flight_id", "captured_after", b"captured_after", "captured_before", b"captured_before", "flight_id", b"flight_id", "labels", b"labels", "page_size", b"page_size", "page_token", b"page_token", "pending_upload", b"pending_upload", "sources", b"sources", "zooms", b"zooms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_flight_id", b"_flight_id", "captured_after", b"captured_after", "captured_before", b"captured_before", "file_paths", b"file_paths", "flight_id", b"flight_id", "labels", b"labels", "page_size", b"page_size", "page_token", b"page_token", "pending_upload", b"pending_upload", "sources", b"sources", "zooms", b"zooms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__flight_id: _TypeAlias = _typing.Literal["flight_id"]  # noqa: Y015
     _WhichOneofArgType__flight_id: _TypeAlias = _typing.Literal["_flight_id", b"_flight_id"]  # noqa: Y015

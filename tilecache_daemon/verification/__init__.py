@@ -1,0 +1,1 @@
+"""Comparison of stored tiles with the files of their directory."""
