@@ -132,6 +132,7 @@ class OnConflict(Enum):
     FAIL = "fail"
     KEEP_EXISTING = "keep_existing"
     REPLACE_IF_NEWER = "replace_if_newer"
+    CONVERGE = "converge"
 
 
 class InsertOutcome(Enum):

@@ -42,6 +42,7 @@ _IDEMPOTENT: Final = {
         "GetTile",
         "LookupTiles",
         "QueryTiles",
+        "DescribeBlocks",
         "DescribeCoverage",
         "ListExpiring",
         "TouchTiles",
