@@ -37,7 +37,7 @@ LABEL_NUMBERS: Final = {
 PAGE_BYTES: Final = 3_000_000
 """Of the items in a message: less than MAX_ANSWER_BYTES, whatever rows of other writers hold."""
 
-_PART_TILES: Final = 100_000
+PART_TILES: Final = 100_000
 """Tiles of a block in a message, of which each takes 24 bytes."""
 
 Item = TypeVar("Item", bound=Message)
@@ -105,8 +105,8 @@ def block_digests(
     block: BlockDigest,
 ) -> Iterator[tile_metadata_store_pb2.BlockDigest]:
     """A block's digest as a message, or as several if its tiles do not fit into one."""
-    for start in range(0, max(len(block.tile_digests), 1), _PART_TILES * SHORT_DIGEST_BYTES):
-        first, last = start // SHORT_DIGEST_BYTES, start // SHORT_DIGEST_BYTES + _PART_TILES
+    for start in range(0, max(len(block.tile_digests), 1), PART_TILES * SHORT_DIGEST_BYTES):
+        first, last = start // SHORT_DIGEST_BYTES, start // SHORT_DIGEST_BYTES + PART_TILES
         yield tile_metadata_store_pb2.BlockDigest(
             block_x=block.block_x,
             block_y=block.block_y,
