@@ -79,8 +79,8 @@ class ImageStore:
         A file that is there is never overwritten. If it has the same content, it is the image's;
         if it has other content, the image gets its hash into its name. The image is on the disk
         under its name after `make_durable`. Raises WrongContentError, and StoreError if the path
-        leads out of the directory or the file cannot be written; after the first StoreFullError nothing is
-        tried any more.
+        leads out of the directory or the file cannot be written; after the first StoreFullError
+        nothing is tried any more.
         """
         if sha256(image).hexdigest() != content_sha256:
             raise WrongContentError(f"{file_path}: the content is not what its hash says")

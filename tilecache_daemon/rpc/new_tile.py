@@ -58,6 +58,7 @@ def _new_tile(message: TileMetadata) -> NewTile | InvalidRequestError:
     captured_us = _captured_us(message, violations)
     pixels = _pixels(message, violations)
     quality = _quality(message, violations) if message.HasField("quality_metadata") else None
+    uploaded_us = _time(message, "uploaded_at", violations)
     if isinstance(key, InvalidRequestError):
         return InvalidRequestError(*key.within("key").violations, *violations)
     tile_uuid, location_hash = tile_ids_text(*key)
@@ -77,6 +78,7 @@ def _new_tile(message: TileMetadata) -> NewTile | InvalidRequestError:
             disk_bytes,
             captured_us,
             quality,
+            uploaded_us,
         )
     )
 
@@ -91,9 +93,14 @@ def _key(message: TileMetadata) -> TileKey | InvalidRequestError:
 def _captured_us(message: TileMetadata, violations: list[FieldViolation]) -> int | None:
     if not message.HasField("captured_at"):
         violations.append(FieldViolation("captured_at", "is required"))
+    return _time(message, "captured_at", violations)
+
+
+def _time(message: TileMetadata, field: str, violations: list[FieldViolation]) -> int | None:
+    if not message.HasField(field):
         return None
     try:
-        return micros("captured_at", message.captured_at)
+        return micros(field, getattr(message, field))
     except InvalidRequestError as error:
         violations += error.violations
         return None

@@ -16,7 +16,7 @@ ceiling together. Then the tiles are stored one by one, by one writer at a time:
    | different      | not later   | error           | KEPT_EXISTING   | KEPT_EXISTING    |
    | different      | later       | error           | KEPT_EXISTING   | REPLACED (2)     |
 
-   (1) It stays uploaded. (2) It waits for upload again.
+   (1) It stays uploaded. (2) It waits for upload again, unless the new tile was uploaded.
 
 A replacement lists the file of the stored tile for removal, which takes a lock that excludes
 other writers. A transaction that finds that it needs this lock starts again with it: taking
