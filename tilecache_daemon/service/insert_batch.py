@@ -16,7 +16,7 @@ ceiling together. Then the tiles are stored one by one, by one writer at a time:
    | different      | not later   | error           | KEPT_EXISTING   | KEPT_EXISTING    |
    | different      | later       | error           | KEPT_EXISTING   | REPLACED (2)     |
 
-   (1) It stays uploaded. (2) It waits for upload again.
+   (1) It stays uploaded. (2) It waits for upload again, unless the new tile was uploaded.
 
    CONVERGE is as REPLACE_IF_NEWER, but of two contents with the same capture time the one with
    the larger hash is later. So the order in which two stores exchange tiles does not matter.

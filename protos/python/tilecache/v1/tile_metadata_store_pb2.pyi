@@ -287,7 +287,10 @@ class TileMetadata(_message.Message):
 
     @_builtins.property
     def uploaded_at(self) -> _timestamp_pb2.Timestamp:
-        """When the tile was marked as uploaded. Output only."""
+        """When the tile was uploaded. Absent: it was not, or is never uploaded. May be
+        given in an insert for a tile that was uploaded elsewhere; a time later than
+        now is stored as now. `MarkUploaded` sets it otherwise.
+        """
 
     @_builtins.property
     def quality_metadata(self) -> _struct_pb2.Struct:
