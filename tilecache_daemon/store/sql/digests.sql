@@ -35,7 +35,8 @@ CROSS JOIN LATERAL (
 ORDER BY b.position;
 
 -- digest_tiles --
--- The same, and the ids of the tiles and the first 8 bytes of their digests.
+-- The same, and the ids of the tiles and the first 8 bytes of their digests. OFFSET 0 has each record
+-- computed once.
 SELECT b.x, b.y, a.*
 FROM unnest(%(block_x)s::int[], %(block_y)s::int[]) WITH ORDINALITY AS b (x, y, position)
 CROSS JOIN LATERAL (
@@ -46,6 +47,7 @@ CROSS JOIN LATERAL (
         SELECT t.tile_uuid, {digested_record} AS record
         FROM tiles t
         WHERE t.zoom = %(zoom)s AND t.x >> 5 = b.x AND t.y >> 5 = b.y
+        OFFSET 0
     ) AS r
     HAVING count(*) > 0
 ) AS a
