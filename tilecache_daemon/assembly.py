@@ -161,7 +161,7 @@ def build_services(base: Foundation, tiles: StoreSide, schema_revision: str) -> 
         ),
         reading=ReadingService(store, tiles.cache, tiles.accesses, limits),
         coverage=coverage,
-        digests=BlockDigestService(store),
+        digests=BlockDigestService(store, base.read_priority),
         expiry=ExpiryService(store, clock),
         insertion=InsertionService(store, freshness, ceiling, clock, base.read_priority),
         uploads=UploadService(store, clock),

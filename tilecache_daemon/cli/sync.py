@@ -27,6 +27,7 @@ from tilecache_daemon.sync.peer import Peer, PeerError
 from tilecache_daemon.sync.pushing import Push
 
 INTERRUPTED: Final = 128 + signal.SIGINT
+RESTART_TIMEOUT_S: Final = 60.0
 _file = click.Path(exists=True, dir_okay=False, path_type=Path)
 _directory = click.Path(exists=True, file_okay=False, path_type=Path)
 
@@ -107,7 +108,10 @@ def sync_command(
     credentials = _credentials(address, tls_ca, tls_certificate, tls_key)
     report = SyncReport(as_json)
     with ExitStack() as stack:
-        here = Peer(stack.enter_context(_open(str(socket_path), None)))
+        here = Peer(
+            stack.enter_context(_open(str(socket_path), None)),
+            restart_timeout_s=RESTART_TIMEOUT_S,
+        )
         there = Peer(stack.enter_context(_open(address, credentials)))
         with _exit_codes():
             files = stack.enter_context(_files(here, source, root)) if source else None

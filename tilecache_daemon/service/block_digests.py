@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Final
 
+from tilecache_daemon.read_priority import ReadPriority
 from tilecache_daemon.store.digests import BlockDigest, BlockPosition
 from tilecache_daemon.store.store import Store
 
@@ -16,8 +17,9 @@ _BEFORE_ALL: Final = (-1, -1)
 class BlockDigestService:
     """Reads the digests of blocks."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, read_priority: ReadPriority) -> None:
         self._store = store
+        self._read_priority = read_priority
 
     async def describe(
         self, zoom: int, is_wanted: Callable[[int, int], bool]
@@ -39,7 +41,6 @@ class BlockDigestService:
         self, zoom: int, blocks: Sequence[BlockPosition], *, detail: bool
     ) -> AsyncIterator[list[BlockDigest]]:
         """These blocks, some at a time, in order. Those without tiles are left out."""
-        for start in range(0, len(blocks), BLOCKS_PER_STATEMENT):
-            some = blocks[start : start + BLOCKS_PER_STATEMENT]
+        async for some in self._read_priority.in_batches(blocks, BLOCKS_PER_STATEMENT):
             async with self._store.connection() as queries:
                 yield await queries.digests.digest_blocks(zoom, some, detail=detail)

@@ -13,6 +13,7 @@ from tilecache.v1.tile_metadata_store_pb2 import Region, TileMetadata
 from tilecache_daemon.sync.peer import Block, Peer, in_batches
 
 BATCH_TILES: Final = 1_000
+_MAX_BATCH_BYTES: Final = 3_000_000
 _MAX_BLOCKS: Final = 1_024
 _MAX_TILES: Final = 50_000
 """Of the blocks that are compared tile by tile at once."""
@@ -56,8 +57,7 @@ def find_newer_tiles(
         for some in _groups(blocks):
             tile_uuids = _differing_tiles(here, there, zoom, some)
             for batch in in_batches(tile_uuids, BATCH_TILES):
-                if newer := _newer(here, there, batch, comparison):
-                    yield newer
+                yield from _parts(_newer(here, there, batch, comparison))
 
 
 def supersedes(tile: TileMetadata, stored: TileMetadata) -> bool:
@@ -102,6 +102,16 @@ def _differing_tiles(here: Peer, there: Peer, zoom: int, blocks: Sequence[Block]
         for tile_uuid, digest in there.digest_tiles(zoom, positions).items()
         if digests.get(tile_uuid) != digest
     ]
+
+
+def _parts(newer: list[Newer]) -> Iterator[list[Newer]]:
+    """The tiles in batches that fit into a message."""
+    if len(newer) > 1 and sum(each.tile.ByteSize() for each in newer) > _MAX_BATCH_BYTES:
+        middle = len(newer) // 2
+        yield from _parts(newer[:middle])
+        yield from _parts(newer[middle:])
+    elif newer:
+        yield newer
 
 
 def _newer(

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from threading import Event
-from typing import Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 import grpc
 from google.protobuf.message import Message
@@ -21,7 +21,7 @@ _PAGE_TILES: Final = 1_000
 _UUID_BYTES: Final = 16
 
 BlockPosition = tuple[int, int]
-Answer = TypeVar("Answer", bound=Message)
+Answer = TypeVar("Answer")
 Item = TypeVar("Item")
 
 
@@ -45,16 +45,22 @@ class Block(NamedTuple):
 class Peer:
     """A daemon. Each call raises PeerError."""
 
-    def __init__(self, client: TileCacheClient) -> None:
+    def __init__(self, client: TileCacheClient, *, restart_timeout_s: float = 0.0) -> None:
+        """A daemon that has answered once and does not answer any more is waited for, for
+        `restart_timeout_s`."""
         self.client = client
         self.transferred_bytes = 0
         """Of the messages in both directions, without what the transport adds."""
+        self._restart_timeout_s = restart_timeout_s
+        self._has_answered = False
 
-    def describe_blocks(self, zoom: int, region: pb.Region | None) -> Iterator[Block]:
+    def describe_blocks(self, zoom: int, region: pb.Region | None) -> list[Block]:
         """The blocks of a zoom that have tiles, in order."""
         request = pb.DescribeBlocksRequest(zoom=zoom, region=region)
-        for block in self._describe(request):
-            yield Block((block.block_x, block.block_y), block.tile_count, block.digest)
+        return [
+            Block((block.block_x, block.block_y), block.tile_count, block.digest)
+            for block in self._describe(request)
+        ]
 
     def digest_tiles(self, zoom: int, blocks: Iterable[BlockPosition]) -> dict[bytes, bytes]:
         """The tiles of some blocks: their ids as bytes, and the beginnings of their digests."""
@@ -78,15 +84,7 @@ class Peer:
             tiles=[pb.TileRef(tile_uuid=tile_uuid) for tile_uuid in tile_uuids]
         )
         try:
-            with self._named():
-                answer, call = self.client.store.LookupTiles.with_call(
-                    request, timeout=_CALL_TIMEOUT_S
-                )
-                if is_degraded(call):
-                    raise CallError(
-                        grpc.StatusCode.UNAVAILABLE,
-                        "its database does not answer, so its tiles may be out of date",
-                    )
+            answer = self._answer(lambda: _look_up(self.client, request))
         except PeerError as error:
             if error.code is not grpc.StatusCode.INVALID_ARGUMENT or len(tile_uuids) == 1:
                 raise
@@ -131,19 +129,34 @@ class Peer:
 
     def describe_server(self) -> pb.GetServerInfoResponse:
         """What the daemon says of itself."""
-        return self._call(self.client.store.GetServerInfo, pb.GetServerInfoRequest())
+        info: pb.GetServerInfoResponse = self._call(
+            self.client.store.GetServerInfo, pb.GetServerInfoRequest()
+        )
+        return info
 
-    def _describe(self, request: pb.DescribeBlocksRequest) -> Iterator[pb.BlockDigest]:
-        self._count(request)
-        with self._named():
-            for answer in self.client.store.DescribeBlocks(request, timeout=_STREAM_TIMEOUT_S):
-                self._count(answer)
-                yield from answer.blocks
+    def _describe(self, request: pb.DescribeBlocksRequest) -> list[pb.BlockDigest]:
+        describe = self.client.store.DescribeBlocks
+        answers = self._answer(lambda: list(describe(request, timeout=_STREAM_TIMEOUT_S)))
+        self._count(request, *answers)
+        return [block for answer in answers for block in answer.blocks]
 
-    def _call(self, method: Callable[..., Answer], request: Message) -> Answer:
-        with self._named():
-            answer = method(request, timeout=_CALL_TIMEOUT_S)
+    def _call(self, method: Callable[..., Message], request: Message) -> Any:
+        answer = self._answer(lambda: method(request, timeout=_CALL_TIMEOUT_S))
         self._count(request, answer)
+        return answer
+
+    def _answer(self, call: Callable[[], Answer]) -> Answer:
+        """The answer of a call, which is repeated after a restart of the daemon."""
+        with self._named():
+            try:
+                answer = call()
+            except CallError as error:
+                restarts = error.code is grpc.StatusCode.UNAVAILABLE and self._has_answered
+                if not restarts or not self._restart_timeout_s:
+                    raise
+                self.client.wait_until_ready(self._restart_timeout_s)
+                answer = call()
+        self._has_answered = True
         return answer
 
     def _count(self, *messages: Message) -> None:
@@ -155,6 +168,17 @@ class Peer:
             yield
         except CallError as error:
             raise PeerError(self.client.address, error) from error
+
+
+def _look_up(client: TileCacheClient, request: pb.LookupTilesRequest) -> pb.LookupTilesResponse:
+    answer, call = client.store.LookupTiles.with_call(request, timeout=_CALL_TIMEOUT_S)
+    if is_degraded(call):
+        raise CallError(
+            grpc.StatusCode.UNAVAILABLE,
+            "its database does not answer, so its tiles may be out of date",
+        )
+    found: pb.LookupTilesResponse = answer
+    return found
 
 
 def in_batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:

@@ -32,6 +32,7 @@ from tests.tiles import (
 from tilecache.client import TileCacheClient
 from tilecache.v1.tile_identity_pb2 import TileKey
 from tilecache.v1.tile_metadata_store_pb2 import TileMetadata
+from tilecache_daemon.models import DEFAULT_LIMITS
 
 
 @pytest.fixture(scope="module")
@@ -173,6 +174,20 @@ def test_what_was_carried_is_as_it_was_and_the_rest_is_local(pair: Pair, block: 
         each.ClearField("created_at")
         each.ClearField("accessed_at")
     assert here == there
+
+
+def test_tiles_of_the_largest_quality_fit_into_messages(pair: Pair) -> None:
+    """Of a thousand, neither an answer nor a batch would."""
+    tiles = [tile(tile_key(15, 600 + x, 600 + y)) for x in range(40) for y in range(25)]
+    for each in tiles:
+        each.quality_metadata.update({"digits": [1] * 900})
+    assert sum(each.ByteSize() for each in tiles) > DEFAULT_LIMITS.max_message_bytes
+    bulk_insert(pair.there.client, tiles[:300], tiles[300:600], tiles[600:])
+
+    run = sync(pair.here, pair.there)
+
+    assert run.returncode == 0, run.stderr
+    assert pair.equal
 
 
 def test_a_later_capture_of_the_same_content_keeps_the_path(pair: Pair, block: Block) -> None:
