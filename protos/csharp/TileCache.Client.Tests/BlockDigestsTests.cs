@@ -22,7 +22,7 @@ namespace TileCache.Client.Tests
             BlockDigestVector vector = Scheme.Vectors.Last();
             TileMetadata[] tiles = vector.Tiles.Reverse().Select(Tile).ToArray();
 
-            Assert.Equal(vector.Digest, Convert.ToHexString(BlockDigests.DigestBlock(tiles)).ToLowerInvariant());
+            Assert.Equal(Convert.FromHexString(vector.Digest), BlockDigests.DigestBlock(tiles));
         }
 
         [Fact]
