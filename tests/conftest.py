@@ -67,6 +67,13 @@ def shared_database(postgres_dsn: str, template_database: str) -> Iterator[str]:
         yield dsn
 
 
+@pytest.fixture(scope="module")
+def second_database(postgres_dsn: str, template_database: str) -> Iterator[str]:
+    """As `shared_database`, another one."""
+    with _newest_database(postgres_dsn, template_database) as dsn:
+        yield dsn
+
+
 @pytest.fixture(scope="session")
 def template_database(postgres_dsn: str) -> Iterator[str]:
     """The name of a template database with the newest schema."""

@@ -20,6 +20,7 @@ from tilecache_daemon.rpc.server import ADMIN, STORE, Server, UnixSocket
 from tilecache_daemon.rpc.store_servicer import StoreServicer
 from tilecache_daemon.rpc.tcp import TlsListener
 from tilecache_daemon.service.access_log import AccessLog
+from tilecache_daemon.service.block_digests import BlockDigestService
 from tilecache_daemon.service.corrections import CorrectionService
 from tilecache_daemon.service.coverage import CoverageService
 from tilecache_daemon.service.eviction import EvictionService
@@ -70,6 +71,7 @@ class Services:
     information: InformationService
     reading: ReadingService
     coverage: CoverageService
+    digests: BlockDigestService
     expiry: ExpiryService
     insertion: InsertionService
     uploads: UploadService
@@ -161,6 +163,7 @@ def build_services(base: Foundation, tiles: StoreSide, schema_revision: str) -> 
         ),
         reading=ReadingService(store, tiles.cache, tiles.accesses, limits),
         coverage=coverage,
+        digests=BlockDigestService(store, base.read_priority),
         expiry=ExpiryService(store, clock),
         insertion=InsertionService(store, freshness, ceiling, clock, base.read_priority),
         uploads=UploadService(store, clock),
@@ -187,6 +190,7 @@ def build_server_side(
         services.insertion,
         services.reading,
         services.coverage,
+        services.digests,
         services.expiry,
         services.uploads,
         services.flights,

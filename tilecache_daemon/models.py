@@ -78,13 +78,19 @@ class NewTile(NamedTuple):
     content_sha256: str
     disk_bytes: int
     captured_us: int
-    """Microseconds since 2000."""
+    """Microseconds since 2000, as `uploaded_us`."""
     quality_metadata: str | None
     """JSON text."""
+    uploaded_us: int | None = None
+    """None: it was not uploaded."""
 
     @property
     def captured_at(self) -> datetime:
         return moment_of(self.captured_us)
+
+    @property
+    def uploaded_at(self) -> datetime | None:
+        return None if self.uploaded_us is None else moment_of(self.uploaded_us)
 
 
 class Tile(NamedTuple):
@@ -132,6 +138,7 @@ class OnConflict(Enum):
     FAIL = "fail"
     KEEP_EXISTING = "keep_existing"
     REPLACE_IF_NEWER = "replace_if_newer"
+    CONVERGE = "converge"
 
 
 class InsertOutcome(Enum):

@@ -25,7 +25,7 @@ def test_protoc_generates_csharp(tmp_path: Path) -> None:
     )
 
     generated = {path.stem for path in tmp_path.glob("*.cs")}
-    contract = {"TileIdentity", "TileMetadataStore", "TileCacheAdmin"}
+    contract = {"BlockDigest", "TileIdentity", "TileMetadataStore", "TileCacheAdmin"}
     assert generated == contract | {"ErrorDetails", "Health"}
     assert "namespace TileCache.V1 {" in (tmp_path / "TileIdentity.cs").read_text()
 

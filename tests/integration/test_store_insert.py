@@ -14,6 +14,7 @@ from google.protobuf.struct_pb2 import Struct
 from tests.tiles import (
     FLIGHT,
     GOOGLEMAPS,
+    NOW,
     ONBOARD,
     YESTERDAY,
     Block,
@@ -31,12 +32,14 @@ from tests.tiles import (
 from tilecache.client import TileCacheClient
 from tilecache.errors import CallError
 from tilecache.mercator import cell_centre, cell_edge_meters
+from tilecache.v1.tile_identity_pb2 import TileKey
 from tilecache.v1.tile_metadata_store_pb2 import (
     FRESHNESS_LABEL_FRESH,
     INSERT_OUTCOME_ALREADY_PRESENT,
     INSERT_OUTCOME_INSERTED,
     INSERT_OUTCOME_KEPT_EXISTING,
     INSERT_OUTCOME_REPLACED,
+    ON_CONFLICT_CONVERGE,
     ON_CONFLICT_FAIL,
     ON_CONFLICT_KEEP_EXISTING,
     ON_CONFLICT_REPLACE_IF_NEWER,
@@ -208,6 +211,55 @@ def test_replace_if_newer_replaces_an_older_capture_of_the_same_content(
     answer = insert(client, tile(block.key()), ON_CONFLICT_REPLACE_IF_NEWER)
     assert answer.outcome == INSERT_OUTCOME_REPLACED
     assert answer.tile.captured_at == timestamp(YESTERDAY)
+
+
+SMALLER, LARGER = sorted(("one picture", "another picture"), key=sha256)
+
+
+@pytest.mark.parametrize(
+    ("content", "captured_at", "outcome"),
+    [
+        (LARGER, EARLIER, INSERT_OUTCOME_KEPT_EXISTING),
+        (SMALLER, YESTERDAY, INSERT_OUTCOME_ALREADY_PRESENT),
+        (LARGER, YESTERDAY, INSERT_OUTCOME_REPLACED),
+        (SMALLER, NOW, INSERT_OUTCOME_REPLACED),
+    ],
+)
+def test_converge_keeps_the_later_capture_and_then_the_larger_hash(
+    client: TileCacheClient, block: Block, content: str, captured_at: datetime, outcome: int
+) -> None:
+    def tiles(key: TileKey) -> list[TileMetadata]:
+        return [
+            tile(key, SMALLER, file_path=f"{key.x}-one.jpg"),
+            tile(key, content, captured_at=captured_at, file_path=f"{key.x}-other.jpg"),
+        ]
+
+    kept = []
+    for key, order in ((block.key(0), 1), (block.key(1), -1)):
+        first, second = tiles(key)[::order]
+        insert(client, first)
+        answer = insert(client, second, ON_CONFLICT_CONVERGE)
+        if order == 1:
+            assert answer.outcome == outcome
+        kept.append((answer.tile.content_sha256, answer.tile.captured_at))
+
+    assert kept[0] == kept[1], "the same tile stays, whichever comes first"
+
+
+def test_replace_if_newer_does_not_depend_on_the_hash(
+    client: TileCacheClient, block: Block
+) -> None:
+    insert(client, tile(block.key(), SMALLER))
+    answer = insert(client, tile(block.key(), LARGER), ON_CONFLICT_REPLACE_IF_NEWER)
+    assert answer.outcome == INSERT_OUTCOME_KEPT_EXISTING
+
+
+def test_converge_replaces_an_unknown_content_of_the_same_time(
+    client: TileCacheClient, sql: psycopg.Connection[Any], block: Block
+) -> None:
+    store_row(sql, block.key(), file_path="unknown.jpg")
+    answer = insert(client, tile(block.key()), ON_CONFLICT_CONVERGE)
+    assert answer.outcome == INSERT_OUTCOME_REPLACED
 
 
 def test_a_replaced_tile_is_pending_upload_again(client: TileCacheClient, block: Block) -> None:

@@ -24,6 +24,7 @@ from tests.tiles import (
     store_row,
     tile,
     tile_uuid,
+    timestamp,
 )
 from tilecache.client import TileCacheClient
 from tilecache.errors import CallError
@@ -35,6 +36,7 @@ from tilecache.v1.tile_metadata_store_pb2 import (
     MARK_OUTCOME_NOT_FOUND,
     MARK_OUTCOME_NOT_UPLOADABLE,
     ON_CONFLICT_REPLACE_IF_NEWER,
+    GetServerInfoRequest,
     GetTileRequest,
     ListPendingUploadsRequest,
     ListPendingUploadsResponse,
@@ -280,3 +282,45 @@ def test_pages_are_below_the_default_size_limit(
     with pytest.raises(CallError) as caught:
         client.store.LookupTiles(LookupTilesRequest(tiles=refs), timeout=TIMEOUT_S)
     assert [violation.field for violation in caught.value.violations] == ["tiles"]
+
+
+def test_a_tile_that_was_uploaded_elsewhere_does_not_wait_for_upload(
+    client: TileCacheClient, block: Block, flight_id: str
+) -> None:
+    uploaded = timestamp(YESTERDAY + timedelta(microseconds=1))
+    keys = [block.key(column, 0, ONBOARD, flight_id) for column in range(3)]
+    bulk_insert(client, [tile(key, uploaded_at=uploaded) for key in keys[:2]])
+    # Beside a stored one, tiles are stored one by one.
+    bulk_insert(client, [tile(key, uploaded_at=uploaded) for key in keys[1:]])
+    waiting = block.key(3, 0, ONBOARD, flight_id)
+    bulk_insert(client, [tile(waiting)])
+
+    moments = {uploaded_at(client, key) for key in keys}
+    assert moments == {YESTERDAY + timedelta(microseconds=1)}
+    assert [each.key for each in pending(client, flight_id)] == [waiting]
+    assert mark(client, (tile_uuid(keys[0]), sha256("picture"))) == [MARK_OUTCOME_ALREADY_MARKED]
+
+
+def test_a_replacement_that_was_uploaded_does_not_wait_for_upload(
+    client: TileCacheClient, block: Block, flight_id: str
+) -> None:
+    key = block.key(0, 0, ONBOARD, flight_id)
+    insert(client, tile(key, "old", YESTERDAY - timedelta(days=1)))
+    new = tile(key, "new", uploaded_at=timestamp(YESTERDAY))
+    insert(client, new, ON_CONFLICT_REPLACE_IF_NEWER)
+    assert uploaded_at(client, key) == YESTERDAY
+
+
+def test_an_upload_in_the_future_of_a_trusted_clock_is_stored_as_one_of_now(
+    client: TileCacheClient, block: Block, flight_id: str
+) -> None:
+    keys = [block.key(column, 0, ONBOARD, flight_id) for column in range(2)]
+    tomorrow = timestamp(datetime.now(timezone.utc) + timedelta(days=1))
+    insert(client, tile(keys[0], uploaded_at=tomorrow))
+    bulk_insert(client, [tile(keys[1], uploaded_at=tomorrow)])
+    for key in keys:
+        moment = uploaded_at(client, key)
+        assert moment is not None
+        assert moment <= datetime.now(timezone.utc)
+    info = client.store.GetServerInfo(GetServerInfoRequest(), timeout=TIMEOUT_S)
+    assert info.clock.trusted

@@ -17,6 +17,7 @@ _COMMANDS: Final = {
     "query": ("tilecache_daemon.cli.tiles", "List the tiles of a region."),
     "list": ("tilecache_daemon.cli.list_tiles", "List all tiles, of any zoom, as they come."),
     "import": ("tilecache_daemon.cli.ingest", "Import tiles from a directory or an archive."),
+    "sync": ("tilecache_daemon.cli.sync", "Fetch what another daemon has newer."),
     "coverage": ("tilecache_daemon.cli.coverage", "Show which cells of a region are covered."),
     "missing": (
         "tilecache_daemon.cli.missing",

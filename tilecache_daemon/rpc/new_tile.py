@@ -8,6 +8,7 @@ from typing import Final
 
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.struct_pb2 import Struct
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from tilecache.errors import FieldViolation
 from tilecache.identity import tile_ids_text
@@ -58,6 +59,9 @@ def _new_tile(message: TileMetadata) -> NewTile | InvalidRequestError:
     captured_us = _captured_us(message, violations)
     pixels = _pixels(message, violations)
     quality = _quality(message, violations) if message.HasField("quality_metadata") else None
+    uploaded_us = None
+    if message.HasField("uploaded_at"):
+        uploaded_us = _micros("uploaded_at", message.uploaded_at, violations)
     if isinstance(key, InvalidRequestError):
         return InvalidRequestError(*key.within("key").violations, *violations)
     tile_uuid, location_hash = tile_ids_text(*key)
@@ -77,6 +81,7 @@ def _new_tile(message: TileMetadata) -> NewTile | InvalidRequestError:
             disk_bytes,
             captured_us,
             quality,
+            uploaded_us,
         )
     )
 
@@ -92,8 +97,12 @@ def _captured_us(message: TileMetadata, violations: list[FieldViolation]) -> int
     if not message.HasField("captured_at"):
         violations.append(FieldViolation("captured_at", "is required"))
         return None
+    return _micros("captured_at", message.captured_at, violations)
+
+
+def _micros(field: str, time: Timestamp, violations: list[FieldViolation]) -> int | None:
     try:
-        return micros("captured_at", message.captured_at)
+        return micros(field, time)
     except InvalidRequestError as error:
         violations += error.violations
         return None

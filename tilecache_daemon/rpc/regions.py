@@ -9,6 +9,7 @@ from typing import Final
 
 from tilecache.errors import FieldViolation
 from tilecache.mercator import (
+    BLOCK_BITS,
     BoundingBox,
     CellRectangle,
     cell_bounds,
@@ -64,6 +65,24 @@ def cell_filter(zooms: Sequence[int], region: pb.Region) -> Callable[[int, int, 
         if zoom not in wanted or not 0 <= y < 1 << zoom:
             return False
         return any(cells.x_from <= x <= cells.x_to for cells in row(zoom, y))
+
+    return contains
+
+
+def block_filter(zoom: int, region: pb.Region) -> Callable[[int, int], bool]:
+    """Whether a region overlaps a block of a zoom (its column and row). It may have any size."""
+    members = areas(zoom, region)
+    # A block is the cell of so many zooms before; the whole world is one below that.
+    block_zoom = max(zoom - BLOCK_BITS, 0)
+
+    @lru_cache(maxsize=4_096)
+    def row(y: int) -> list[CellRectangle]:
+        return cells_in_row(block_zoom, members, y)
+
+    def contains(x: int, y: int) -> bool:
+        if not 0 <= y < 1 << block_zoom:
+            return False
+        return any(blocks.x_from <= x <= blocks.x_to for blocks in row(y))
 
     return contains
 

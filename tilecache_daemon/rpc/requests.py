@@ -19,9 +19,11 @@ from tilecache.identity import (
     flight_text,
     tile_uuid_text,
 )
+from tilecache.mercator import BLOCK_BITS
 from tilecache.v1.tile_cache_admin_pb2 import DeleteTilesRequest
 from tilecache.v1.tile_identity_pb2 import TileKey as TileKeyMessage
 from tilecache.v1.tile_metadata_store_pb2 import (
+    DescribeBlocksRequest,
     DescribeCoverageRequest,
     ListPendingUploadsRequest,
     ListTilesRequest,
@@ -231,6 +233,22 @@ def tile_filter(request: QueryTilesRequest) -> TileFilter:
         selection=choice("selection", _SELECTION, request.selection),
         limit=request.limit,
     )
+
+
+def block_positions(zoom: int, request: DescribeBlocksRequest, most: int) -> list[tuple[int, int]]:
+    """The blocks that a request names."""
+    if request.HasField("region"):
+        raise invalid("region", "must be absent if blocks are given")
+    check_count("blocks", len(request.blocks), most)
+    last = ((1 << zoom) - 1) >> BLOCK_BITS
+    for index, block in enumerate(request.blocks):
+        for name, value in (("block_x", block.block_x), ("block_y", block.block_y)):
+            if not 0 <= value <= last:
+                raise invalid(
+                    f"blocks[{index}].{name}",
+                    f"is {value}, must be within 0..{last} at zoom {zoom}",
+                )
+    return [(block.block_x, block.block_y) for block in request.blocks]
 
 
 def list_filter(request: ListTilesRequest) -> ListFilter:

@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import asdict
 from datetime import timedelta
-from itertools import accumulate, islice, zip_longest
+from itertools import accumulate, chain, islice, zip_longest
 from typing import Final
 
 from google.protobuf.duration_pb2 import Duration
@@ -21,6 +21,7 @@ from tilecache_daemon.rpc.bulk_insert import BulkInsert
 from tilecache_daemon.rpc.calls import MAX_ANSWER_BYTES, Degraded
 from tilecache_daemon.rpc.new_tile import new_tile
 from tilecache_daemon.rpc.watch_tiles import WatchTiles
+from tilecache_daemon.service.block_digests import BlockDigestService
 from tilecache_daemon.service.coverage import Coverage, CoverageService
 from tilecache_daemon.service.expiry import ExpiryService, ExpirySummary
 from tilecache_daemon.service.flights import FlightService
@@ -54,6 +55,7 @@ class StoreServicer:
         insertion: InsertionService,
         reading: ReadingService,
         coverage: CoverageService,
+        digests: BlockDigestService,
         expiry: ExpiryService,
         uploads: UploadService,
         flights: FlightService,
@@ -65,6 +67,7 @@ class StoreServicer:
         self._insertion = insertion
         self._reading = reading
         self._coverage = coverage
+        self._digests = digests
         self._expiry = expiry
         self._uploads = uploads
         self._flights = flights
@@ -177,6 +180,26 @@ class StoreServicer:
                 yield pb.DescribeCoverageResponse(missing=missing, stale=stale)
         if request.zooms:
             yield pb.DescribeCoverageResponse(total=_summary(total))
+
+    async def describe_blocks(
+        self, request: pb.DescribeBlocksRequest
+    ) -> AsyncIterator[pb.DescribeBlocksResponse]:
+        zoom = requests.zoom(request.zoom)
+        if request.blocks:
+            parts = self._digests.describe_blocks(
+                zoom,
+                requests.block_positions(zoom, request, self._limits.max_request_items),
+                detail=request.detail,
+            )
+        elif request.detail:
+            raise requests.invalid("blocks", "is required with detail")
+        else:
+            region = request.region if request.HasField("region") else _EVERYWHERE
+            parts = self._digests.describe(zoom, regions.block_filter(zoom, region))
+        async for digests in parts:
+            messages = chain.from_iterable(map(wire.block_digests, digests))
+            for blocks in wire.in_parts(messages, len(digests)):
+                yield pb.DescribeBlocksResponse(blocks=blocks)
 
     async def list_expiring(
         self, request: pb.ListExpiringRequest

@@ -11,6 +11,7 @@ from google.protobuf.message import Message
 from google.protobuf.struct_pb2 import Struct
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from tilecache.block_digests import SHORT_DIGEST_BYTES
 from tilecache.identity import SOURCE_NUMBERS
 from tilecache.v1 import tile_identity_pb2, tile_metadata_store_pb2
 from tilecache_daemon.models import (
@@ -23,8 +24,9 @@ from tilecache_daemon.models import (
     Tile,
     micros_of,
 )
+from tilecache_daemon.store.digests import BlockDigest
 from tilecache_daemon.store.freshness import ExpiringTile
-from tilecache_daemon.store.tile_columns import NO_TIME
+from tilecache_daemon.store.tile_columns import NO_TIME, UUID_BYTES
 
 LABEL_NUMBERS: Final = {
     label.value: tile_metadata_store_pb2.FreshnessLabel.Value(f"FRESHNESS_LABEL_{label.name}")
@@ -34,6 +36,9 @@ LABEL_NUMBERS: Final = {
 
 PAGE_BYTES: Final = 3_000_000
 """Of the items in a message: less than MAX_ANSWER_BYTES, whatever rows of other writers hold."""
+
+PART_TILES: Final = 100_000
+"""Tiles of a block in a message, of which each takes 24 bytes."""
 
 Item = TypeVar("Item", bound=Message)
 
@@ -94,6 +99,22 @@ def flight_message(flight: Flight) -> tile_metadata_store_pb2.Flight:
         last_captured_at=timestamp(flight.last_captured_at),
         bounds=tile_metadata_store_pb2.BoundingBox(**bounds._asdict()) if bounds else None,
     )
+
+
+def block_digests(
+    block: BlockDigest,
+) -> Iterator[tile_metadata_store_pb2.BlockDigest]:
+    """A block's digest as a message, or as several if its tiles do not fit into one."""
+    for start in range(0, max(len(block.tile_digests), 1), PART_TILES * SHORT_DIGEST_BYTES):
+        first, last = start // SHORT_DIGEST_BYTES, start // SHORT_DIGEST_BYTES + PART_TILES
+        yield tile_metadata_store_pb2.BlockDigest(
+            block_x=block.block_x,
+            block_y=block.block_y,
+            tile_count=block.tile_count,
+            digest=block.digest,
+            tile_uuids=block.tile_uuids[first * UUID_BYTES : last * UUID_BYTES],
+            tile_digests=block.tile_digests[first * SHORT_DIGEST_BYTES : last * SHORT_DIGEST_BYTES],
+        )
 
 
 def quality_struct(text: str | bytes) -> Struct:

@@ -16,7 +16,10 @@ ceiling together. Then the tiles are stored one by one, by one writer at a time:
    | different      | not later   | error           | KEPT_EXISTING   | KEPT_EXISTING    |
    | different      | later       | error           | KEPT_EXISTING   | REPLACED (2)     |
 
-   (1) It stays uploaded. (2) It waits for upload again.
+   (1) It stays uploaded. (2) It waits for upload again, unless the new tile was uploaded.
+
+   CONVERGE is as REPLACE_IF_NEWER, but of two contents with the same capture time the one with
+   the larger hash is later. So the order in which two stores exchange tiles does not matter.
 
 A replacement lists the file of the stored tile for removal, which takes a lock that excludes
 other writers. A transaction that finds that it needs this lock starts again with it: taking
@@ -215,8 +218,9 @@ class InsertBatch:
 
 def resolve_conflict(tile: NewTile, stored: Tile, on_conflict: OnConflict) -> InsertResult:
     """The result for a tile whose key is stored already; see the table of the module."""
-    later = tile.captured_us > stored.captured_us
-    if later and on_conflict is OnConflict.REPLACE_IF_NEWER:
+    if on_conflict is OnConflict.REPLACE_IF_NEWER and tile.captured_us > stored.captured_us:
+        return InsertOutcome.REPLACED
+    if on_conflict is OnConflict.CONVERGE and _order(tile) > _order(stored):
         return InsertOutcome.REPLACED
     if stored.content_sha256 == tile.content_sha256:
         return InsertOutcome.ALREADY_PRESENT
@@ -228,6 +232,11 @@ def resolve_conflict(tile: NewTile, stored: Tile, on_conflict: OnConflict) -> In
         stored_content_sha256=stored.content_sha256 or "",
         stored_captured_at=stored.captured_at.isoformat(),
     )
+
+
+def _order(tile: NewTile | Tile) -> tuple[int, str]:
+    """Which of two tiles with the same key stays, wherever they meet: the larger one."""
+    return tile.captured_us, tile.content_sha256 or ""
 
 
 def _key_order(entry: IndexedTile) -> tuple[object, ...]:

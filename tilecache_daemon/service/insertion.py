@@ -16,7 +16,14 @@ from tilecache_daemon.errors import (
     TileTooOldError,
 )
 from tilecache_daemon.freshness_policy import FreshnessPolicy
-from tilecache_daemon.models import InsertOutcome, NewTile, OnConflict, Tile, micros_of
+from tilecache_daemon.models import (
+    LAST_MICROS,
+    InsertOutcome,
+    NewTile,
+    OnConflict,
+    Tile,
+    micros_of,
+)
 from tilecache_daemon.read_priority import ReadPriority
 from tilecache_daemon.service.freshness import FreshnessService
 from tilecache_daemon.service.insert_batch import (
@@ -123,6 +130,7 @@ class InsertionService:
             await queries.evictions.lock_files_for_listing()
         else:
             await queries.evictions.lock_files_for_naming()
+        tiles = self._uploaded_by_now(tiles)
         results: dict[int, InsertResult] = {}
         replaced: list[Tile] = []
         for indices in _rounds_of_distinct_keys(tiles):
@@ -142,6 +150,19 @@ class InsertionService:
         for tile in replaced:
             await queries.evictions.list_replaced_file(tile, self._clock.now())
         return [results[index] for index in range(len(tiles))]
+
+    def _uploaded_by_now(self, tiles: Sequence[NewTile]) -> Sequence[NewTile]:
+        """The tiles, none of them uploaded in the future: a recorded time that is later than the
+        clock's makes the clock untrusted, and the clock of another machine may be ahead."""
+        now_us = micros_of(self._clock.now()) if self._clock.trusted else LAST_MICROS
+        if all(tile.uploaded_us is None or tile.uploaded_us <= now_us for tile in tiles):
+            return tiles
+        return [
+            tile
+            if tile.uploaded_us is None
+            else tile._replace(uploaded_us=min(tile.uploaded_us, now_us))
+            for tile in tiles
+        ]
 
     async def _label(self, batch: InsertBatch, policy: FreshnessPolicy) -> None:
         latest_us = latest_capture_us(self._clock)

@@ -15,10 +15,11 @@ from tilecache_daemon.models import FreshnessLabel, NewTile, micros_of
 HEADER: Final = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 TRAILER: Final = b"\xff\xff"
 
-_COLUMNS: Final = 18
+_COLUMNS: Final = 19
 _NULL: Final = b"\xff\xff\xff\xff"
 _JSONB_VERSION: Final = b"\x01"
 _SIZE: Final = struct.Struct(">i").pack
+_TIME: Final = struct.Struct(">iq").pack
 # The number of columns; two UUIDs, four integers, three doubles, a hash and three 64-bit
 # integers, each after its size; and the size of the path.
 _FIXED: Final = struct.Struct(
@@ -38,7 +39,7 @@ def pack_rows(tiles: Sequence[LabelledTile], created_at: datetime) -> bytes:
     for (tile, label), tile_uuid, location_hash in zip(tiles, uuids, hashes, strict=True):
         # Local variables are faster than attributes.
         zoom, x, y, source, flight_id, latitude, longitude, edge, pixels = tile[2:11]
-        file_path, sha256, disk_bytes, captured_us, quality = tile[11:]
+        file_path, sha256, disk_bytes, captured_us, quality, uploaded_us = tile[11:]
         path = file_path.encode()
         pieces += (
             _FIXED(
@@ -53,6 +54,7 @@ def pack_rows(tiles: Sequence[LabelledTile], created_at: datetime) -> bytes:
             path,
             _NULL if quality is None else _sized(_JSONB_VERSION + quality.encode()),
             _pack_shared(source, flight_id, label),
+            _NULL if uploaded_us is None else _TIME(8, uploaded_us),
         )
     return b"".join(pieces)
 

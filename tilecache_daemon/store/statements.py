@@ -11,7 +11,7 @@ SQL: Final = {
     name: text.encode()
     for name, text in load_queries(
         *("tiles", "blocks", "uploads", "freshness", "evictions"),
-        *("pins", "flights", "usage", "database"),
+        *("pins", "flights", "usage", "digests", "database"),
     ).items()
 }
 

@@ -12,6 +12,7 @@ from tilecache.mercator import CellRectangle
 from tilecache_daemon.store.change_feed import ChangeFeed
 from tilecache_daemon.store.connections import Connection
 from tilecache_daemon.store.database import Database
+from tilecache_daemon.store.digests import DigestQueries
 from tilecache_daemon.store.evictions import EvictionQueries
 from tilecache_daemon.store.flights import FlightQueries
 from tilecache_daemon.store.freshness import FreshnessQueries
@@ -117,4 +118,5 @@ class Queries:
         self.pins = PinQueries(connection)
         self.flights = FlightQueries(connection)
         self.usage = UsageQueries(connection)
+        self.digests = DigestQueries(connection)
         self.database = DatabaseQueries(connection)

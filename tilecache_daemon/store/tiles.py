@@ -157,14 +157,20 @@ class TileQueries(Statements):
         }
         columns |= {
             "captured_at": [tile.captured_at for tile, _ in tiles],
+            "uploaded_at": [tile.uploaded_at for tile, _ in tiles],
             "freshness_label": [label.value for _, label in tiles],
             "created_at": created_at,
         }
         return {row[0] for row in await self._rows("insert_tiles", columns)}
 
     async def replace_tile(self, tile: NewTile, label: FreshnessLabel) -> None:
-        """Replaces the content of a stored tile; different content waits for upload again."""
-        given = {"captured_at": tile.captured_at, "freshness_label": label.value}
+        """Replaces the content of a stored tile; different content waits for upload again, unless
+        the new tile was uploaded."""
+        given = {
+            "captured_at": tile.captured_at,
+            "uploaded_at": tile.uploaded_at,
+            "freshness_label": label.value,
+        }
         await self._execute("replace_tile", tile._asdict() | given)
 
     async def compare_updates(self, updates: Sequence[TileUpdate]) -> dict[str, Comparison]:

@@ -16,6 +16,7 @@ namespace TileCache.Client
             "GetTile",
             "LookupTiles",
             "QueryTiles",
+            "DescribeBlocks",
             "DescribeCoverage",
             "ListExpiring",
             "TouchTiles",

@@ -1,4 +1,4 @@
-"""A typed client for Python peers: the stubs of both services on one Unix socket.
+"""A typed client for Python peers: the stubs of both services on one channel.
 
     with TileCacheClient("/run/tilecache/tilecache.sock") as client:
         client.wait_until_ready(timeout_s=10)
@@ -42,6 +42,7 @@ _IDEMPOTENT: Final = {
         "GetTile",
         "LookupTiles",
         "QueryTiles",
+        "DescribeBlocks",
         "DescribeCoverage",
         "ListExpiring",
         "TouchTiles",
@@ -85,6 +86,22 @@ _MAX_MESSAGE_BYTES: Final = 64 * 1024 * 1024
 _KEEPALIVE_TIME_S: Final = 10
 _KEEPALIVE_TIMEOUT_S: Final = 20
 
+_OPTIONS: Final = [
+    # The default of up to two minutes is too long to notice a restarted daemon.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+    # A daemon that hangs is noticed during a call, also without a deadline.
+    ("grpc.keepalive_time_ms", _KEEPALIVE_TIME_S * 1000),
+    ("grpc.keepalive_timeout_ms", _KEEPALIVE_TIMEOUT_S * 1000),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", _MAX_MESSAGE_BYTES),
+    ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),
+    # The calling thread reads a stream's answers itself; no other is woken.
+    (ChannelOptions.SingleThreadedUnaryStream, 1),
+]
+
 _STATES: Final = {
     HealthCheckResponse.SERVING_STATUS_NOT_SERVING: "NOT_SERVING (it runs, but is not ready)",
     HealthCheckResponse.SERVING_STATUS_SERVICE_UNKNOWN: "SERVICE_UNKNOWN (not served here)",
@@ -105,29 +122,28 @@ def is_degraded(call: Any) -> bool:
 class TileCacheClient:
     """Stubs on one channel. Usable from many threads; close it, or use `with`."""
 
-    def __init__(self, socket_path: Path | str | None = None) -> None:
-        """`socket_path` is by default that of the user's own daemon, else the system's."""
-        self.socket_path = Path(socket_path or default_socket_path()).absolute()
-        self._channel = grpc.insecure_channel(
-            socket_target(self.socket_path),
-            options=[
-                # By default gRPC sends the percent-encoded path, which some servers refuse.
-                ("grpc.default_authority", "localhost"),
-                # The default of up to two minutes is too long to notice a restarted daemon.
-                ("grpc.initial_reconnect_backoff_ms", 100),
-                ("grpc.min_reconnect_backoff_ms", 100),
-                ("grpc.max_reconnect_backoff_ms", 1000),
-                # A daemon that hangs is noticed during a call, also without a deadline.
-                ("grpc.keepalive_time_ms", _KEEPALIVE_TIME_S * 1000),
-                ("grpc.keepalive_timeout_ms", _KEEPALIVE_TIMEOUT_S * 1000),
-                ("grpc.http2.max_pings_without_data", 0),
-                ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
-                ("grpc.max_send_message_length", _MAX_MESSAGE_BYTES),
-                ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),
-                # The calling thread reads a stream's answers itself; no other is woken.
-                (ChannelOptions.SingleThreadedUnaryStream, 1),
-            ],
-        )
+    def __init__(
+        self,
+        socket_path: Path | str | None = None,
+        *,
+        tcp_address: str | None = None,
+        credentials: grpc.ChannelCredentials | None = None,
+    ) -> None:
+        """`socket_path` is by default that of the user's own daemon, else the system's. For a
+        daemon's TCP listener give `tcp_address` (HOST:PORT) instead, and credentials for mutual
+        TLS, as `grpc.ssl_channel_credentials` makes them; the admin service is not served there.
+        """
+        if tcp_address is None:
+            self.socket_path = Path(socket_path or default_socket_path()).absolute()
+            self.address = str(self.socket_path)
+            # By default gRPC sends the percent-encoded path, which some servers refuse.
+            options = [*_OPTIONS, ("grpc.default_authority", "localhost")]
+            self._channel = grpc.insecure_channel(socket_target(self.socket_path), options=options)
+        else:
+            if credentials is None or socket_path is not None:
+                raise ValueError("tcp_address needs credentials, and excludes socket_path")
+            self.address = tcp_address
+            self._channel = grpc.secure_channel(tcp_address, credentials, options=_OPTIONS)
         translating = _TranslatingChannel(self._channel)
         self.store = TileMetadataStoreStub(cast(grpc.Channel, translating))
         self.admin = TileCacheAdminStub(cast(grpc.Channel, translating))
@@ -187,7 +203,7 @@ class TileCacheClient:
             time.sleep(_POLL_INTERVAL_S)
         raise CallError(
             code,
-            f"{service} on {self.socket_path} is not ready, waited up to {timeout_s:g} s: {state}",
+            f"{service} on {self.address} is not ready, waited up to {timeout_s:g} s: {state}",
         )
 
 

@@ -4,13 +4,16 @@ import json
 import re
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.daemon_process import TILECACHE, DaemonProcess, daemon_environment
+from tests.daemon_process import TILECACHE, DaemonProcess, daemon_environment, run_tilecache
 from tests.imagery import cut_blue_marble
+from tests.integration.cli.pairs import stored
+from tests.tiles import NOW, ONBOARD, insert, random_flight, tile, tile_key, tile_uuid
 
 GUIDE = Path(__file__).parents[3] / "docs/operating.md"
 PLAN = Path(__file__).parents[2] / "plans/survey.plan"
@@ -19,6 +22,10 @@ STORED = (50.28, 30.55, 50.45, 30.70)
 """The west of the route. The rest is fetched."""
 WHOLE = (50.28, 30.55, 50.45, 30.83)
 BLOCKS = re.findall(r"^```sh\n(.*?)^```$", GUIDE.read_text(), re.MULTILINE | re.DOTALL)
+
+
+GROUND = (50.2, 30.4, 50.25, 30.5)
+"""What only the ground has."""
 
 
 @pytest.fixture
@@ -31,7 +38,22 @@ def daemon(database: str, short_directory: Path, tmp_path: Path) -> Iterator[Dae
 
 
 @pytest.fixture
-def workplace(tmp_path: Path, daemon: DaemonProcess) -> Path:
+def ground(second_database: str, tmp_path: Path) -> Iterator[DaemonProcess]:
+    """The daemon of the ground, whose socket is in the workplace."""
+    with (
+        tempfile.TemporaryDirectory(prefix="tilecache-") as directory,
+        DaemonProcess(Path(directory), dsn=second_database) as process,
+    ):
+        (tmp_path / "ground.sock").symlink_to(process.socket_path)
+        tiles = tmp_path / "ground-tiles"
+        cut_blue_marble(tiles, *ZOOMS, GROUND)
+        imported = run_tilecache("import", tiles, socket_path=process.socket_path)
+        assert imported.returncode == 0, imported.stderr
+        yield process
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, daemon: DaemonProcess, ground: DaemonProcess) -> Path:
     """A directory with the plan and what was fetched, beside a daemon that has other tiles."""
     shutil.copy(PLAN, tmp_path)
     before, fetched = tmp_path / "tiles" / "before", tmp_path / "tiles" / "fetched"
@@ -50,7 +72,13 @@ def workplace(tmp_path: Path, daemon: DaemonProcess) -> Path:
     return tmp_path
 
 
-def test_the_commands_run_one_after_the_other(workplace: Path, daemon: DaemonProcess) -> None:
+def test_the_commands_run_one_after_the_other(
+    workplace: Path, daemon: DaemonProcess, ground: DaemonProcess
+) -> None:
+    on_the_ground = stored(ground.client)
+    key = tile_key(14, 9_590, 5_520, ONBOARD, random_flight())
+    insert(daemon.client, tile(key, captured_at=NOW))
+
     environment = daemon_environment(
         socket_path=daemon.socket_path, admin_socket_path=daemon.admin_socket_path
     )
@@ -88,6 +116,11 @@ def test_the_commands_run_one_after_the_other(workplace: Path, daemon: DaemonPro
     assert not list((workplace / "tiles" / "before" / "5").rglob("*.jpg"))
     (summary,) = map(json.loads, (workplace / "findings.jsonl").read_text().splitlines())
     assert summary["tile_count"] > summary["left_count"] == 0
+    assert on_the_ground.keys() <= stored(daemon.client).keys()
+    for each in on_the_ground.values():
+        assert (workplace / "tiles" / each.file_path).exists()
+    assert stored(daemon.client, pending_upload=True) == {}
+    assert tile_uuid(key) in stored(ground.client)
 
 
 def test_every_form_of_a_region_stands_in_the_guide() -> None:

@@ -62,6 +62,7 @@ metadata = st.builds(
     file_path=texts | st.sampled_from(["a/b.jpg", "../a", "a//b", "a/./b"]),
     content_sha256=hashes,
     disk_bytes=st.none() | st.integers(-(2**63), 2**63 - 1),
+    uploaded_at=st.none() | timestamps,
     captured_at=st.none() | timestamps,
     quality_metadata=st.none() | structs,
 )

@@ -221,12 +221,12 @@ def test_the_default_labels_are_the_usable_ones() -> None:
 
 
 def test_unspecified_enums_are_their_defaults() -> None:
-    assert [requests.on_conflict(number) for number in range(4)] == [
+    assert [requests.on_conflict(number) for number in range(5)] == [
         *(OnConflict.FAIL, OnConflict.FAIL),
-        *(OnConflict.KEEP_EXISTING, OnConflict.REPLACE_IF_NEWER),
+        *(OnConflict.KEEP_EXISTING, OnConflict.REPLACE_IF_NEWER, OnConflict.CONVERGE),
     ]
     assert requests.tile_filter(QueryTilesRequest()).selection is TileSelection.ALL
-    assert fields_at_fault(requests.on_conflict, 4) == ["on_conflict"]
+    assert fields_at_fault(requests.on_conflict, 5) == ["on_conflict"]
 
 
 @pytest.mark.parametrize(("requested", "size"), [(0, 1000), (1, 1), (1000, 1000), (5000, 1000)])

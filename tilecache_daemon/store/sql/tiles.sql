@@ -10,7 +10,7 @@ WHERE t.tile_uuid = ANY(%(tile_uuids)s::uuid[]);
 COPY tiles (
     tile_uuid, location_hash, zoom, x, y, tile_size_pixels, latitude, longitude,
     tile_size_meters, content_sha256, disk_bytes, captured_at, created_at, file_path,
-    tile_quality_metadata, source, flight_id, freshness_status
+    tile_quality_metadata, source, flight_id, freshness_status, uploaded_at
 ) FROM STDIN (FORMAT binary);
 
 -- insert_tiles --
@@ -18,7 +18,7 @@ COPY tiles (
 INSERT INTO tiles (
     tile_uuid, location_hash, zoom, x, y, source, flight_id, latitude, longitude,
     tile_size_meters, tile_size_pixels, file_path, content_sha256, disk_bytes, captured_at,
-    tile_quality_metadata, freshness_status, created_at
+    tile_quality_metadata, uploaded_at, freshness_status, created_at
 )
 SELECT n.*, %(created_at)s
 FROM unnest(
@@ -26,7 +26,8 @@ FROM unnest(
     %(y)s::int[], %(source)s::text[], %(flight_id)s::uuid[], %(latitude)s::float8[],
     %(longitude)s::float8[], %(tile_size_meters)s::float8[], %(tile_size_pixels)s::int[],
     %(file_path)s::text[], %(content_sha256)s::text[], %(disk_bytes)s::bigint[],
-    %(captured_at)s::timestamptz[], %(quality_metadata)s::jsonb[], %(freshness_label)s::text[]
+    %(captured_at)s::timestamptz[], %(quality_metadata)s::jsonb[],
+    %(uploaded_at)s::timestamptz[], %(freshness_label)s::text[]
 ) AS n
 ON CONFLICT DO NOTHING
 RETURNING tile_uuid::text;
@@ -44,7 +45,8 @@ ORDER BY t.zoom, t.x, t.y, t.source, t.flight_id
 FOR UPDATE;
 
 -- replace_tile --
--- Replaces the content of a stored tile. Different content waits for upload again.
+-- Replaces the content of a stored tile. Different content waits for upload again, unless the new
+-- tile was uploaded.
 UPDATE tiles t
 SET latitude = %(latitude)s,
     longitude = %(longitude)s,
@@ -56,7 +58,10 @@ SET latitude = %(latitude)s,
     captured_at = %(captured_at)s,
     tile_quality_metadata = %(quality_metadata)s::jsonb,
     freshness_status = %(freshness_label)s,
-    uploaded_at = CASE WHEN content_sha256 = %(content_sha256)s THEN uploaded_at END
+    uploaded_at = coalesce(
+        CASE WHEN content_sha256 = %(content_sha256)s THEN uploaded_at END,
+        %(uploaded_at)s::timestamptz
+    )
 WHERE t.tile_uuid = %(tile_uuid)s::uuid
 RETURNING {tile_columns};
 

@@ -82,6 +82,11 @@ class _OnConflictEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_OnConflict
     """Replace the stored tile if the capture time of the new one is later, else
     keep it. The call succeeds.
     """
+    ON_CONFLICT_CONVERGE: _OnConflict.ValueType  # 4
+    """As ON_CONFLICT_REPLACE_IF_NEWER; and of two contents that were captured at
+    the same time, the one with the larger `content_sha256` is kept. Peers that
+    insert each other's tiles so end with the same tiles.
+    """
 
 class OnConflict(_OnConflict, metaclass=_OnConflictEnumTypeWrapper):
     """What to do if different content is stored under the same key."""
@@ -95,6 +100,11 @@ ON_CONFLICT_KEEP_EXISTING: OnConflict.ValueType  # 2
 ON_CONFLICT_REPLACE_IF_NEWER: OnConflict.ValueType  # 3
 """Replace the stored tile if the capture time of the new one is later, else
 keep it. The call succeeds.
+"""
+ON_CONFLICT_CONVERGE: OnConflict.ValueType  # 4
+"""As ON_CONFLICT_REPLACE_IF_NEWER; and of two contents that were captured at
+the same time, the one with the larger `content_sha256` is kept. Peers that
+insert each other's tiles so end with the same tiles.
 """
 Global___OnConflict: _TypeAlias = OnConflict  # noqa: Y015
 
@@ -277,7 +287,10 @@ class TileMetadata(_message.Message):
 
     @_builtins.property
     def uploaded_at(self) -> _timestamp_pb2.Timestamp:
-        """When the tile was marked as uploaded. Output only."""
+        """When the tile was uploaded. Absent: it was not, or is never uploaded. May be
+        given in an insert for a tile that was uploaded elsewhere; a time later than
+        now is stored as now. `MarkUploaded` sets it otherwise.
+        """
 
     @_builtins.property
     def quality_metadata(self) -> _struct_pb2.Struct:
@@ -1345,6 +1358,139 @@ class QueryTilesResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___QueryTilesResponse: _TypeAlias = QueryTilesResponse  # noqa: Y015
+
+@_typing.final
+class DescribeBlocksRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ZOOM_FIELD_NUMBER: _builtins.int
+    REGION_FIELD_NUMBER: _builtins.int
+    BLOCKS_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
+    zoom: _builtins.int
+    """0 to 22."""
+    detail: _builtins.bool
+    """Also return the id and the digest of each tile. Needs `blocks`."""
+    @_builtins.property
+    def region(self) -> Global___Region:
+        """Only blocks of 32 x 32 cells that this overlaps, each as a whole: from zoom
+        5 on these are the cells of `zoom` - 5. May have any size. Absent: all.
+        """
+
+    @_builtins.property
+    def blocks(self) -> _containers.RepeatedCompositeFieldContainer[Global___BlockPosition]:
+        """Only these blocks, at most `Limits.max_request_items`. Not together with
+        `region`.
+        """
+
+    def __init__(
+        self,
+        *,
+        zoom: _builtins.int = ...,
+        region: Global___Region | None = ...,
+        blocks: _abc.Iterable[Global___BlockPosition] | None = ...,
+        detail: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["region", b"region"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["blocks", b"blocks", "detail", b"detail", "region", b"region", "zoom", b"zoom"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DescribeBlocksRequest: _TypeAlias = DescribeBlocksRequest  # noqa: Y015
+
+@_typing.final
+class BlockPosition(_message.Message):
+    """A block of 32 x 32 cells of a zoom."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BLOCK_X_FIELD_NUMBER: _builtins.int
+    BLOCK_Y_FIELD_NUMBER: _builtins.int
+    block_x: _builtins.int
+    """The column of the block's cells, divided by 32 and rounded down."""
+    block_y: _builtins.int
+    """The row of the block's cells, divided by 32 and rounded down."""
+    def __init__(
+        self,
+        *,
+        block_x: _builtins.int = ...,
+        block_y: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_x", b"block_x", "block_y", b"block_y"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BlockPosition: _TypeAlias = BlockPosition  # noqa: Y015
+
+@_typing.final
+class DescribeBlocksResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BLOCKS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def blocks(self) -> _containers.RepeatedCompositeFieldContainer[Global___BlockDigest]:
+        """Some of the blocks. Those without tiles are left out."""
+
+    def __init__(
+        self,
+        *,
+        blocks: _abc.Iterable[Global___BlockDigest] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["blocks", b"blocks"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DescribeBlocksResponse: _TypeAlias = DescribeBlocksResponse  # noqa: Y015
+
+@_typing.final
+class BlockDigest(_message.Message):
+    """The tiles of a block in short."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BLOCK_X_FIELD_NUMBER: _builtins.int
+    BLOCK_Y_FIELD_NUMBER: _builtins.int
+    TILE_COUNT_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    TILE_UUIDS_FIELD_NUMBER: _builtins.int
+    TILE_DIGESTS_FIELD_NUMBER: _builtins.int
+    block_x: _builtins.int
+    """The column of the block's cells, divided by 32 and rounded down."""
+    block_y: _builtins.int
+    """The row of the block's cells, divided by 32 and rounded down."""
+    tile_count: _builtins.int
+    """The block's tiles, whatever their source and label."""
+    digest: _builtins.bytes
+    """The digest of all of them: 32 bytes."""
+    tile_uuids: _builtins.bytes
+    """With `detail`: the ids of the tiles, 16 bytes each in the order of their
+    text, sorted. A block with more tiles than a message holds is continued in
+    the next one, with the same position, count and digest.
+    """
+    tile_digests: _builtins.bytes
+    """With `detail`: the first 8 bytes of the digest of each of these tiles."""
+    def __init__(
+        self,
+        *,
+        block_x: _builtins.int = ...,
+        block_y: _builtins.int = ...,
+        tile_count: _builtins.int = ...,
+        digest: _builtins.bytes = ...,
+        tile_uuids: _builtins.bytes = ...,
+        tile_digests: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_x", b"block_x", "block_y", b"block_y", "digest", b"digest", "tile_count", b"tile_count", "tile_digests", b"tile_digests", "tile_uuids", b"tile_uuids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BlockDigest: _TypeAlias = BlockDigest  # noqa: Y015
 
 @_typing.final
 class DescribeCoverageRequest(_message.Message):

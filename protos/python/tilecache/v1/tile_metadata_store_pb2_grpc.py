@@ -50,6 +50,11 @@ class TileMetadataStoreStub(object):
                 request_serializer=tilecache_dot_v1_dot_tile__metadata__store__pb2.QueryTilesRequest.SerializeToString,
                 response_deserializer=tilecache_dot_v1_dot_tile__metadata__store__pb2.QueryTilesResponse.FromString,
                 )
+        self.DescribeBlocks = channel.unary_stream(
+                '/tilecache.v1.TileMetadataStore/DescribeBlocks',
+                request_serializer=tilecache_dot_v1_dot_tile__metadata__store__pb2.DescribeBlocksRequest.SerializeToString,
+                response_deserializer=tilecache_dot_v1_dot_tile__metadata__store__pb2.DescribeBlocksResponse.FromString,
+                )
         self.DescribeCoverage = channel.unary_stream(
                 '/tilecache.v1.TileMetadataStore/DescribeCoverage',
                 request_serializer=tilecache_dot_v1_dot_tile__metadata__store__pb2.DescribeCoverageRequest.SerializeToString,
@@ -149,6 +154,16 @@ class TileMetadataStoreServicer(object):
     def QueryTiles(self, request, context):
         """Returns all tiles of a zoom in a region, as a stream. The order of the
         tiles is not defined.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DescribeBlocks(self, request, context):
+        """Returns the digest and the number of tiles of each block of a zoom, or of a
+        region, that has tiles: what two peers compare to find where their tiles
+        differ. block_digest.proto defines the digests. Sorted by `block_x`, then by
+        `block_y`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -257,6 +272,11 @@ def add_TileMetadataStoreServicer_to_server(servicer, server):
                     servicer.QueryTiles,
                     request_deserializer=tilecache_dot_v1_dot_tile__metadata__store__pb2.QueryTilesRequest.FromString,
                     response_serializer=tilecache_dot_v1_dot_tile__metadata__store__pb2.QueryTilesResponse.SerializeToString,
+            ),
+            'DescribeBlocks': grpc.unary_stream_rpc_method_handler(
+                    servicer.DescribeBlocks,
+                    request_deserializer=tilecache_dot_v1_dot_tile__metadata__store__pb2.DescribeBlocksRequest.FromString,
+                    response_serializer=tilecache_dot_v1_dot_tile__metadata__store__pb2.DescribeBlocksResponse.SerializeToString,
             ),
             'DescribeCoverage': grpc.unary_stream_rpc_method_handler(
                     servicer.DescribeCoverage,
@@ -425,6 +445,23 @@ class TileMetadataStore(object):
         return grpc.experimental.unary_stream(request, target, '/tilecache.v1.TileMetadataStore/QueryTiles',
             tilecache_dot_v1_dot_tile__metadata__store__pb2.QueryTilesRequest.SerializeToString,
             tilecache_dot_v1_dot_tile__metadata__store__pb2.QueryTilesResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def DescribeBlocks(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(request, target, '/tilecache.v1.TileMetadataStore/DescribeBlocks',
+            tilecache_dot_v1_dot_tile__metadata__store__pb2.DescribeBlocksRequest.SerializeToString,
+            tilecache_dot_v1_dot_tile__metadata__store__pb2.DescribeBlocksResponse.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
 

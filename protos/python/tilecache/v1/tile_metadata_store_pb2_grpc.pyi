@@ -68,6 +68,12 @@ class TileMetadataStoreStub:
     """Returns all tiles of a zoom in a region, as a stream. The order of the
     tiles is not defined.
     """
+    DescribeBlocks: _grpc.UnaryStreamMultiCallable[_tile_metadata_store_pb2.DescribeBlocksRequest, _tile_metadata_store_pb2.DescribeBlocksResponse]
+    """Returns the digest and the number of tiles of each block of a zoom, or of a
+    region, that has tiles: what two peers compare to find where their tiles
+    differ. block_digest.proto defines the digests. Sorted by `block_x`, then by
+    `block_y`.
+    """
     DescribeCoverage: _grpc.UnaryStreamMultiCallable[_tile_metadata_store_pb2.DescribeCoverageRequest, _tile_metadata_store_pb2.DescribeCoverageResponse]
     """Returns how many cells of a region are usable, stale and missing, now or at
     another time, and which cells are missing or stale.
@@ -133,6 +139,12 @@ class TileMetadataStoreAsyncStub(TileMetadataStoreStub):
     QueryTiles: _aio.UnaryStreamMultiCallable[_tile_metadata_store_pb2.QueryTilesRequest, _tile_metadata_store_pb2.QueryTilesResponse]  # type: ignore[assignment]
     """Returns all tiles of a zoom in a region, as a stream. The order of the
     tiles is not defined.
+    """
+    DescribeBlocks: _aio.UnaryStreamMultiCallable[_tile_metadata_store_pb2.DescribeBlocksRequest, _tile_metadata_store_pb2.DescribeBlocksResponse]  # type: ignore[assignment]
+    """Returns the digest and the number of tiles of each block of a zoom, or of a
+    region, that has tiles: what two peers compare to find where their tiles
+    differ. block_digest.proto defines the digests. Sorted by `block_x`, then by
+    `block_y`.
     """
     DescribeCoverage: _aio.UnaryStreamMultiCallable[_tile_metadata_store_pb2.DescribeCoverageRequest, _tile_metadata_store_pb2.DescribeCoverageResponse]  # type: ignore[assignment]
     """Returns how many cells of a region are usable, stale and missing, now or at
@@ -238,6 +250,18 @@ class TileMetadataStoreServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_tile_metadata_store_pb2.QueryTilesResponse], _abc.AsyncIterator[_tile_metadata_store_pb2.QueryTilesResponse]]:
         """Returns all tiles of a zoom in a region, as a stream. The order of the
         tiles is not defined.
+        """
+
+    @_abc_1.abstractmethod
+    def DescribeBlocks(
+        self,
+        request: _tile_metadata_store_pb2.DescribeBlocksRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_tile_metadata_store_pb2.DescribeBlocksResponse], _abc.AsyncIterator[_tile_metadata_store_pb2.DescribeBlocksResponse]]:
+        """Returns the digest and the number of tiles of each block of a zoom, or of a
+        region, that has tiles: what two peers compare to find where their tiles
+        differ. block_digest.proto defines the digests. Sorted by `block_x`, then by
+        `block_y`.
         """
 
     @_abc_1.abstractmethod

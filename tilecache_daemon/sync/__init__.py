@@ -1,0 +1,1 @@
+"""Synchronisation of two daemons, as a client of both."""
