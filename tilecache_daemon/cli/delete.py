@@ -119,7 +119,9 @@ def delete_command(
         request.captured_before.FromDatetime(captured_before)
     with connect(socket_path) as client, FileRemoval(client, root, wanted=remove_files) as files:
         total_bytes = None if yes or dry_run else _confirm(client, request, files)
-        removed = RemovedTiles(_print_json_tile if as_json else None)
+        removed = RemovedTiles(
+            _print_json_tile if as_json else None, files.look_up if dry_run else None
+        )
         summary = _delete(client, request, removed, total_bytes, hidden=as_json)
         if not (summary.deleted_count or summary.pending_upload_count or summary.pinned_count):
             hint_at_exchange(client, zooms, region)

@@ -96,7 +96,9 @@ def evict_command(
     with connect(socket_path) as client, FileRemoval(client, root, wanted=remove_files) as files:
         if not (yes or dry_run):
             _confirm(client, request, files)
-        removed = RemovedTiles(_print_json_tile if as_json else None)
+        removed = RemovedTiles(
+            _print_json_tile if as_json else None, files.look_up if dry_run else None
+        )
         summary = _evict(client, request, removed, hidden=as_json)
         files.remove(dry_run=dry_run, hidden=as_json)
     if as_json:

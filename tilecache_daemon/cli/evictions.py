@@ -281,7 +281,7 @@ def _confirm_gone(client: TileCacheClient, files: TileFiles) -> tuple[int, list[
 
 def _list_files(client: TileCacheClient, files: TileFiles) -> bool:
     """Prints the files on the list; returns whether all of them are there."""
-    absent = _Absent()
+    absent = AbsentFiles()
     for page in _pages(client):
         for tile in page:
             try:
@@ -301,7 +301,7 @@ def remove_listed(
     """Removes the files on the list and confirms the removals; prints on stderr which were not
     found and which remain."""
     removed, remaining, token = 0, 0, ""
-    absent = _Absent()
+    absent = AbsentFiles()
     usage = client.admin.GetStorageUsage(pb.GetStorageUsageRequest(), timeout=CALL_TIMEOUT_S)
     with progress_bar("Removing", usage.pending_removal.used_bytes, hidden=hidden) as advance:
         while True:
@@ -325,7 +325,7 @@ def remove_listed(
                 return RemovedFiles(removed, absent.count, remaining)
 
 
-class _Absent:
+class AbsentFiles:
     """Names the first files that are not there on stderr."""
 
     def __init__(self) -> None:

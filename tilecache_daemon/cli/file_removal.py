@@ -8,7 +8,9 @@ from typing import Any
 import click
 
 from tilecache.client import TileCacheClient
+from tilecache.v1.tile_cache_admin_pb2 import EvictedTile
 from tilecache_daemon.cli.evictions import (
+    AbsentFiles,
     RemovedFiles,
     describe_listed,
     open_tile_files,
@@ -46,6 +48,7 @@ class FileRemoval:
         self._files: TileFiles | None = None
         self._listed = ""
         self._removed: RemovedFiles | None = None
+        self._absent = AbsentFiles()
         self._opened = ExitStack()
 
     def __enter__(self) -> "FileRemoval":
@@ -73,6 +76,16 @@ class FileRemoval:
         elif tile_count:
             confirm(f"{first_step}. Continue?")
 
+    def look_up(self, tile: EvictedTile) -> None:
+        """In a dry run: looks whether the file of a tile is there; prints on stderr if not."""
+        if not self._files:
+            return
+        try:
+            if not self._files.exists(tile.file_path):
+                self._absent.add(tile.file_path, "not found")
+        except (OSError, ValueError) as error:
+            self._absent.add(tile.file_path, str(error))
+
     def remove(self, *, dry_run: bool, hidden: bool) -> None:
         """Removes the listed files, if that is wanted."""
         if self._files and not dry_run:
@@ -80,15 +93,17 @@ class FileRemoval:
 
     @property
     def complete(self) -> bool:
-        """Whether all files that were to be removed were."""
-        return self._removed is None or self._removed.complete
+        """Whether all files that were to be removed were, or would be."""
+        return not self._absent.count and (self._removed is None or self._removed.complete)
 
     def print(self, tile_count: int, *, dry_run: bool) -> None:
         """Prints what became of the files of so many tiles, or would."""
         if self._removed:
             click.echo(self._removed)
         elif self._files:
-            click.echo(f"Would remove {self._describe()}.")
+            self._absent.finish()
+            absent = f" Not found: {self._absent.count:,}." if self._absent.count else ""
+            click.echo(f"Would remove {self._describe()}.{absent}")
         elif tile_count and not dry_run:
             click.echo("The files still exist; `tilecache evictions remove` removes them.")
 

@@ -90,8 +90,14 @@ class RemovedTiles:
     Passes each one to `on_tile`, or else keeps the first ones to print them.
     """
 
-    def __init__(self, on_tile: Callable[[EvictedTile], Any] | None = None) -> None:
+    def __init__(
+        self,
+        on_tile: Callable[[EvictedTile], Any] | None = None,
+        look_up: Callable[[EvictedTile], Any] | None = None,
+    ) -> None:
+        """`look_up` is called with each one, too."""
         self._on_tile = on_tile
+        self._look_up = look_up
         self._first: list[EvictedTile] = []
         self._count = 0
 
@@ -101,6 +107,8 @@ class RemovedTiles:
         for tile in tiles:
             size_bytes += tile.disk_bytes
             self._count += 1
+            if self._look_up:
+                self._look_up(tile)
             if self._on_tile:
                 self._on_tile(tile)
             elif len(self._first) < MAX_LISTED_TILES:

@@ -1,4 +1,4 @@
-"""When images were taken, by what is said about them."""
+"""Capture times of images: from EXIF and from sidecar files."""
 
 import json
 import re

@@ -90,8 +90,8 @@ class ImportOptions:
     """None: what `captured_from` says."""
     captured_from: CapturedFrom = CapturedFrom.MODIFIED
     captures_given: bool = False
-    """Whether somebody has said when the images were taken. Other capture times correct none that
-    is stored."""
+    """Whether the capture times, or where they come from, were given. By default they are
+    modification times, which correct no stored capture time."""
     update_metadata: bool = False
     """Whether stored tiles of the same content get the path, the quality metadata and, where they
     are given, the capture time of the import. Needs the admin socket."""

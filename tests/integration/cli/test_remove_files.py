@@ -89,9 +89,12 @@ def test_files_that_are_not_found_or_cannot_be_removed_are_told_apart(
     (root / stuck).unlink()
     (root / stuck).mkdir()  # root may remove any file, but no directory
 
+    dry_run = run(*command, "--remove-files", "--root", root, "--dry-run")
     done = run(*command, "--remove-files", "--root", root, "--yes", "--json")
 
-    assert done.returncode == 1
+    assert (dry_run.returncode, done.returncode) == (1, 1)
+    assert "Not found: 1." in dry_run.stdout
+    assert f"{gone}: not found" in dry_run.stderr
     assert f"{gone}: not found" in done.stderr
     assert f"{stuck}: " in done.stderr
     tiles, summary = split_json_lines(done)
