@@ -52,6 +52,8 @@ class _Options(NamedTuple):
     root: Path
     socket_path: Path
     with_content: bool
+    acts: bool
+    """Whether something is to be changed."""
     trust_root: bool
     restart: bool
     dry_run: bool
@@ -140,7 +142,8 @@ def verify_command(
         options = _Options(
             root=_resolve(root or tiles_directory(client)),
             socket_path=socket_path.absolute(),
-            dry_run=dry_run or not acts,
+            acts=acts,
+            dry_run=dry_run,
             yes=yes,
             **others,
         )
@@ -148,7 +151,7 @@ def verify_command(
             checker = FileChecker(client, options.root, with_content=options.with_content)
             _verify(client, options, checker, log, report)
             actions = Actions(left_count=sum(report.counts.values()))
-            if not options.dry_run and (report.to_delete or report.to_remove):
+            if not dry_run and (report.to_delete or report.to_remove):
                 actions = _act(client, options, checker, log, report)
         report.print_summary(str(options.root), log.position, actions, dry_run=acts and dry_run)
     context.exit(ExitCode.IN_PART if actions.left_count else ExitCode.DONE)
@@ -227,7 +230,7 @@ def _verify(
 def _check_root(options: _Options, verifier: Verifier, log: ProgressLog) -> None:
     """Ends the command if something is to be changed that this may be the wrong root for."""
     rows, absent = log.position.row_count, verifier.absent_count
-    if options.dry_run or options.trust_root:
+    if not options.acts or options.trust_root:
         return
     if rows == 0:
         reason = "the database has no tiles: is it the right one?"

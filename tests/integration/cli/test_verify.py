@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -262,6 +263,7 @@ def test_a_root_without_a_tenth_of_the_files_is_refused_unless_told(
     orphan = put(root, "orphan.png")
     options = ("verify", action, *AT_ONCE, "--root", root, "--yes")
 
+    assert run(*options, "--dry-run").returncode == 2, "a dry run answers what the run would"
     refused = run(*options)
     assert refused.returncode == 2
     assert f"3 of 20 tiles have no file below {root}" in refused.stderr
@@ -374,6 +376,25 @@ def test_without_permission_nothing_is_repaired(
         closed.chmod(0o700)
     assert {problem for problem, _ in findings(ran)} == {"unreadable"}
     assert is_stored(admin, stored[0].key)
+
+
+def test_a_directory_that_cannot_be_read_is_named(
+    stored: list[TileMetadata], root: Path, run: Run
+) -> None:
+    name = "d" * 200
+    deepest = os.open(root, os.O_RDONLY)
+    for _ in range(25):  # more than the longest path
+        os.mkdir(name, dir_fd=deepest)
+        above, deepest = deepest, os.open(name, os.O_RDONLY, dir_fd=deepest)
+        os.close(above)
+    os.close(deepest)
+
+    ran = run("verify", "--root", root, "--json")
+
+    ((problem, path),) = findings(ran)
+    assert (problem, path[:200], path[-1]) == ("unreadable", name, "/")
+    assert json_lines(ran)[0]["reason"] == "File name too long"
+    shutil.rmtree(root / name)
 
 
 def test_rows_without_a_known_content_need_only_a_file(
