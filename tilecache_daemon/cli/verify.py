@@ -22,6 +22,7 @@ from rich.progress import (
 from rich.text import Text
 
 from tilecache.client import TileCacheClient
+from tilecache.errors import CallError
 from tilecache.paths import state_directory
 from tilecache.v1.tile_cache_admin_pb2 import GetStorageUsageRequest
 from tilecache_daemon.cli.evictions import root_option, tiles_directory
@@ -137,6 +138,8 @@ def verify_command(
     acts = repair or remove_orphans
     if acts:
         require_confirmation(yes=yes, dry_run=dry_run)
+    # Also that of the threads that a connection starts; the kernel derives the one for disks.
+    os.nice(_NICENESS)
     report = Report(intent, as_json=as_json)
     with connect(socket_path) as client:
         options = _Options(
@@ -186,6 +189,9 @@ def _opened_log(options: _Options) -> Iterator[ProgressLog]:
     except KeyboardInterrupt:
         click.echo("Stopped. Run it again to continue.", err=True)
         sys.exit(INTERRUPTED)
+    except CallError:
+        click.echo("Stopped. Run it again to continue.", err=True)
+        raise
     except ProgressLogError as error:
         fail(ExitCode.FAILED, str(error))
     except RootError as error:
@@ -205,8 +211,6 @@ def _verify(
     report: Report,
 ) -> None:
     """Compares everything, from the log's position on."""
-    # The kernel derives the priority for disks from that for processors.
-    os.nice(_NICENESS)
     usage = client.admin.GetStorageUsage(GetStorageUsageRequest(), timeout=CALL_TIMEOUT_S)
     verifier = Verifier(client, options.root, checker, log, report.add)
     position = log.position
