@@ -414,7 +414,7 @@ def test_several_tiles_may_have_one_file(
     admin: TileCacheClient, root: Path, block: Block, run: Run
 ) -> None:
     tiles = [good_tile(key, file_path="shared.png") for key in block.keys(3)]
-    bulk_insert(admin, [*tiles, good_tile(block.key(9), "other!!", file_path="shared.png")])
+    bulk_insert(admin, [good_tile(block.key(9), "other!!", file_path="shared.png"), *tiles])
     put(root, "shared.png")
 
     ran = run("verify", "--root", root, "--hash", "--json", "--repair", "--yes")
