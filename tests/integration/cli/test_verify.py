@@ -413,8 +413,12 @@ def test_rows_without_a_known_content_need_only_a_file(
 def test_several_tiles_may_have_one_file(
     admin: TileCacheClient, root: Path, block: Block, run: Run
 ) -> None:
-    tiles = [good_tile(key, file_path="shared.png") for key in block.keys(3)]
-    bulk_insert(admin, [good_tile(block.key(9), "other!!", file_path="shared.png"), *tiles])
+    contents = (CONTENT, "other!!", CONTENT)
+    tiles = [
+        good_tile(key, content, file_path="shared.png")
+        for key, content in zip(block.keys(3), contents, strict=True)
+    ]
+    bulk_insert(admin, tiles)
     put(root, "shared.png")
 
     ran = run("verify", "--root", root, "--hash", "--json", "--repair", "--yes")
