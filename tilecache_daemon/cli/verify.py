@@ -22,6 +22,7 @@ from rich.progress import (
 from rich.text import Text
 
 from tilecache.client import TileCacheClient
+from tilecache.errors import CallError
 from tilecache.paths import state_directory
 from tilecache.v1.tile_cache_admin_pb2 import GetStorageUsageRequest
 from tilecache_daemon.cli.evictions import root_option, tiles_directory
@@ -52,6 +53,8 @@ class _Options(NamedTuple):
     root: Path
     socket_path: Path
     with_content: bool
+    acts: bool
+    """Whether something is to be changed."""
     trust_root: bool
     restart: bool
     dry_run: bool
@@ -135,12 +138,15 @@ def verify_command(
     acts = repair or remove_orphans
     if acts:
         require_confirmation(yes=yes, dry_run=dry_run)
+    # Also that of the threads that a connection starts; the kernel derives the one for disks.
+    os.nice(_NICENESS)
     report = Report(intent, as_json=as_json)
     with connect(socket_path) as client:
         options = _Options(
             root=_resolve(root or tiles_directory(client)),
             socket_path=socket_path.absolute(),
-            dry_run=dry_run or not acts,
+            acts=acts,
+            dry_run=dry_run,
             yes=yes,
             **others,
         )
@@ -148,7 +154,7 @@ def verify_command(
             checker = FileChecker(client, options.root, with_content=options.with_content)
             _verify(client, options, checker, log, report)
             actions = Actions(left_count=sum(report.counts.values()))
-            if not options.dry_run and (report.to_delete or report.to_remove):
+            if not dry_run and (report.to_delete or report.to_remove):
                 actions = _act(client, options, checker, log, report)
         report.print_summary(str(options.root), log.position, actions, dry_run=acts and dry_run)
     context.exit(ExitCode.IN_PART if actions.left_count else ExitCode.DONE)
@@ -183,6 +189,9 @@ def _opened_log(options: _Options) -> Iterator[ProgressLog]:
     except KeyboardInterrupt:
         click.echo("Stopped. Run it again to continue.", err=True)
         sys.exit(INTERRUPTED)
+    except CallError:
+        click.echo("Stopped. Run it again to continue.", err=True)
+        raise
     except ProgressLogError as error:
         fail(ExitCode.FAILED, str(error))
     except RootError as error:
@@ -202,8 +211,6 @@ def _verify(
     report: Report,
 ) -> None:
     """Compares everything, from the log's position on."""
-    # The kernel derives the priority for disks from that for processors.
-    os.nice(_NICENESS)
     usage = client.admin.GetStorageUsage(GetStorageUsageRequest(), timeout=CALL_TIMEOUT_S)
     verifier = Verifier(client, options.root, checker, log, report.add)
     position = log.position
@@ -227,7 +234,7 @@ def _verify(
 def _check_root(options: _Options, verifier: Verifier, log: ProgressLog) -> None:
     """Ends the command if something is to be changed that this may be the wrong root for."""
     rows, absent = log.position.row_count, verifier.absent_count
-    if options.dry_run or options.trust_root:
+    if not options.acts or options.trust_root:
         return
     if rows == 0:
         reason = "the database has no tiles: is it the right one?"

@@ -2,7 +2,6 @@
 
 import os
 import stat
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from itertools import islice
@@ -35,7 +34,6 @@ class Verifier:
         on_finding: Callable[[Finding], None],
     ) -> None:
         """`root` must be free of symbolic links."""
-        self.counts: Counter[Problem] = Counter()
         self.absent_count = 0
         """Rows whose file cannot be found, or not be read."""
         self._client = client
@@ -83,7 +81,6 @@ class Verifier:
         """Reports what is wrong with some files; returns the paths of these."""
         findings = self._checker.find(paths) if paths else []
         for finding in findings:
-            self.counts[finding.problem] += 1
             if finding.tile and finding.problem in (Problem.MISSING, Problem.UNREADABLE):
                 self.absent_count += 1
             self._on_finding(finding)

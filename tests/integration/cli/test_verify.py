@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -262,6 +263,7 @@ def test_a_root_without_a_tenth_of_the_files_is_refused_unless_told(
     orphan = put(root, "orphan.png")
     options = ("verify", action, *AT_ONCE, "--root", root, "--yes")
 
+    assert run(*options, "--dry-run").returncode == 2, "a dry run answers what the run would"
     refused = run(*options)
     assert refused.returncode == 2
     assert f"3 of 20 tiles have no file below {root}" in refused.stderr
@@ -376,6 +378,25 @@ def test_without_permission_nothing_is_repaired(
     assert is_stored(admin, stored[0].key)
 
 
+def test_a_directory_that_cannot_be_read_is_named(
+    stored: list[TileMetadata], root: Path, run: Run
+) -> None:
+    name = "d" * 200
+    deepest = os.open(root, os.O_RDONLY)
+    for _ in range(25):  # more than the longest path
+        os.mkdir(name, dir_fd=deepest)
+        above, deepest = deepest, os.open(name, os.O_RDONLY, dir_fd=deepest)
+        os.close(above)
+    os.close(deepest)
+
+    ran = run("verify", "--root", root, "--json")
+
+    ((problem, path),) = findings(ran)
+    assert (problem, path[:200], path[-1]) == ("unreadable", name, "/")
+    assert json_lines(ran)[0]["reason"] == "File name too long"
+    shutil.rmtree(root / name)
+
+
 def test_rows_without_a_known_content_need_only_a_file(
     admin: TileCacheClient, sql: psycopg.Connection[Any], root: Path, block: Block, run: Run
 ) -> None:
@@ -392,8 +413,12 @@ def test_rows_without_a_known_content_need_only_a_file(
 def test_several_tiles_may_have_one_file(
     admin: TileCacheClient, root: Path, block: Block, run: Run
 ) -> None:
-    tiles = [good_tile(key, file_path="shared.png") for key in block.keys(3)]
-    bulk_insert(admin, [*tiles, good_tile(block.key(9), "other!!", file_path="shared.png")])
+    contents = (CONTENT, "other!!", CONTENT)
+    tiles = [
+        good_tile(key, content, file_path="shared.png")
+        for key, content in zip(block.keys(3), contents, strict=True)
+    ]
+    bulk_insert(admin, tiles)
     put(root, "shared.png")
 
     ran = run("verify", "--root", root, "--hash", "--json", "--repair", "--yes")
