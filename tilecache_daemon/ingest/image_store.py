@@ -111,7 +111,7 @@ class ImageStore:
         raise StoreError(f"{file_path}: {distinct} exists with different content")
 
     def make_durable(self) -> None:
-        """Returns when the names of all stored images are on the disk; raises StoreError."""
+        """Returns when the names of all stored images are on the disk; raises StoreFullError."""
         with self._lock:
             changed, self._changed = self._changed, set()
         # Also those above, which `store` may have created.
@@ -121,7 +121,7 @@ class ImageStore:
                 with self._opened(parents) as directory:
                     os.fsync(directory)
             except OSError as error:
-                raise StoreError(f"{'/'.join(parents)}: {_describe(error)}") from error
+                raise StoreFullError(f"{'/'.join(parents)}: {_describe(error)}") from error
 
     def remove(self, file_path: str) -> None:
         """Removes an image that `store` has written and that no tile names; one that is gone, or
