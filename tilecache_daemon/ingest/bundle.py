@@ -22,6 +22,7 @@ from tilecache_daemon.ingest.bundle_format import (
     TILES,
     UNFINISHED_TILES,
     FormatError,
+    Header,
     read_flight,
     read_header,
     read_policy,
@@ -87,19 +88,27 @@ class Bundle:
         except OSError as error:
             raise SourceError(f"{path}: {error.strerror}") from error
         try:
-            self.header = read_header(self._read_header())
-        except FormatError as error:
-            raise SourceError(f"{path}: {error}") from error
-        count = sum(1 for _ in self._lines(TILES))
-        if count != self.header.tile_count:
-            raise SourceError(
-                f"{path}: damaged: {TILES} has {count:,} lines, and {HEADER} says "
-                f"{self.header.tile_count:,}"
-            )
+            self.header = self._check()
+        except BaseException:
+            self._files.close()
+            raise
 
     def close(self) -> None:
         """Closes its files."""
         self._files.close()
+
+    def _check(self) -> Header:
+        try:
+            header = read_header(self._read_header())
+        except FormatError as error:
+            raise SourceError(f"{self.path}: {error}") from error
+        count = sum(1 for _ in self._lines(TILES))
+        if count != header.tile_count:
+            raise SourceError(
+                f"{self.path}: damaged: {TILES} has {count:,} lines, and {HEADER} says "
+                f"{header.tile_count:,}"
+            )
+        return header
 
     def count(self) -> int:
         if self._zooms is None:
@@ -232,9 +241,13 @@ class TarFiles:
         self._path = path
         self._lists: dict[str, _Part] = {}
         self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        for name, part in self._members():
-            if name in _LISTS:
-                self._lists[name] = part
+        try:
+            for name, part in self._members():
+                if name in _LISTS:
+                    self._lists[name] = part
+        except BaseException:
+            os.close(self._file)
+            raise
         self._ahead = self._members()
         self._passed: dict[str, _Part] = {}
         self._is_indexed = False

@@ -205,7 +205,7 @@ def test_what_the_receivers_rules_or_ceiling_refuse_is_listed(
     aircraft: Cache, other_database: str, short_directory: Path, tmp_path: Path
 ) -> None:
     old = tile_key(1, 1, 0)  # 0 to 85 north, 0 to 180 east
-    aircraft.store(old, captured_at=timestamp(YESTERDAY - timedelta(days=400)))
+    aircraft.store(old, captured_at=YESTERDAY - timedelta(days=400))
     aircraft.store(tile_key(12, 1, 1), b"x" * 6000)
     aircraft.store(tile_key(12, 1, 2), b"y" * 6000)
     aircraft.run("export", tmp_path / "bundle")
