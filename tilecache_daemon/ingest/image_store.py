@@ -198,10 +198,10 @@ def write_durably(directory: int, name: str, content: bytes) -> None:
 
 def _publish(directory: int, name: str, unfinished: str, image: bytes) -> bool | None:
     """Gives an image a name; False if it has it already, None if other content has it."""
-    existing = _has_content(directory, name, image)
-    if existing is not None:
-        return None if not existing else False
     try:
+        existing = _has_content(directory, name, image)
+        if existing is not None:
+            return False if existing else None
         write_durably(directory, unfinished, image)
         try:
             os.link(unfinished, name, src_dir_fd=directory, dst_dir_fd=directory)
@@ -212,10 +212,11 @@ def _publish(directory: int, name: str, unfinished: str, image: bytes) -> bool |
             if error.errno not in _NO_HARD_LINKS:
                 raise
             os.rename(unfinished, name, src_dir_fd=directory, dst_dir_fd=directory)
+        return True
     finally:
+        # Also that of a run that was killed after it had given the name.
         with suppress(OSError):
             os.unlink(unfinished, dir_fd=directory)
-    return True
 
 
 def _has_content(directory: int, name: str, image: bytes) -> bool | None:

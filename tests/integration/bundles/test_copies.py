@@ -320,3 +320,17 @@ def test_an_mbtiles_file_has_the_best_image_of_each_cell(
     assert aircraft.run("export", target, "--mbtiles").returncode == 2
     imported = ground.run("import", target, "--into", ground.tiles / "map")
     assert "21" in imported.stdout
+
+
+def test_the_document_has_the_fields_of_a_line(aircraft: Cache, tmp_path: Path) -> None:
+    aircraft.store(tile_key(12, 1, 1))
+    assert aircraft.run("export", tmp_path / "bundle").returncode == 0
+    line = json.loads((tmp_path / "bundle/tiles.jsonl").read_text())
+    contract = Path(__file__).parents[3] / "docs/contract.md"
+    section = contract.read_text().split("## Bundles\n")[1].split("\n## ")[0]
+    example = json.loads(section.split("```json\n")[1].split("\n```")[0])
+
+    assert set(line) == set(example)
+    assert all(f"`{name}`" in section for name in line)
+    header = json.loads((tmp_path / "bundle/bundle.json").read_text())
+    assert all(f"`{name}`" in section for name in header)

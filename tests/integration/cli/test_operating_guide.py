@@ -3,6 +3,7 @@
 import re
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,13 @@ STORED = (50.28, 30.55, 50.45, 30.70)
 """The west of the route. The rest is fetched."""
 WHOLE = (50.28, 30.55, 50.45, 30.83)
 BLOCKS = re.findall(r"^```sh\n(.*?)^```$", GUIDE.read_text(), re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture
+def daemon(database: str, short_directory: Path, tmp_path: Path) -> Iterator[DaemonProcess]:
+    """A daemon whose tiles directory is the workplace."""
+    with DaemonProcess(short_directory, dsn=database, tiles_directory=tmp_path) as process:
+        yield process
 
 
 @pytest.fixture
@@ -67,6 +75,9 @@ def test_the_commands_run_one_after_the_other(workplace: Path, daemon: DaemonPro
     assert {line.rpartition(",")[2] for line in fetched[1:]} == {"missing"}
     assert "next-flight" in ran.stdout
     assert "Evicted" in ran.stdout
+    assert "Exported" in ran.stdout
+    for name in ("copies/everything/bundle.json", "copies/route.tar", "route.mbtiles"):
+        assert (workplace / name).exists()
 
 
 def test_every_form_of_a_region_stands_in_the_guide() -> None:
