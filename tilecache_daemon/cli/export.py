@@ -137,6 +137,8 @@ def export_command(
     Exit codes: 0 success; 1 some images are missing or damaged, or there is no room; 2 wrong
     usage; 3 the daemon does not answer; 4 refused by the daemon.
     """
+    if target.suffix.lower() == ".mbtiles" and not as_mbtiles:
+        raise click.UsageError(f"{target}: give --mbtiles, or another name for a bundle.")
     if as_mbtiles and with_policy:
         raise click.UsageError("--policy: an .mbtiles file has no place for it.")
     request = ListTilesRequest(

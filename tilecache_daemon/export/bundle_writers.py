@@ -68,10 +68,13 @@ class DirectoryWriter:
     def write_image(self, tile: ExportedTile) -> None:
         metadata = tile.metadata
         arguments = metadata.file_path, metadata.content_sha256, tile.image
-        if self._images.store(*arguments).file_path != metadata.file_path:
+        stored = self._images.store(*arguments)
+        if stored.file_path != metadata.file_path:
             # Since an interrupted export, the tile was replaced.
-            self._images.remove(metadata.file_path)
-            self._images.store(*arguments)
+            self._images.undo(stored.file_path)
+            (self._target / IMAGES / metadata.file_path).unlink()
+            stored = self._images.store(*arguments)
+        self._images.settle(stored.file_path)
 
     def append(self, tile: ExportedTile) -> None:
         self._tiles.write(pack_tile(tile.metadata))
@@ -93,7 +96,8 @@ class DirectoryWriter:
             os.close(handle)
 
     def close(self) -> None:
-        self._tiles.close()
+        with suppress(OSError):
+            self._tiles.close()
         self._images.close()
 
 

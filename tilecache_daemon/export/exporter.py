@@ -21,7 +21,7 @@ from tilecache_daemon.ingest.found import (
     Refusal,
     printable,
 )
-from tilecache_daemon.ingest.image_store import StoreError, read_below
+from tilecache_daemon.ingest.image_store import StoreError, describe, read_below
 from tilecache_daemon.ingest.images import MAX_IMAGE_BYTES, UnreadableImageError
 
 UNKNOWN_SOURCE = "UNKNOWN_SOURCE"
@@ -121,7 +121,7 @@ class TileExporter:
         except FileNotFoundError:
             return Refusal(name, "", MISSING, "the image file does not exist")
         except OSError as error:
-            return Refusal(name, "", UNREADABLE, error.strerror or str(error))
+            return Refusal(name, "", UNREADABLE, describe(error))
         except StoreError as error:
             return Refusal(name, "file_path", UNREADABLE, str(error))
         if len(image) > MAX_IMAGE_BYTES:

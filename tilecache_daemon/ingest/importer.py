@@ -185,8 +185,11 @@ class TileImporter:
             raise WrongContentError(why)
         stored = self._image_store.store(metadata.file_path, metadata.content_sha256, image)
         metadata.file_path = stored.file_path
-        discard = partial(self._image_store.remove, stored.file_path) if stored.is_new else None
-        return PreparedTile(found.file, metadata, discard)
+        if not stored.is_new:
+            return PreparedTile(found.file, metadata)
+        discard = partial(self._image_store.undo, stored.file_path)
+        settle = partial(self._image_store.settle, stored.file_path)
+        return PreparedTile(found.file, metadata, discard, settle)
 
     def _store_image(
         self, found: FoundTile, image: bytes, suffix: str, digest: str
@@ -245,6 +248,8 @@ class TileImporter:
         self.counts.kept_existing += answer.kept_existing_count
         self.counts.replaced += answer.replaced_count
         self._discard_unnamed(batch, answer)
+        for tile in batch:
+            tile.settle()
         for refused in answer.refused:
             tile = batch[refused.index]
             field = _BATCH_INDEX.sub("", refused.field)

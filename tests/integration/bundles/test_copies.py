@@ -80,7 +80,8 @@ def test_a_filter_chooses_what_is_copied(
     aircraft.store(tile_key(12, 1, 1, ONBOARD, FLIGHT))
     aircraft.store(tile_key(12, 1, 2, ONBOARD, FLIGHT), **uploaded)
     aircraft.store(tile_key(13, 1, 1, ONBOARD, FLIGHT))
-    aircraft.store(tile_key(12, 9, 9, ONBOARD, random_flight()))
+    aircraft.store(tile_key(12, 9, 9, ONBOARD, FLIGHT))
+    aircraft.store(tile_key(12, 1, 3, ONBOARD, random_flight()))
     aircraft.store(tile_key(12, 1, 1), file_path="other/1.png")
 
     chosen = ("--flight", FLIGHT, "--pending-uploads", "--zoom", "12", "--cells", "0,5,0,5")
@@ -228,6 +229,21 @@ def test_what_the_receivers_rules_or_ceiling_refuse_is_listed(
         assert reasons == {"TILE_TOO_OLD": 1, "STORAGE_CEILING": 1}
         assert "Refused 1 tile (TILE_TOO_OLD)" in text
         assert set(ground.files()) == {row[13] for row in ground.rows()}
+
+
+def test_a_file_of_two_tiles_stays_if_one_of_them_is_refused(
+    aircraft: Cache, ground: Cache, tmp_path: Path
+) -> None:
+    old = YESTERDAY - timedelta(days=400)
+    aircraft.store(tile_key(1, 1, 0), b"sea", file_path="sea.png", captured_at=old)
+    aircraft.store(tile_key(12, 1, 1), b"sea", file_path="sea.png")
+    aircraft.run("export", tmp_path / "bundle")
+    box = "--bbox", "10,10,80,170"
+    ground.run("sectors", "set", "front", "--class", "active_conflict", *box, "--yes")
+    _, report = import_json(ground, tmp_path / "bundle", "--batch-size", 1)
+
+    assert (report["inserted_count"], report["refused"][0]["reason"]) == (1, "TILE_TOO_OLD")
+    assert ground.files() == {"sea.png": b"sea"}
 
 
 def test_nothing_is_overwritten(aircraft: Cache, ground: Cache, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Exports and imports that are killed, or have no room, go on where they were."""
 
+import hashlib
 import json
 import os
 import signal
@@ -7,6 +8,7 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from tests.daemon_process import EXIT_TIMEOUT_S, TILECACHE, daemon_environment
@@ -68,6 +70,29 @@ def test_a_killed_export_goes_on_where_it_was(
     again = aircraft.run("export", bundle)
     assert again.returncode == 2
     assert "complete bundle already" in again.stderr
+
+
+def test_a_tile_that_was_replaced_since_a_killed_export_is_exported_as_it_is_now(
+    aircraft: Cache, ground: Cache, tmp_path: Path
+) -> None:
+    bundle = tmp_path / "bundle"
+    kill_when(aircraft, lambda: images_in(bundle), "export", bundle)
+    path = images_in(bundle)[0].relative_to(bundle / "images")
+    zoom, x, y = map(int, path.with_suffix("").parts)
+    (aircraft.tiles / path).write_bytes(b"new")
+    digest = hashlib.sha256(b"new").hexdigest()
+    with psycopg.connect(aircraft.dsn, autocommit=True) as sql:
+        sql.execute(
+            "UPDATE tiles SET content_sha256 = %s, disk_bytes = 3 "
+            "WHERE (zoom, x, y) = (%s, %s, %s)",
+            [digest, zoom, x, y],
+        )
+
+    assert aircraft.run("export", bundle).returncode == 0
+    assert (bundle / "images" / path).read_bytes() == b"new"
+    assert len(images_in(bundle)) == COUNT
+    assert import_json(ground, bundle)[0] == 0
+    assert ground.rows() == aircraft.rows()
 
 
 def test_a_killed_export_into_a_tar_begins_anew(

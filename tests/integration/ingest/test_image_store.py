@@ -150,3 +150,18 @@ def test_a_full_disk_ends_it_at_the_first_image(small_disk: Path) -> None:
             store.store("8/small.png", digest(b"small"), b"small")
 
     assert files(small_disk) == dict.fromkeys(stored, image)
+
+
+def test_an_image_can_be_undone_until_another_one_is_found_there(
+    store: ImageStore, root: Path
+) -> None:
+    (root / "b.png").write_bytes(b"other")
+    arguments = digest(b"image"), b"image"
+    paths = [store.store(f"{name}.png", *arguments).file_path for name in "abcd"]
+    for path in paths[2:]:
+        store.store(path, *arguments)
+    store.settle(paths[3])
+    for path in paths:
+        store.undo(path)
+
+    assert files(root) == {"b.png": b"other", "c.png": b"image", "d.png": b"image"}
