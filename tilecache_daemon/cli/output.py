@@ -57,6 +57,19 @@ def admin_socket_option(command: Command) -> Command:
     )(command)
 
 
+def second_socket_option(command: Command) -> Command:
+    """Adds `--admin-socket`, for a command that mainly uses the other one; the command gets
+    `admin_socket_path`, which may be None."""
+    return click.option(
+        "--admin-socket",
+        "admin_socket_path",
+        type=click.Path(path_type=Path),
+        envvar="TILECACHE_ADMIN_SOCKET_PATH",
+        help="The daemon's admin socket.  [default: $TILECACHE_ADMIN_SOCKET_PATH, else "
+        f"{ADMIN_SOCKET_NAME} beside --socket]",
+    )(command)
+
+
 def _socket_option(name: str, variable: str, text: str) -> Callable[[Command], Command]:
     return click.option(
         "--socket",

@@ -12,7 +12,7 @@ import pytest
 from tests.daemon_process import TILECACHE, DaemonProcess, daemon_environment, run_tilecache
 from tests.imagery import cut_blue_marble
 from tests.integration.cli.pairs import stored
-from tests.tiles import NOW, ONBOARD, insert, random_flight, tile, tile_key, tile_uuid
+from tests.tiles import ONBOARD, insert, random_flight, tile, tile_key
 
 GUIDE = Path(__file__).parents[3] / "docs/operating.md"
 PLAN = Path(__file__).parents[2] / "plans/survey.plan"
@@ -25,6 +25,13 @@ BLOCKS = re.findall(r"^```sh\n(.*?)^```$", GUIDE.read_text(), re.MULTILINE | re.
 
 GROUND = (50.2, 30.4, 50.25, 30.5)
 """What only the ground has."""
+
+
+@pytest.fixture
+def daemon(database: str, short_directory: Path, tmp_path: Path) -> Iterator[DaemonProcess]:
+    """A daemon whose tiles directory is the workplace."""
+    with DaemonProcess(short_directory, dsn=database, tiles_directory=tmp_path) as process:
+        yield process
 
 
 @pytest.fixture
@@ -62,8 +69,14 @@ def test_the_commands_run_one_after_the_other(
     workplace: Path, daemon: DaemonProcess, ground: DaemonProcess
 ) -> None:
     on_the_ground = stored(ground.client)
-    key = tile_key(14, 9_590, 5_520, ONBOARD, random_flight())
-    insert(daemon.client, tile(key, captured_at=NOW))
+    made = tile(
+        tile_key(16, 38_360, 22_080, ONBOARD, random_flight()),
+        "made in flight",
+        disk_bytes=len("made in flight"),
+        file_path="made.jpg",
+    )
+    (workplace / made.file_path).write_text("made in flight")
+    insert(daemon.client, made)
 
     environment = daemon_environment(
         socket_path=daemon.socket_path, admin_socket_path=daemon.admin_socket_path
@@ -96,11 +109,14 @@ def test_the_commands_run_one_after_the_other(
     assert {line.rpartition(",")[2] for line in fetched[1:]} == {"missing"}
     assert "next-flight" in ran.stdout
     assert "Evicted" in ran.stdout
-    assert on_the_ground.keys() <= stored(daemon.client).keys()
-    for each in on_the_ground.values():
-        assert (workplace / "fetched" / each.file_path).exists()
+    here = stored(daemon.client)
+    for tile_uuid in on_the_ground:
+        assert (workplace / here[tile_uuid].file_path).exists()
     assert stored(daemon.client, pending_upload=True) == {}
-    assert tile_uuid(key) in stored(ground.client)
+    assert made.content_sha256 in {each.content_sha256 for each in stored(ground.client).values()}
+    assert "Exported" in ran.stdout
+    for name in ("copies/everything/bundle.json", "copies/route.tar", "route.mbtiles"):
+        assert (workplace / name).exists()
 
 
 def test_every_form_of_a_region_stands_in_the_guide() -> None:
