@@ -60,6 +60,13 @@ def database(postgres_dsn: str, template_database: str) -> Iterator[str]:
         yield dsn
 
 
+@pytest.fixture
+def other_database(postgres_dsn: str, template_database: str) -> Iterator[str]:
+    """As `database`, for a second daemon."""
+    with _newest_database(postgres_dsn, template_database) as dsn:
+        yield dsn
+
+
 @pytest.fixture(scope="module")
 def shared_database(postgres_dsn: str, template_database: str) -> Iterator[str]:
     """As `database`, shared by the tests of a module."""

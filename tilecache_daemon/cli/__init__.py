@@ -16,7 +16,11 @@ _COMMANDS: Final = {
     "get": ("tilecache_daemon.cli.tiles", "Show one tile."),
     "query": ("tilecache_daemon.cli.tiles", "List the tiles of a region."),
     "list": ("tilecache_daemon.cli.list_tiles", "List all tiles, of any zoom, as they come."),
-    "import": ("tilecache_daemon.cli.ingest", "Import tiles from a directory or an archive."),
+    "import": (
+        "tilecache_daemon.cli.ingest",
+        "Import tiles from a directory, an archive or a bundle.",
+    ),
+    "export": ("tilecache_daemon.cli.export", "Export tiles with their images as a bundle."),
     "sync": ("tilecache_daemon.cli.sync", "Fetch what another daemon has newer."),
     "coverage": ("tilecache_daemon.cli.coverage", "Show which cells of a region are covered."),
     "missing": (

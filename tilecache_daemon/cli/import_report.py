@@ -34,6 +34,10 @@ class ImportReport:
         self._refused: list[Refusal] = []
         self._groups: defaultdict[str, _Group] = defaultdict(_Group)
         self._ignored: list[str] = []
+        self.notes: list[str] = []
+        """What was done beside the tiles."""
+        self.problems: list[str] = []
+        """What was not; they make the exit code 1."""
 
     def add_refused(self, refusal: Refusal) -> None:
         if self.as_json:
@@ -81,6 +85,8 @@ class ImportReport:
                 "warnings": list(warnings),
                 "refused": [refusal._asdict() for refusal in self._refused],
                 "ignored": self._ignored,
+                "notes": self.notes,
+                "problems": self.problems,
             }
         )
 
@@ -105,6 +111,8 @@ class ImportReport:
         if counts.ignored:
             names = ", ".join(self._ignored) + (", ..." if counts.ignored > _MAX_EXAMPLES else "")
             click.echo(f"Ignored {format_count(counts.ignored, 'other file')}: {names}")
+        for line in (*self.notes, *self.problems):
+            click.echo(line)
         if interrupted or failure:
             click.echo("The import is incomplete; run it again to continue.")
 

@@ -1,8 +1,7 @@
 """`tilecache import`."""
 
-import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -11,17 +10,6 @@ from typing import Final
 import click
 import grpc
 from click.core import ParameterSource
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TextColumn,
-    TimeRemainingColumn,
-)
-from rich.text import Text
 
 from tilecache.client import TileCacheClient
 from tilecache.errors import CallError
@@ -32,29 +20,32 @@ from tilecache.identity import (
     SOURCE_TEXTS,
     flight_text,
 )
+from tilecache.paths import ADMIN_SOCKET_NAME
 from tilecache.v1.tile_cache_admin_pb2 import UpdateTilesRequest
 from tilecache.v1.tile_identity_pb2 import TileSource
 from tilecache.v1.tile_metadata_store_pb2 import GetServerInfoRequest, OnConflict
-from tilecache_daemon.cli.capture_times import CapturedFromParam, describe_captures
+from tilecache_daemon.cli.bundle_import import import_bundle
+from tilecache_daemon.cli.capture_times import CapturedFromParam
 from tilecache_daemon.cli.import_report import ImportReport
+from tilecache_daemon.cli.import_run import INTERRUPTED, run_import
 from tilecache_daemon.cli.output import (
     ExitCode,
-    admin_socket_path,
     connect,
+    default_admin_socket_path,
     fail,
     json_option,
+    second_socket_option,
     socket_option,
 )
 from tilecache_daemon.cli.times import Moment
+from tilecache_daemon.ingest.bundle import is_bundle
 from tilecache_daemon.ingest.capture_times import CapturedFrom
 from tilecache_daemon.ingest.errors import SourceError
 from tilecache_daemon.ingest.found import Source, printable
-from tilecache_daemon.ingest.importer import ImportOptions, TileImporter
+from tilecache_daemon.ingest.importer import ImportOptions
 from tilecache_daemon.ingest.schemes import Scheme
 from tilecache_daemon.ingest.sources import open_source
 from tilecache_daemon.ingest.unpacking import NoRoomError, UnpackDirectory, UnpackingError
-
-INTERRUPTED: Final = 128 + signal.SIGINT
 
 _ON_CONFLICT: Final = {
     "fail": OnConflict.ON_CONFLICT_FAIL,
@@ -63,6 +54,9 @@ _ON_CONFLICT: Final = {
 }
 _SOURCES: Final = {text: TileSource.ValueType(number) for number, text in SOURCE_TEXTS.items()}
 _ANSWER_TIMEOUT_S: Final = 10.0
+_NOT_FOR_BUNDLES: Final = (
+    *("source", "flight", "captured_at", "captured_from", "update_metadata", "into", "scheme"),
+)
 
 
 def _parse_flight(_: click.Context, __: click.Parameter, value: str | None) -> str | None:
@@ -141,8 +135,15 @@ def _parse_flight(_: click.Context, __: click.Parameter, value: str | None) -> s
     show_default=True,
     help="Number of tiles sent and committed together.",
 )
+@click.option(
+    "--policy",
+    "with_policy",
+    is_flag=True,
+    help="Also set the sectors, rules and pins of a bundle, before its tiles are stored.",
+)
 @json_option
 @socket_option
+@second_socket_option
 @click.pass_context
 def import_command(
     context: click.Context,
@@ -159,10 +160,12 @@ def import_command(
     min_zoom: int | None,
     max_zoom: int | None,
     batch_size: int,
+    with_policy: bool,
     as_json: bool,
     socket_path: Path,
+    admin_socket_path: Path | None,
 ) -> None:
-    """Import tiles from a directory or an archive.
+    """Import tiles from a directory, an archive or a bundle.
 
     SOURCE is a directory of {zoom}/{x}/{y}.{png,jpg,jpeg,webp} files, an .mbtiles
     file or a .pmtiles archive. The daemon stores metadata only. The images of a
@@ -171,6 +174,9 @@ def import_command(
     A directory's rows are counted from the north (xyz), unless a tilemapresource.xml, a
     metadata.json or its bounds in there say otherwise; those of .mbtiles from the south
     (tms). If what SOURCE says is contradictory, nothing is imported without --scheme.
+
+    A bundle, which `tilecache export` has written, says itself what its tiles are. Its
+    images are written below --root, under the paths that they had; nothing is overwritten.
 
     An import can be interrupted with Ctrl-C and run again: tiles that are already
     stored are not stored twice. If a tile is refused, or a file is not an image, the
@@ -184,7 +190,28 @@ def import_command(
     tilecache import world.mbtiles --into /srv/tiles/world --root /srv/tiles
     tilecache import tiles/ --source onboard_ingest --flight 3f2504e0-4f89-41d3-9a0c-0305e82c3301
     tilecache import tiles/ --captured-at 2026-06-21 --update-metadata
+    tilecache import /media/card/bundle --policy
     """
+    if is_bundle(source_path):
+        _check_bundle_options(context)
+        import_bundle(
+            source_path,
+            ImportOptions(
+                root=root or Path(),
+                source=_SOURCES[source],
+                on_conflict=_ON_CONFLICT[on_conflict],
+                batch_size=batch_size,
+            ),
+            socket_path,
+            admin_socket_path or socket_path.with_name(ADMIN_SOCKET_NAME),
+            zooms=_zooms(min_zoom, max_zoom),
+            root=root,
+            with_policy=with_policy,
+            as_json=as_json,
+        )
+        return
+    if with_policy:
+        raise click.UsageError("--policy is only for bundles")
     _check_flight(source, flight)
     if captured_at and _is_given(context, "captured_from"):
         raise click.UsageError("Give either --captured-at or --captured-from.")
@@ -200,7 +227,7 @@ def import_command(
     if total == 0:
         fail(ExitCode.USAGE, f"{source_path}: contains no {{zoom}}/{{x}}/{{y}} images")
     if update_metadata and not _is_given(context, "socket_path"):
-        socket_path = admin_socket_path()
+        socket_path = admin_socket_path or default_admin_socket_path()
     with connect(socket_path) as client, _unpack_directory(opened, into) as unpack_directory:
         if update_metadata:
             _check_admin_socket(client)
@@ -219,7 +246,7 @@ def import_command(
             batch_size=min(batch_size, _max_batch_tiles(client)),
         )
         report = ImportReport(opened.path, opened.scheme, total, as_json)
-        _run(client, options, unpack_directory, opened, report)
+        run_import(client, options, unpack_directory, opened, report)
 
 
 def _is_given(context: click.Context, parameter: str) -> bool:
@@ -272,72 +299,12 @@ def _max_batch_tiles(client: TileCacheClient) -> int:
     return info.limits.max_batch_tiles
 
 
-def _run(
-    client: TileCacheClient,
-    options: ImportOptions,
-    unpack_directory: UnpackDirectory | None,
-    source: Source,
-    report: ImportReport,
-) -> None:
-    """Imports, then prints the report even after a failure, and exits with its code."""
-    failure: Exception | None = None
-    with _progress_bar(report) as advance:
-        importer = TileImporter(
-            client, options, unpack_directory, report.add_refused, report.add_ignored, advance
-        )
-        with _stop_on_interrupt(importer):
-            try:
-                importer.run(source)
-            except (CallError, SourceError, NoRoomError) as error:
-                failure = error
-    interrupted = importer.stopping.is_set()
-    warnings = list(describe_captures(source.path, importer, options))
-    report.print(importer.counts, interrupted, str(failure or ""), warnings)
-    if isinstance(failure, CallError):
-        raise failure
-    if failure:
-        fail(ExitCode.IN_PART, str(failure))
-    if interrupted:
-        sys.exit(INTERRUPTED)
-    if importer.counts.refused:
-        sys.exit(ExitCode.IN_PART)
-
-
-class _RateColumn(ProgressColumn):
-    def render(self, task: Task) -> Text:
-        return Text(f"{task.speed or 0:,.0f} tiles/s", style="progress.data.speed")
-
-
-@contextmanager
-def _progress_bar(report: ImportReport) -> Iterator[Callable[[int], None]]:
-    """A progress bar on stderr, if that is a terminal. Yields a function to advance it."""
-    console = Console(stderr=True)
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        _RateColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        disable=report.as_json or not console.is_terminal,
-    ) as progress:
-        task = progress.add_task(f"Importing {printable(report.source.name)}", total=report.total)
-        yield lambda count: progress.advance(task, count)
-
-
-@contextmanager
-def _stop_on_interrupt(importer: TileImporter) -> Iterator[None]:
-    """The first Ctrl-C stops after the batches in flight; the second ends the process."""
-
-    def stop(*_: object) -> None:
-        importer.stopping.set()
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-    previous_handler = signal.signal(signal.SIGINT, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, previous_handler)
+def _check_bundle_options(context: click.Context) -> None:
+    """A bundle says itself what these options say of other sources."""
+    for name in _NOT_FOR_BUNDLES:
+        if _is_given(context, name):
+            option = f"--{name.replace('_', '-')}"
+            raise click.UsageError(f"{option} is not for bundles, which say it of each tile")
 
 
 def _check_flight(source: str, flight: str | None) -> None:

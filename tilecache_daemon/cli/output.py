@@ -58,10 +58,23 @@ def admin_socket_option(command: Command) -> Command:
     return _socket_option(ADMIN_SOCKET_NAME, _ADMIN_VARIABLE, "The daemon's admin socket.")(command)
 
 
-def admin_socket_path() -> Path:
+def default_admin_socket_path() -> Path:
     """What `--socket` of a command on the admin socket is by default."""
     given = os.environ.get(_ADMIN_VARIABLE)
     return Path(given) if given else default_socket_path(ADMIN_SOCKET_NAME)
+
+
+def second_socket_option(command: Command) -> Command:
+    """Adds `--admin-socket`, for a command that mainly uses the other one; the command gets
+    `admin_socket_path`, which may be None."""
+    return click.option(
+        "--admin-socket",
+        "admin_socket_path",
+        type=click.Path(path_type=Path),
+        envvar="TILECACHE_ADMIN_SOCKET_PATH",
+        help="The daemon's admin socket.  [default: $TILECACHE_ADMIN_SOCKET_PATH, else "
+        f"{ADMIN_SOCKET_NAME} beside --socket]",
+    )(command)
 
 
 def _socket_option(name: str, variable: str, text: str) -> Callable[[Command], Command]:

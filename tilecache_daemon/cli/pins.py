@@ -97,7 +97,7 @@ def set_pin_command(
 def list_pins_command(socket_path: Path, as_json: bool) -> None:
     """List the pins, by name, those that have ended, too."""
     with connect(socket_path) as client:
-        pins = list(_pins(client))
+        pins = list(read_pins(client))
         usage = client.admin.GetStorageUsage(pb.GetStorageUsageRequest(), timeout=CALL_TIMEOUT_S)
     if as_json:
         for pin in pins:
@@ -125,7 +125,7 @@ def delete_pin_command(
     """Delete the pin NAME. Its tiles may be evicted from then on."""
     require_confirmation(yes=yes, dry_run=dry_run)
     with connect(socket_path) as client:
-        pin = next((pin for pin in _pins(client) if pin.name == name), None)
+        pin = next((pin for pin in read_pins(client) if pin.name == name), None)
         if pin is None:
             fail(ExitCode.IN_PART, f"there is no pin {name!r}")
         if not (yes or dry_run):
@@ -141,7 +141,8 @@ def delete_pin_command(
         click.echo(f"Deleted pin {name}.")
 
 
-def _pins(client: TileCacheClient) -> Iterator[pb.Pin]:
+def read_pins(client: TileCacheClient) -> Iterator[pb.Pin]:
+    """All pins, by name."""
     token = ""
     while True:
         answer = client.admin.ListPins(

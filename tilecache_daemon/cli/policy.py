@@ -71,7 +71,7 @@ def sectors_command() -> None:
 def list_sectors_command(socket_path: Path, as_json: bool) -> None:
     """List the sectors, by name."""
     with connect(socket_path) as client:
-        sectors = list(_sectors(client))
+        sectors = list(read_sectors(client))
     if as_json:
         print_json([message_to_dict(sector, zeros=True) for sector in sectors])
     else:
@@ -144,7 +144,7 @@ def delete_sector_command(name: str, dry_run: bool, yes: bool, socket_path: Path
     """Delete the sector NAME. Tiles are re-evaluated against the remaining sectors."""
     require_confirmation(yes=yes, dry_run=dry_run)
     with connect(socket_path) as client:
-        sector = next((sector for sector in _sectors(client) if sector.name == name), None)
+        sector = next((sector for sector in read_sectors(client) if sector.name == name), None)
         if sector is None:
             fail(ExitCode.IN_PART, f"there is no sector {name!r}")
         description = " ".join(_row(sector))
@@ -316,7 +316,8 @@ def _relabellings(tried: pb.SetSectorResponse | pb.SetFreshnessRuleResponse) -> 
         )
 
 
-def _sectors(client: TileCacheClient) -> Iterator[pb.Sector]:
+def read_sectors(client: TileCacheClient) -> Iterator[pb.Sector]:
+    """All sectors, by name."""
     token = ""
     while True:
         answer = client.admin.ListSectors(

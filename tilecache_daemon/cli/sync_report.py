@@ -117,8 +117,8 @@ def _sentences(fetch: Fetch, push: Push | None, there: Peer, dry_run: bool) -> I
         f"{compared.differing_blocks:,} of {format_count(compared.blocks, 'block')} differ, with "
         f"{format_count(compared.differing_tiles, 'tile')} that are not the same here."
     )
-    would = "Would insert" if dry_run else "Inserted"
-    yield f"{would} {counts.inserted + counts.downgraded:,}, replace {counts.replaced:,}."
+    insert, replace = ("Would insert", "replace") if dry_run else ("Inserted", "replaced")
+    yield f"{insert} {counts.inserted + counts.downgraded:,}, {replace} {counts.replaced:,}."
     if compared.kept_tiles:
         yield f"Kept {compared.kept_tiles:,} that are later here."
     if refused := counts.refused + (push.counts.refused if push else 0):

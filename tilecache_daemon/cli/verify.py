@@ -26,7 +26,7 @@ from tilecache.errors import CallError
 from tilecache.paths import state_directory
 from tilecache.v1.tile_cache_admin_pb2 import GetStorageUsageRequest
 from tilecache_daemon.cli.evictions import root_option, tiles_directory
-from tilecache_daemon.cli.ingest import INTERRUPTED
+from tilecache_daemon.cli.import_run import INTERRUPTED
 from tilecache_daemon.cli.output import (
     ExitCode,
     admin_socket_option,

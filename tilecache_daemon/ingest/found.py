@@ -2,11 +2,12 @@
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final, NamedTuple, Protocol
 
 from tilecache.identity import check_cell
+from tilecache.v1.tile_metadata_store_pb2 import TileMetadata
 from tilecache_daemon.errors import InvalidRequestError
 from tilecache_daemon.ingest.schemes import Scheme
 
@@ -14,6 +15,10 @@ UNREADABLE: Final = "UNREADABLE_FILE"
 MISPLACED: Final = "MISPLACED_FILE"
 NOT_UNPACKED: Final = "NOT_UNPACKED"
 SECOND_IMAGE: Final = "SECOND_IMAGE"
+MALFORMED: Final = "MALFORMED_LINE"
+MISSING: Final = "MISSING_FILE"
+WRONG_CONTENT: Final = "WRONG_CONTENT"
+NOT_STORED: Final = "NOT_STORED"
 
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
@@ -27,6 +32,15 @@ class FoundTile(NamedTuple):
     x: int
     y: int
     image: Path | bytes
+
+
+class BundledTile(NamedTuple):
+    """A tile of a bundle. Nothing of it is checked yet."""
+
+    file: str
+    metadata: TileMetadata
+    read: Callable[[], bytes]
+    """Reads its image; raises OSError or StoreError."""
 
 
 class Refusal(NamedTuple):
@@ -46,7 +60,7 @@ class IgnoredFile(NamedTuple):
     file: str
 
 
-Found = FoundTile | Refusal | IgnoredFile
+Found = FoundTile | BundledTile | Refusal | IgnoredFile
 
 
 class Source(Protocol):

@@ -54,6 +54,8 @@ class ImageStore:
         """Raises StoreError if the directory cannot be used, or another process has locked it."""
         self.root = root.resolve()
         self._changed: set[tuple[str, ...]] = set()
+        self._new_paths: dict[str, bool] = {}
+        """Those that are not settled, and whether another image has been found there since."""
         self._full: StoreFullError | None = None
         self._lock = Lock()
         self._path_locks = [Lock() for _ in range(_LOCKS)]
@@ -94,41 +96,49 @@ class ImageStore:
         unfinished = f".{sha256(name.encode()).hexdigest()[:32]}.part"
         try:
             with (
-                self._path_locks[hash(file_path) % _LOCKS],
-                self._opened(parents, create=True) as directory,
+                self._path_lock(parents, name),
+                opened_below(self._root, parents, create=True) as directory,
             ):
                 for each in (name, distinct):
                     is_new = _publish(directory, each, unfinished, image)
                     if is_new is not None:
-                        with self._lock:
-                            self._changed.add(tuple(parents))
-                        return StoredImage("/".join((*parents, each)), is_new)
+                        return self._note(parents, each, is_new=is_new)
         except OSError as error:
             if error.errno in _NO_ROOM:
                 self._full = self._full or StoreFullError(f"{file_path}: no room: {error.strerror}")
                 raise self._full from error
-            raise StoreError(f"{file_path}: {_describe(error)}") from error
+            raise StoreError(f"{file_path}: {describe(error)}") from error
         raise StoreError(f"{file_path}: {distinct} exists with different content")
 
     def make_durable(self) -> None:
-        """Returns when the names of all stored images are on the disk; raises StoreError."""
+        """Returns when the names of all stored images are on the disk; raises StoreFullError."""
         with self._lock:
             changed, self._changed = self._changed, set()
         # Also those above, which `store` may have created.
         directories = {parents[:end] for parents in changed for end in range(len(parents) + 1)}
         for parents in sorted(directories):
             try:
-                with self._opened(parents) as directory:
+                with opened_below(self._root, parents) as directory:
                     os.fsync(directory)
             except OSError as error:
-                raise StoreError(f"{'/'.join(parents)}: {_describe(error)}") from error
+                raise StoreFullError(f"{'/'.join(parents)}: {describe(error)}") from error
 
-    def remove(self, file_path: str) -> None:
-        """Removes an image that `store` has written and that no tile names; one that is gone, or
-        cannot be removed, is left."""
+    def settle(self, file_path: str) -> None:
+        """Ends the time in which `undo` may be called for a new image."""
+        self._new_paths.pop(file_path, None)
+
+    def undo(self, file_path: str) -> None:
+        """Removes a new image that no tile names, unless another one has been found there since,
+        whose tile may name it."""
         *parents, name = split_path(file_path)
-        with suppress(OSError), self._opened(parents) as directory:
-            os.unlink(name, dir_fd=directory)
+        with (
+            self._path_lock(parents, name),
+            suppress(OSError),
+            opened_below(self._root, parents) as directory,
+        ):
+            if self._new_paths.get(file_path) is False:
+                os.unlink(name, dir_fd=directory)
+            self.settle(file_path)
 
     def check_room(self, size_bytes: int) -> None:
         """Raises StoreFullError if so much does not fit."""
@@ -140,10 +150,20 @@ class ImageStore:
                 f"{free_bytes:,} bytes are free"
             )
 
-    @contextmanager
-    def _opened(self, parents: Sequence[str], *, create: bool = False) -> Iterator[int]:
-        with opened_below(self._root, parents, create=create) as directory:
-            yield directory
+    def _path_lock(self, parents: list[str], name: str) -> Lock:
+        """The same one for the two names that an image may get."""
+        stem, _, _ = name.partition(".")
+        return self._path_locks[hash((*parents, stem)) % _LOCKS]
+
+    def _note(self, parents: list[str], name: str, *, is_new: bool) -> StoredImage:
+        path = "/".join((*parents, name))
+        with self._lock:
+            self._changed.add(tuple(parents))
+            if is_new:
+                self._new_paths[path] = False
+            elif path in self._new_paths:
+                self._new_paths[path] = True
+        return StoredImage(path, is_new)
 
 
 def read_below(root: int, file_path: str, max_bytes: int) -> bytes:
@@ -198,10 +218,10 @@ def write_durably(directory: int, name: str, content: bytes) -> None:
 
 def _publish(directory: int, name: str, unfinished: str, image: bytes) -> bool | None:
     """Gives an image a name; False if it has it already, None if other content has it."""
-    existing = _has_content(directory, name, image)
-    if existing is not None:
-        return None if not existing else False
     try:
+        existing = _has_content(directory, name, image)
+        if existing is not None:
+            return False if existing else None
         write_durably(directory, unfinished, image)
         try:
             os.link(unfinished, name, src_dir_fd=directory, dst_dir_fd=directory)
@@ -212,10 +232,11 @@ def _publish(directory: int, name: str, unfinished: str, image: bytes) -> bool |
             if error.errno not in _NO_HARD_LINKS:
                 raise
             os.rename(unfinished, name, src_dir_fd=directory, dst_dir_fd=directory)
+        return True
     finally:
+        # Also that of a run that was killed after it had given the name.
         with suppress(OSError):
             os.unlink(unfinished, dir_fd=directory)
-    return True
 
 
 def _has_content(directory: int, name: str, image: bytes) -> bool | None:
@@ -238,7 +259,8 @@ def _has_content(directory: int, name: str, image: bytes) -> bool | None:
     return True
 
 
-def _describe(error: OSError) -> str:
+def describe(error: OSError) -> str:
+    """The reason of an error of a path that was opened without following links."""
     if error.errno in (errno.ELOOP, errno.ENOTDIR):
         return "a symbolic link or a file stands where a directory should be"
     return error.strerror or str(error)

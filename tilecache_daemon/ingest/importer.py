@@ -1,10 +1,9 @@
 """The import pipeline from a source to the daemon: read, check, hash, unpack, send."""
 
-import os
 import re
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -33,6 +32,7 @@ from tilecache.v1.tile_metadata_store_pb2 import (
     TileMetadata,
 )
 from tilecache_daemon.errors import FilePendingRemovalError, TileNotFoundError
+from tilecache_daemon.ingest.ahead import WORKERS, map_ahead
 from tilecache_daemon.ingest.capture_times import (
     NO_CAPTURE_TIME,
     SIDECAR_NAME,
@@ -44,8 +44,11 @@ from tilecache_daemon.ingest.capture_times import (
     read_sidecar,
 )
 from tilecache_daemon.ingest.found import (
+    NOT_STORED,
     NOT_UNPACKED,
     UNREADABLE,
+    WRONG_CONTENT,
+    BundledTile,
     Found,
     FoundTile,
     IgnoredFile,
@@ -53,6 +56,7 @@ from tilecache_daemon.ingest.found import (
     Source,
 )
 from tilecache_daemon.ingest.gunzip import gunzip, is_gzipped
+from tilecache_daemon.ingest.image_store import ImageStore, StoreError, WrongContentError
 from tilecache_daemon.ingest.images import (
     MAX_IMAGE_BYTES,
     UnreadableImageError,
@@ -69,10 +73,7 @@ from tilecache_daemon.ingest.sender import (
 from tilecache_daemon.ingest.unpacking import NoRoomError, UnpackDirectory, UnpackingError
 
 Item = TypeVar("Item")
-Outcome = TypeVar("Outcome")
 
-_WORKERS: Final = min(8, (os.cpu_count() or 1) + 2)
-_MAX_IMAGES_IN_MEMORY: Final = 4 * _WORKERS
 _QUERY_TIMEOUT_S: Final = 60
 _ALL_LABELS: Final = [label for label in FreshnessLabel.values() if label]
 _BATCH_INDEX: Final = re.compile(r"^tiles\[\d+\]\.?")
@@ -126,6 +127,7 @@ class TileImporter:
         on_refused: Callable[[Refusal], None] = lambda _: None,
         on_ignored: Callable[[IgnoredFile], None] = lambda _: None,
         on_progress: Callable[[int], None] = lambda _: None,
+        image_store: ImageStore | None = None,
     ) -> None:
         self.counts = ImportCounts()
         self.captures = CaptureSpan()
@@ -134,6 +136,7 @@ class TileImporter:
         self._no_room: NoRoomError | None = None
         self._options = options
         self._unpack_directory = unpack_directory
+        self._image_store = image_store
         self._on_refused = on_refused
         self._on_ignored = on_ignored
         self._on_progress = on_progress
@@ -150,26 +153,32 @@ class TileImporter:
         more can be unpacked, CallError if the daemon fails. The tiles counted in `counts`
         by then are stored.
         """
-        with ThreadPoolExecutor(_WORKERS) as pool:
+        with ThreadPoolExecutor(WORKERS) as pool:
             found = takewhile(lambda _: not self.stopping.is_set(), source)
             prepare = partial(self._prepare, archive=source.path)
-            prepared = _map_ahead(pool, prepare, found)
+            prepared = map_ahead(pool, prepare, found)
             for batch, answer in self._sender.send(self._make_batches(prepared)):
                 self._record_answer(batch, answer)
         if self._no_room:
             raise self._no_room
 
     def _prepare(self, found: Found, archive: Path) -> PreparedTile | Refusal | IgnoredFile:
-        if not isinstance(found, FoundTile):
+        if not isinstance(found, FoundTile | BundledTile):
             return found
         try:
+            if isinstance(found, BundledTile):
+                return self._prepare_bundled(found)
             return self._prepare_tile(found, archive)
+        except WrongContentError as error:
+            return Refusal(found.file, "content_sha256", WRONG_CONTENT, str(error))
         except UnreadableImageError as error:
             return Refusal(found.file, "", UNREADABLE, str(error))
         except NoCaptureTimeError as error:
             return Refusal(found.file, "captured_at", NO_CAPTURE_TIME, str(error))
         except NoRoomError:
             raise
+        except StoreError as error:
+            return Refusal(found.file, "file_path", NOT_STORED, str(error))
         except UnpackingError as error:
             return Refusal(found.file, "", NOT_UNPACKED, str(error))
         except OSError as error:
@@ -198,6 +207,22 @@ class TileImporter:
             quality_metadata=description.quality_metadata,
         )
         return PreparedTile(found.file, metadata, discard)
+
+    def _prepare_bundled(self, found: BundledTile) -> PreparedTile:
+        """Stores the image of a tile of a bundle under its path."""
+        assert self._image_store is not None, "a bundle needs a directory to store images in"
+        metadata = found.metadata
+        image = _check_size(found.read())
+        if len(image) != metadata.disk_bytes:
+            why = f"{found.file}: has {len(image):,} bytes, not {metadata.disk_bytes:,}"
+            raise WrongContentError(why)
+        stored = self._image_store.store(metadata.file_path, metadata.content_sha256, image)
+        metadata.file_path = stored.file_path
+        if not stored.is_new:
+            return PreparedTile(found.file, metadata)
+        discard = partial(self._image_store.undo, stored.file_path)
+        settle = partial(self._image_store.settle, stored.file_path)
+        return PreparedTile(found.file, metadata, discard, settle)
 
     def _store_image(
         self, found: FoundTile, image: bytes, suffix: str, digest: str
@@ -229,6 +254,8 @@ class TileImporter:
         while batch := list(islice(tiles, self._options.batch_size)):
             if self._unpack_directory is not None:
                 self._unpack_directory.make_durable()
+            if self._image_store is not None:
+                self._image_store.make_durable()
             yield batch
 
     def _record_rejects(
@@ -265,6 +292,8 @@ class TileImporter:
         if self._options.update_metadata and answer.already_present_count:
             self._update_metadata(batch, answer)
         self._discard_unnamed(batch, answer)
+        for tile in batch:
+            tile.settle()
         for refused in answer.refused:
             tile = batch[refused.index]
             field = _BATCH_INDEX.sub("", refused.field)
@@ -364,16 +393,3 @@ def _check_size(image: bytes) -> bytes:
     if len(image) > MAX_IMAGE_BYTES:
         raise UnreadableImageError(f"more than {MAX_IMAGE_BYTES} bytes, too large for a tile")
     return image
-
-
-def _map_ahead(
-    pool: ThreadPoolExecutor, function: Callable[[Item], Outcome], items: Iterable[Item]
-) -> Iterator[Outcome]:
-    """As `map`, but concurrent: in order, with a bounded number of items in memory."""
-    ahead: deque[Future[Outcome]] = deque()
-    for item in items:
-        ahead.append(pool.submit(function, item))
-        if len(ahead) >= _MAX_IMAGES_IN_MEMORY:
-            yield ahead.popleft().result()
-    while ahead:
-        yield ahead.popleft().result()

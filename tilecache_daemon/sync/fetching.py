@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from threading import Event
@@ -14,7 +15,8 @@ from tilecache.v1.tile_metadata_store_pb2 import (
     Region,
     TileMetadata,
 )
-from tilecache_daemon.ingest.found import Refusal
+from tilecache_daemon.ingest.ahead import WORKERS
+from tilecache_daemon.ingest.found import MISSING, NOT_STORED, WRONG_CONTENT, Refusal
 from tilecache_daemon.ingest.image_store import (
     ImageStore,
     StoreError,
@@ -27,12 +29,8 @@ from tilecache_daemon.ingest.sender import Batch, PreparedTile
 from tilecache_daemon.sync.differences import Comparison, Newer, find_newer_tiles
 from tilecache_daemon.sync.peer import Peer
 
-NO_FILE: Final = "NO_FILE"
-WRONG_CONTENT: Final = "WRONG_CONTENT"
-NOT_STORED: Final = "NOT_STORED"
 UNKNOWN_CONTENT: Final = "UNKNOWN_CONTENT"
 _LOCAL_FIELDS: Final = ("created_at", "accessed_at", "freshness_label")
-_WORKERS: Final = min(8, (os.cpu_count() or 1) + 2)
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
@@ -74,7 +72,7 @@ class Files:
         except StoreError as error:
             return refusal(tile, NOT_STORED, str(error))
         except OSError as error:
-            return refusal(tile, NO_FILE, f"{tile.file_path}: {error.strerror}")
+            return refusal(tile, MISSING, f"{tile.file_path}: {error.strerror}")
         if sha256(image).hexdigest() != tile.content_sha256:
             return refusal(tile, WRONG_CONTENT, f"{tile.file_path}: other content")
         return None
@@ -91,10 +89,13 @@ class Files:
         except StoreError as error:
             return refusal(tile, NOT_STORED, str(error))
         except OSError as error:
-            return refusal(tile, NO_FILE, f"{tile.file_path}: {error.strerror}")
+            return refusal(tile, MISSING, f"{tile.file_path}: {error.strerror}")
         wanted, tile.file_path = tile.file_path, stored.file_path
-        discard = (lambda: self.store.remove(stored.file_path)) if stored.is_new else None
-        return PreparedTile(wanted, tile, discard)
+        if not stored.is_new:
+            return PreparedTile(wanted, tile)
+        undo = partial(self.store.undo, stored.file_path)
+        settle = partial(self.store.settle, stored.file_path)
+        return PreparedTile(wanted, tile, undo, settle)
 
 
 class Fetch:
@@ -135,7 +136,7 @@ class Fetch:
     def run(self, zooms: Sequence[int], region: Region | None) -> None:
         """Returns when all are stored. Raises PeerError, and StoreFullError when no more files
         can be stored; what was stored by then stays."""
-        with ThreadPoolExecutor(_WORKERS) as pool:
+        with ThreadPoolExecutor(WORKERS) as pool:
             batches = self._prepared(pool, self._find(zooms, region))
             for batch, answer in self._here.insert(batches, self.stopping):
                 self._record(batch, answer)
@@ -191,6 +192,7 @@ class Fetch:
             elif tile.discard:
                 counts.copied_files += 1
                 counts.copied_bytes += tile.metadata.disk_bytes
+            tile.settle()
 
     def _need_file(self, tile: TileMetadata) -> None:
         self.counts.files += 1

@@ -13,7 +13,7 @@ import pytest
 from tests.daemon_process import TILECACHE, DaemonProcess, daemon_environment, run_tilecache
 from tests.imagery import cut_blue_marble
 from tests.integration.cli.pairs import stored
-from tests.tiles import NOW, ONBOARD, insert, random_flight, tile, tile_key, tile_uuid
+from tests.tiles import ONBOARD, insert, random_flight, tile, tile_key
 
 GUIDE = Path(__file__).parents[3] / "docs/operating.md"
 PLAN = Path(__file__).parents[2] / "plans/survey.plan"
@@ -61,7 +61,7 @@ def workplace(tmp_path: Path, daemon: DaemonProcess, ground: DaemonProcess) -> P
     cut_blue_marble(before, *ZOOMS, STORED)
     for path in before.rglob("*.*"):
         (fetched / path.relative_to(before)).unlink(missing_ok=True)
-    cut_blue_marble(before, 5, 6)
+    cut_blue_marble(before, 4, 5)
     (tmp_path / "fetched").symlink_to(fetched)
     run = subprocess.run(
         [TILECACHE, "import", before],
@@ -76,8 +76,14 @@ def test_the_commands_run_one_after_the_other(
     workplace: Path, daemon: DaemonProcess, ground: DaemonProcess
 ) -> None:
     on_the_ground = stored(ground.client)
-    key = tile_key(14, 9_590, 5_520, ONBOARD, random_flight())
-    insert(daemon.client, tile(key, captured_at=NOW))
+    made = tile(
+        tile_key(16, 38_360, 22_080, ONBOARD, random_flight()),
+        "made in flight",
+        disk_bytes=len("made in flight"),
+        file_path="made.jpg",
+    )
+    (workplace / "tiles" / made.file_path).write_text("made in flight")
+    insert(daemon.client, made)
 
     environment = daemon_environment(
         socket_path=daemon.socket_path, admin_socket_path=daemon.admin_socket_path
@@ -116,11 +122,14 @@ def test_the_commands_run_one_after_the_other(
     assert not list((workplace / "tiles" / "before" / "5").rglob("*.jpg"))
     (summary,) = map(json.loads, (workplace / "findings.jsonl").read_text().splitlines())
     assert summary["tile_count"] > summary["left_count"] == 0
-    assert on_the_ground.keys() <= stored(daemon.client).keys()
-    for each in on_the_ground.values():
-        assert (workplace / "tiles" / each.file_path).exists()
+    here = stored(daemon.client)
+    for tile_uuid in on_the_ground:
+        assert (workplace / "tiles" / here[tile_uuid].file_path).exists()
     assert stored(daemon.client, pending_upload=True) == {}
-    assert tile_uuid(key) in stored(ground.client)
+    assert made.content_sha256 in {each.content_sha256 for each in stored(ground.client).values()}
+    assert "Exported" in ran.stdout
+    for name in ("copies/everything/bundle.json", "copies/route.tar", "route.mbtiles"):
+        assert (workplace / name).exists()
 
 
 def test_every_form_of_a_region_stands_in_the_guide() -> None:

@@ -235,7 +235,7 @@ def test_a_tile_whose_file_is_missing_or_another_is_refused(pair: Pair, block: B
         assert each.returncode == 1
         refused = [line for line in lines_of(each) if line["kind"] == "refused"]
         assert {(line["file_path"], line["reason"]) for line in refused} == {
-            (tiles[0].file_path, "NO_FILE"),
+            (tiles[0].file_path, "MISSING_FILE"),
             (tiles[1].file_path, "WRONG_CONTENT"),
         }
     assert set(stored(pair.here.client)) == {tile_uuid(each.key) for each in tiles[2:]}
