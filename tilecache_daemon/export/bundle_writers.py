@@ -74,7 +74,7 @@ class DirectoryWriter:
             self._images.undo(stored.file_path)
             (self._target / IMAGES / metadata.file_path).unlink()
             stored = self._images.store(*arguments)
-        self._images.settle(stored.file_path)
+        self._images.keep(stored.file_path)
 
     def append(self, tile: ExportedTile) -> None:
         self._tiles.write(pack_tile(tile.metadata))

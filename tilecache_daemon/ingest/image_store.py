@@ -6,6 +6,7 @@ import os
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
 from threading import Lock
@@ -41,6 +42,17 @@ class StoredImage(NamedTuple):
     """Relative to the directory, with forward slashes."""
     is_new: bool
     """Whether this call has written it."""
+    is_open: bool
+    """Whether this is to be followed by `keep` or `undo`."""
+
+
+@dataclass(slots=True)
+class _Uses:
+    """The tiles for which a new image was stored, of which it is open whether they name it."""
+
+    count: int = 1
+    is_kept: bool = False
+    """Whether one of those that are not counted any more names it."""
 
 
 class ImageStore:
@@ -54,8 +66,8 @@ class ImageStore:
         """Raises StoreError if the directory cannot be used, or another process has locked it."""
         self.root = root.resolve()
         self._changed: set[tuple[str, ...]] = set()
-        self._new_paths: dict[str, bool] = {}
-        """Those that are not settled, and whether another image has been found there since."""
+        self._uses: dict[str, _Uses] = {}
+        """Of the new images."""
         self._full: StoreFullError | None = None
         self._lock = Lock()
         self._path_locks = [Lock() for _ in range(_LOCKS)]
@@ -123,22 +135,25 @@ class ImageStore:
             except OSError as error:
                 raise StoreFullError(f"{'/'.join(parents)}: {describe(error)}") from error
 
-    def settle(self, file_path: str) -> None:
-        """Ends the time in which `undo` may be called for a new image."""
-        self._new_paths.pop(file_path, None)
+    def keep(self, file_path: str) -> None:
+        """Says that a tile names the image that one call of `store` has returned."""
+        with self._lock:
+            self._end_use(file_path, is_kept=True)
 
     def undo(self, file_path: str) -> None:
-        """Removes a new image that no tile names, unless another one has been found there since,
-        whose tile may name it."""
+        """Says that no tile names the image that one call of `store` has returned. If it was
+        written since the directory was opened, the last such call removes it, unless one of the
+        others kept it."""
         *parents, name = split_path(file_path)
         with (
             self._path_lock(parents, name),
             suppress(OSError),
             opened_below(self._root, parents) as directory,
         ):
-            if self._new_paths.get(file_path) is False:
+            with self._lock:
+                is_unused = self._end_use(file_path, is_kept=False)
+            if is_unused:
                 os.unlink(name, dir_fd=directory)
-            self.settle(file_path)
 
     def check_room(self, size_bytes: int) -> None:
         """Raises StoreFullError if so much does not fit."""
@@ -160,10 +175,22 @@ class ImageStore:
         with self._lock:
             self._changed.add(tuple(parents))
             if is_new:
-                self._new_paths[path] = False
-            elif path in self._new_paths:
-                self._new_paths[path] = True
-        return StoredImage(path, is_new)
+                self._uses[path] = _Uses()
+            elif path in self._uses:
+                self._uses[path].count += 1
+            return StoredImage(path, is_new, path in self._uses)
+
+    def _end_use(self, file_path: str, *, is_kept: bool) -> bool:
+        """Whether it was the last one, and none was kept."""
+        uses = self._uses.get(file_path)
+        if uses is None:
+            return False
+        uses.count -= 1
+        uses.is_kept |= is_kept
+        if uses.count:
+            return False
+        del self._uses[file_path]
+        return not uses.is_kept
 
 
 def read_below(root: int, file_path: str, max_bytes: int) -> bytes:

@@ -218,11 +218,11 @@ class TileImporter:
             raise WrongContentError(why)
         stored = self._image_store.store(metadata.file_path, metadata.content_sha256, image)
         metadata.file_path = stored.file_path
-        if not stored.is_new:
+        if not stored.is_open:
             return PreparedTile(found.file, metadata)
         discard = partial(self._image_store.undo, stored.file_path)
-        settle = partial(self._image_store.settle, stored.file_path)
-        return PreparedTile(found.file, metadata, discard, settle)
+        keep = partial(self._image_store.keep, stored.file_path)
+        return PreparedTile(found.file, metadata, discard, keep)
 
     def _store_image(
         self, found: FoundTile, image: bytes, suffix: str, digest: str
@@ -292,8 +292,6 @@ class TileImporter:
         if self._options.update_metadata and answer.already_present_count:
             self._update_metadata(batch, answer)
         self._discard_unnamed(batch, answer)
-        for tile in batch:
-            tile.settle()
         for refused in answer.refused:
             tile = batch[refused.index]
             field = _BATCH_INDEX.sub("", refused.field)
@@ -331,11 +329,15 @@ class TileImporter:
             if tile.discard:
                 key = tile.metadata.key
                 by_block[block_of(key.zoom, key.x, key.y)].append(tile)
+        kept = {id(tile): tile for tile in batch}
         for block, unpacked in by_block.items():
             named = self._find_named_files(block, unpacked)
             for tile in unpacked:
                 if tile.discard and named is not None and tile.metadata.file_path not in named:
                     tile.discard()
+                    del kept[id(tile)]
+        for tile in kept.values():
+            tile.keep()
 
     def _find_named_files(self, block: BlockKey, tiles: list[PreparedTile]) -> set[str] | None:
         """The files that the stored tiles in the cells of some tiles name, whatever their source

@@ -27,8 +27,8 @@ class PreparedTile(NamedTuple):
     metadata: TileMetadata
     discard: Callable[[], None] | None = None
     """Undoes the unpacking of its image, if this import has unpacked it."""
-    settle: Callable[[], None] = lambda: None
-    """Is called when its image is not to be undone any more."""
+    keep: Callable[[], None] = lambda: None
+    """Is called instead of `discard` when its image is to stay."""
 
 
 Batch = list[PreparedTile]

@@ -181,7 +181,9 @@ def test_an_export_without_room_goes_on_where_there_is_some(
     target = small_disk / name
     full = aircraft.run("export", target)
     assert full.returncode == 1
+    assert full.stderr.startswith("tilecache: ")
     assert "No space left" in full.stderr
+    assert "run it again" in full.stdout
     assert not (target / "bundle.json").exists()
     assert ground.run("import", target).returncode == 2
 

@@ -46,7 +46,10 @@ def test_an_image_is_stored_once(store: ImageStore, root: Path) -> None:
     stored = [store.store("7/1/2.png", digest(b"image"), b"image") for _ in range(2)]
     store.make_durable()
 
-    assert [tuple(each) for each in stored] == [("7/1/2.png", True), ("7/1/2.png", False)]
+    assert [(each.file_path, each.is_new) for each in stored] == [
+        ("7/1/2.png", True),
+        ("7/1/2.png", False),
+    ]
     assert files(root) == {"7/1/2.png": b"image"}
 
 
@@ -55,9 +58,9 @@ def test_other_content_is_never_overwritten(store: ImageStore, root: Path) -> No
     (root / "7/2.png").write_bytes(b"other")
     stored = store.store("7/2.png", digest(b"image"), b"image")
 
-    assert stored == (f"7/2.{digest(b'image')[:16]}.png", True)
+    assert stored[:2] == (f"7/2.{digest(b'image')[:16]}.png", True)
     assert files(root) == {"7/2.png": b"other", stored.file_path: b"image"}
-    assert store.store("7/2.png", digest(b"image"), b"image") == (stored.file_path, False)
+    assert store.store("7/2.png", digest(b"image"), b"image")[:2] == (stored.file_path, False)
 
     (root / stored.file_path).write_bytes(b"third")
     with pytest.raises(StoreError, match="different content"):
@@ -152,16 +155,21 @@ def test_a_full_disk_ends_it_at_the_first_image(small_disk: Path) -> None:
     assert files(small_disk) == dict.fromkeys(stored, image)
 
 
-def test_an_image_can_be_undone_until_another_one_is_found_there(
+def test_the_last_user_of_a_new_image_removes_it_unless_one_keeps_it(
     store: ImageStore, root: Path
 ) -> None:
     (root / "b.png").write_bytes(b"other")
+    (root / "e.png").write_bytes(b"image")
     arguments = digest(b"image"), b"image"
-    paths = [store.store(f"{name}.png", *arguments).file_path for name in "abcd"]
+    paths = [store.store(f"{name}.png", *arguments).file_path for name in "abcde"]
     for path in paths[2:]:
         store.store(path, *arguments)
-    store.settle(paths[3])
     for path in paths:
         store.undo(path)
+    assert {"c.png", "d.png", "e.png"} <= set(files(root))
+    assert {"a.png", paths[1]} & set(files(root)) == set()
+    store.undo("c.png")
+    store.keep("d.png")
+    store.undo("e.png")
 
-    assert files(root) == {"b.png": b"other", "c.png": b"image", "d.png": b"image"}
+    assert files(root) == {"b.png": b"other", "d.png": b"image", "e.png": b"image"}
