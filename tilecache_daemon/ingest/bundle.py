@@ -149,8 +149,8 @@ class Bundle:
         file = self._files.open(HEADER)
         if file is None:
             raise SourceError(
-                f"{self.path}: incomplete: it has no {HEADER}, which is written last; "
-                "run its export again"
+                f"{self.path}: incomplete, or no bundle: it has no {HEADER}, which is written "
+                "last; run its export again"
             )
         with file:
             return file.read(MAX_LINE_BYTES)

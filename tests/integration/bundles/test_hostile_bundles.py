@@ -205,7 +205,7 @@ def of_negative_size(path: Path) -> None:
     content = bytearray(path.read_bytes())
     info = member("a.png")
     header = bytearray(info.tobuf(tarfile.GNU_FORMAT))
-    header[124:136] = b"\xff" * 10 + b"\xfc\x00"  # -1,024 in base 256
+    header[124:136] = b"\xff" * 10 + b"\xfe\x00"  # -512 in base 256: the next header is this one
     header[148:156] = b"        "
     header[148:156] = f"{sum(header):06o}\0 ".encode()
     path.write_bytes(bytes(header) + bytes(content))
@@ -215,37 +215,48 @@ def with_a_long_header(path: Path) -> None:
     in_tar(lambda archive: archive.addfile(member("x", pax_headers={"a": "b" * (2 << 20)})))(path)
 
 
-REFUSED: dict[str, Callable[[Path], None]] = {
-    "symbolic link.tar": in_tar(
-        lambda archive: archive.addfile(member("a", tarfile.SYMTYPE, linkname="/etc/passwd"))
+REFUSED: dict[str, tuple[Callable[[Path], None], str]] = {
+    "symbolic link.tar": (
+        in_tar(
+            lambda archive: archive.addfile(member("a", tarfile.SYMTYPE, linkname="/etc/passwd"))
+        ),
+        "a: a link",
     ),
-    "hard link.tar": in_tar(
-        lambda archive: archive.addfile(member("a", tarfile.LNKTYPE, linkname="tiles.jsonl"))
+    "hard link.tar": (
+        in_tar(
+            lambda archive: archive.addfile(member("a", tarfile.LNKTYPE, linkname="tiles.jsonl"))
+        ),
+        "a: a link",
     ),
-    "device.tar": in_tar(lambda archive: archive.addfile(member("a", tarfile.CHRTYPE))),
-    "path above.tar": in_tar(lambda archive: archive.addfile(member("../a"))),
-    "absolute path.tar": in_tar(lambda archive: archive.addfile(member("/tmp/a"))),
-    "truncated.tar": truncated,
-    "negative size.tar": of_negative_size,
-    "long header.tar": with_a_long_header,
-    "random.tar": no_bundle,
-    "version": header_of_another_version,
-    "counts": header_with_huge_counts,
-    "header": header_that_is_a_link,
-    "lines": fewer_lines,
-    "line": a_long_line,
+    "device.tar": (
+        in_tar(lambda archive: archive.addfile(member("a", tarfile.CHRTYPE))),
+        "a: not a regular file",
+    ),
+    "path above.tar": (in_tar(lambda archive: archive.addfile(member("../a"))), "leads out"),
+    "absolute path.tar": (in_tar(lambda archive: archive.addfile(member("/tmp/a"))), "leads out"),
+    "truncated.tar": (truncated, "incomplete|truncated"),
+    "negative size.tar": (of_negative_size, "truncated or damaged at a.png"),
+    "long header.tar": (with_a_long_header, "a header is too long"),
+    "random.tar": (no_bundle, "not a .tar"),
+    "version": (header_of_another_version, "version 2 is not supported"),
+    "counts": (header_with_huge_counts, "no valid counts"),
+    "header": (header_that_is_a_link, "bundle.json"),
+    "lines": (fewer_lines, "has 1 lines, and bundle.json says 2"),
+    "line": (a_long_line, "the line is too long"),
 }
+"""Each with what the error says."""
 
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_of_a_damaged_or_hostile_bundle_nothing_is_read(name: str, tmp_path: Path) -> None:
-    REFUSED[name](tmp_path / name)
-    with pytest.raises(SourceError, match=str(tmp_path)):
+    write, why = REFUSED[name]
+    write(tmp_path / name)
+    with pytest.raises(SourceError, match=f"{tmp_path}.*({why})"):
         Bundle(tmp_path / name)
 
 
 def test_a_refused_bundle_is_named(ground: Cache, tmp_path: Path) -> None:
-    REFUSED["symbolic link.tar"](tmp_path / "bundle.tar")
+    REFUSED["symbolic link.tar"][0](tmp_path / "bundle.tar")
     run = ground.run("import", tmp_path / "bundle.tar")
 
     assert run.returncode == 2
