@@ -32,7 +32,7 @@ from tests.tiles import (
 from tilecache.client import TileCacheClient
 from tilecache.v1.tile_identity_pb2 import TileKey
 from tilecache.v1.tile_metadata_store_pb2 import TileMetadata
-from tilecache_daemon.models import DEFAULT_LIMITS
+from tilecache_daemon.sync.peer import Peer, PeerError
 
 
 @pytest.fixture(scope="module")
@@ -176,18 +176,24 @@ def test_what_was_carried_is_as_it_was_and_the_rest_is_local(pair: Pair, block: 
     assert here == there
 
 
-def test_tiles_of_the_largest_quality_fit_into_messages(pair: Pair) -> None:
-    """Of a thousand, neither an answer nor a batch would."""
-    tiles = [tile(tile_key(15, 600 + x, 600 + y)) for x in range(40) for y in range(25)]
-    for each in tiles:
-        each.quality_metadata.update({"digits": [1] * 900})
-    assert sum(each.ByteSize() for each in tiles) > DEFAULT_LIMITS.max_message_bytes
-    bulk_insert(pair.there.client, tiles[:300], tiles[300:600], tiles[600:])
+def test_rows_that_do_not_fit_into_a_message_together_cost_themselves_alone(
+    pair: Pair, second_database: str, block: Block
+) -> None:
+    """Neither an answer with all of them nor a batch of them would be possible."""
+    good, *long = block.keys(6)
+    insert(pair.there.client, tile(good))
+    with psycopg.connect(second_database, autocommit=True) as sql:
+        for key in long:
+            quality = json.dumps({"text": "x" * 2_000_000})
+            content = {"content_sha256": sha256("long"), "disk_bytes": 1}
+            store_row(sql, key, tile_quality_metadata=quality, **content)
 
-    run = sync(pair.here, pair.there)
+    run = sync(pair.here, pair.there, "--json")
 
-    assert run.returncode == 0, run.stderr
-    assert pair.equal
+    assert run.returncode == 1
+    refused = [line["reason"] for line in lines_of(run)[:-1] if line["kind"] == "refused"]
+    assert refused == ["INVALID_REQUEST"] * len(long), run.stderr
+    assert set(stored(pair.here.client)) == {tile_uuid(good)}
 
 
 def test_a_later_capture_of_the_same_content_keeps_the_path(pair: Pair, block: Block) -> None:
@@ -403,6 +409,23 @@ def test_a_run_survives_a_restart_of_its_own_daemon(pair: Pair) -> None:
 
     assert running.returncode == 0, output + errors
     assert pair.equal
+
+
+def test_a_daemon_that_restarts_is_waited_for_where_that_is_wanted(
+    pair: Pair, block: Block
+) -> None:
+    insert(pair.here.client, tile(block.key()))
+    patient, impatient = Peer(pair.here.client, restart_timeout_s=60), Peer(pair.here.client)
+    for peer in (patient, impatient):
+        peer.describe_server()
+    pair.here.kill()
+    with pytest.raises(PeerError):
+        impatient.look_up([tile_uuid(block.key())])
+    pair.here.launch()
+
+    (found,) = patient.look_up([tile_uuid(block.key())])
+
+    assert found is not None
 
 
 def test_a_killed_run_that_copies_files_is_repeated(pair: Pair) -> None:
