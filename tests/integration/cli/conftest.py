@@ -1,11 +1,12 @@
 """Commands run against the module's daemon, and tiles for them."""
 
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from tests.daemon_process import DaemonProcess, run_tilecache
+from tests.integration.cli.pairs import Pair, empty, running_pair
 from tests.terminal import answer_tilecache
 from tests.tiles import ONBOARD, Block, bulk_insert, tile
 from tilecache.client import TileCacheClient
@@ -47,3 +48,17 @@ def keys(admin: TileCacheClient, block: Block) -> list[TileKey]:
     (answer,) = bulk_insert(admin, tiles)
     assert answer.inserted_count == 11
     return keys
+
+
+@pytest.fixture(scope="module")
+def module_pair(shared_database: str, second_database: str) -> Iterator[Pair]:
+    """Two daemons, shared by the tests of a module."""
+    with running_pair(shared_database, second_database) as pair:
+        yield pair
+
+
+@pytest.fixture
+def pair(module_pair: Pair, shared_database: str, second_database: str) -> Pair:
+    """The module's two daemons, both empty."""
+    empty(shared_database, second_database)
+    return module_pair

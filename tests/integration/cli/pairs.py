@@ -1,17 +1,20 @@
 """Two daemons, and what both hold."""
 
+import json
+import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import psycopg
 
-from tests.daemon_process import DaemonProcess
-from tests.tiles import TIMEOUT_S
+from tests.daemon_process import DaemonProcess, run_tilecache
+from tests.tiles import TIMEOUT_S, bulk_insert, tile
 from tilecache.client import TileCacheClient
 from tilecache.identity import MAX_ZOOM
+from tilecache.v1.tile_identity_pb2 import TileKey
 from tilecache.v1.tile_metadata_store_pb2 import (
     DescribeBlocksRequest,
     ListTilesRequest,
@@ -80,3 +83,46 @@ def stored(client: TileCacheClient, **wanted: Any) -> dict[str, TileMetadata]:
         request.page_token = page.next_page_token
         if not request.page_token:
             return tiles
+
+
+def sync(
+    into: DaemonProcess, other: DaemonProcess, *options: object
+) -> "subprocess.CompletedProcess[str]":
+    """Runs the command on the daemon that fetches."""
+    return run_tilecache(
+        "sync", "--from", other.socket_path, *options, socket_path=into.socket_path
+    )
+
+
+def summary_of(run: "subprocess.CompletedProcess[str]") -> dict[str, Any]:
+    """The last line of `--json`."""
+    summary: dict[str, Any] = lines_of(run)[-1]
+    assert summary["kind"] == "summary"
+    return summary
+
+
+def lines_of(run: "subprocess.CompletedProcess[str]") -> list[dict[str, Any]]:
+    """The lines of `--json`."""
+    assert run.stdout, run.stderr
+    return [json.loads(line) for line in run.stdout.splitlines()]
+
+
+def put(folder: Path, path: str, content: str) -> None:
+    """Writes a file."""
+    target = folder / path
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(content)
+
+
+def store_with_files(
+    client: TileCacheClient, folder: Path, keys: Sequence[TileKey], **fields: Any
+) -> list[TileMetadata]:
+    """Stores tiles with a content and a file of their own."""
+    tiles = []
+    for key in keys:
+        content = f"{key.x}/{key.y}/{fields}"
+        path = f"{key.zoom}/{key.x}/{key.y}.jpg"
+        put(folder, path, content)
+        tiles.append(tile(key, content, disk_bytes=len(content), **fields))
+    bulk_insert(client, tiles)
+    return tiles

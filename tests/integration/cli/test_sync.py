@@ -1,19 +1,23 @@
 """`tilecache sync` between two daemons."""
 
 import json
-import signal
-import subprocess
-from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import psycopg
 import pytest
 
 from tests.admin import ACTIVE_CONFLICT, set_sector
-from tests.daemon_process import TILECACHE, DaemonProcess, daemon_environment, run_tilecache
-from tests.integration.cli.pairs import Pair, digests, empty, running_pair, stored
+from tests.daemon_process import run_tilecache
+from tests.integration.cli.pairs import (
+    Pair,
+    lines_of,
+    put,
+    store_with_files,
+    stored,
+    summary_of,
+    sync,
+)
 from tests.tiles import (
     NOW,
     ONBOARD,
@@ -29,63 +33,6 @@ from tests.tiles import (
     tile_uuid,
     timestamp,
 )
-from tilecache.client import TileCacheClient
-from tilecache.v1.tile_identity_pb2 import TileKey
-from tilecache.v1.tile_metadata_store_pb2 import TileMetadata
-from tilecache_daemon.sync.peer import Peer, PeerError
-
-
-@pytest.fixture(scope="module")
-def module_pair(shared_database: str, second_database: str) -> Iterator[Pair]:
-    with running_pair(shared_database, second_database) as pair:
-        yield pair
-
-
-@pytest.fixture
-def pair(module_pair: Pair, shared_database: str, second_database: str) -> Pair:
-    """Both are empty."""
-    empty(shared_database, second_database)
-    return module_pair
-
-
-def sync(
-    into: DaemonProcess, other: DaemonProcess, *options: object
-) -> "subprocess.CompletedProcess[str]":
-    return run_tilecache(
-        "sync", "--from", other.socket_path, *options, socket_path=into.socket_path
-    )
-
-
-def summary_of(run: "subprocess.CompletedProcess[str]") -> dict[str, Any]:
-    summary: dict[str, Any] = lines_of(run)[-1]
-    assert summary["kind"] == "summary"
-    return summary
-
-
-def lines_of(run: "subprocess.CompletedProcess[str]") -> list[dict[str, Any]]:
-    assert run.stdout, run.stderr
-    return [json.loads(line) for line in run.stdout.splitlines()]
-
-
-def put(folder: Path, path: str, content: str) -> None:
-    target = folder / path
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(content)
-
-
-def store_with_files(
-    client: TileCacheClient, folder: Path, keys: Sequence[TileKey], **fields: Any
-) -> list[TileMetadata]:
-    """Stores tiles with a content and a file of their own."""
-    tiles = []
-    for key in keys:
-        content = f"{key.x}/{key.y}/{fields}"
-        path = f"{key.zoom}/{key.x}/{key.y}.jpg"
-        put(folder, path, content)
-        tiles.append(tile(key, content, disk_bytes=len(content), **fields))
-    bulk_insert(client, tiles)
-    return tiles
-
 
 # Which tiles differ, and which one stays.
 
@@ -338,118 +285,6 @@ def test_what_the_other_side_refuses_stays_pending(pair: Pair, block: Block) -> 
     assert run.returncode == 1
     assert summary_of(run)["push_refused_count"] == 1
     assert set(stored(pair.here.client, pending_upload=True)) == {tile_uuid(old)}
-
-
-# Interruptions.
-
-COUNT = 12_000
-
-
-def many(content: str = "picture", **fields: Any) -> Iterator[list[TileMetadata]]:
-    """Tiles of 12 blocks, in batches."""
-    for row in range(0, 96, 32):
-        yield [
-            tile(tile_key(16, 4_096 + x, 4_096 + row + y), content, **fields)
-            for x in range(125)
-            for y in range(32)
-        ]
-
-
-def starts(pair: Pair, *options: object) -> "subprocess.Popen[str]":
-    return subprocess.Popen(
-        [TILECACHE, "sync", "--from", pair.there.socket_path, *map(str, options)],
-        env=daemon_environment(socket_path=pair.here.socket_path),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def wait_for_tiles(pair: Pair, running: "subprocess.Popen[str]") -> None:
-    """Returns when some tiles are stored."""
-    while not digests(pair.here.client):
-        assert running.poll() is None, "it must not end before it is interrupted"
-
-
-INTERRUPTIONS: dict[str, tuple[Callable[[Pair, "subprocess.Popen[str]"], object], int]] = {
-    "the command is killed": (lambda _, run: run.kill(), -signal.SIGKILL),
-    "the command is interrupted": (lambda _, run: run.send_signal(signal.SIGINT), 130),
-    "the other daemon is killed": (lambda pair, _: pair.there.kill(), 3),
-}
-
-
-@pytest.mark.parametrize("name", INTERRUPTIONS)
-def test_a_run_that_was_interrupted_is_repeated(pair: Pair, name: str) -> None:
-    interrupt, exit_code = INTERRUPTIONS[name]
-    bulk_insert(pair.there.client, *many())
-    with starts(pair) as running:
-        wait_for_tiles(pair, running)
-        interrupt(pair, running)
-        running.communicate(timeout=60)
-    assert running.returncode == exit_code
-    if exit_code == 3:
-        pair.there.start()
-    left = len(stored(pair.here.client))
-    assert 0 < left < COUNT
-
-    again = sync(pair.here, pair.there, "--json")
-
-    assert again.returncode == 0, again.stderr
-    assert summary_of(again)["inserted_count"] == COUNT - left
-    assert pair.equal
-
-
-def test_a_run_survives_a_restart_of_its_own_daemon(pair: Pair) -> None:
-    bulk_insert(pair.there.client, *many())
-    with starts(pair, "--json") as running:
-        wait_for_tiles(pair, running)
-        pair.here.kill()
-        pair.here.start()
-        output, errors = running.communicate(timeout=120)
-
-    assert running.returncode == 0, output + errors
-    assert pair.equal
-
-
-def test_a_daemon_that_restarts_is_waited_for_where_that_is_wanted(
-    pair: Pair, block: Block
-) -> None:
-    insert(pair.here.client, tile(block.key()))
-    patient, impatient = Peer(pair.here.client, restart_timeout_s=60), Peer(pair.here.client)
-    for peer in (patient, impatient):
-        peer.describe_server()
-    pair.here.kill()
-    with pytest.raises(PeerError):
-        impatient.look_up([tile_uuid(block.key())])
-    pair.here.launch()
-
-    (found,) = patient.look_up([tile_uuid(block.key())])
-
-    assert found is not None
-
-
-def test_a_killed_run_that_copies_files_is_repeated(pair: Pair) -> None:
-    keys = [tile_key(16, 9_000 + x, 9_000 + y) for x in range(50) for y in range(60)]
-    store_with_files(pair.there.client, pair.there_tiles, keys)
-    with starts(pair, "--copy-from", pair.there_tiles) as running:
-        wait_for_tiles(pair, running)
-        running.kill()
-        running.communicate(timeout=60)
-    assert 0 < len(stored(pair.here.client)) < len(keys)
-
-    again = sync(pair.here, pair.there, "--copy-from", pair.there_tiles)
-
-    assert again.returncode == 0, again.stderr
-    assert pair.equal
-    paths = {each.file_path for each in stored(pair.here.client).values()}
-    files = {
-        path.relative_to(pair.here_tiles).as_posix()
-        for path in (pair.here_tiles / "16").rglob("*")
-        if path.is_file()
-    }
-    assert files == paths, "no unfinished file is left"
-    for path in paths:
-        assert (pair.here_tiles / path).read_bytes() == (pair.there_tiles / path).read_bytes()
 
 
 # Mistakes.
