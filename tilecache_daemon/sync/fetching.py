@@ -91,11 +91,11 @@ class Files:
         except OSError as error:
             return refusal(tile, MISSING, f"{tile.file_path}: {error.strerror}")
         wanted, tile.file_path = tile.file_path, stored.file_path
-        if not stored.is_new:
+        if not stored.is_open:
             return PreparedTile(wanted, tile)
         undo = partial(self.store.undo, stored.file_path)
-        settle = partial(self.store.settle, stored.file_path)
-        return PreparedTile(wanted, tile, undo, settle)
+        keep = partial(self.store.keep, stored.file_path)
+        return PreparedTile(wanted, tile, undo, keep)
 
 
 class Fetch:
@@ -187,12 +187,13 @@ class Fetch:
                 if tile.discard:
                     tile.discard()
                 self._refuse(refusal(tile.metadata, refused[index].reason, refused[index].message))
-            elif tile.file and self._files is None:
+                continue
+            tile.keep()
+            if tile.file and self._files is None:
                 self._need_file(tile.metadata)
             elif tile.discard:
                 counts.copied_files += 1
                 counts.copied_bytes += tile.metadata.disk_bytes
-            tile.settle()
 
     def _need_file(self, tile: TileMetadata) -> None:
         self.counts.files += 1
