@@ -5,7 +5,7 @@ imports the tiles with the real command, reads them back by id, by key and by
 box, compares every field with what went in, flies over them with a replica, lets
 sectors age some of them, draws the coverage, shows an operator the use, a tile's
 explanation and an eviction on trial and for real, prepares a flight from a plan,
-and stops the daemon. Exits 0 only if all of it held.
+brings what it made to a second daemon, and stops. Exits 0 only if all of it held.
 """
 
 import hashlib
@@ -26,6 +26,7 @@ from uuid import UUID
 from google.protobuf.timestamp_pb2 import Timestamp
 from rich.console import Console
 
+from tests.acceptance.debriefing import debrief_flight
 from tests.acceptance.flight import prepare_flight
 from tests.daemon_process import DaemonProcess, run_tilecache
 from tests.imagery import WHOLE_WORLD, cut_blue_marble, list_pyramid
@@ -49,6 +50,7 @@ from tilecache_daemon import derive_location_hash, derive_tile_id
 
 SCRATCH = Path(__file__).parents[2] / "build" / "demo"
 PYRAMID = SCRATCH / "tiles"
+GROUND = SCRATCH / "ground"
 PICTURE = SCRATCH / "coverage.png"
 
 WHOLE_ZOOMS = range(5)
@@ -123,6 +125,13 @@ def main() -> int:
             demo.step("Prepare a flight: coverage, what is missing, a pin, an eviction")
             day = f"{datetime.now(timezone.utc) + timedelta(days=7):%Y-%m-%d}"
             prepare_flight(partial(operate, daemon), demo.check, PYRAMID, day)
+            demo.step("Bring the flight to the ground: a copy, uploads, a synchronisation")
+            ground_directory = directory / "ground"
+            ground_directory.mkdir()
+            ground_directory.chmod(0o755)
+            GROUND.mkdir()
+            with DaemonProcess(ground_directory, tiles_directory=GROUND) as ground:
+                debrief_flight(operate, demo.check, daemon, ground, SCRATCH, (PYRAMID, GROUND))
             demo.step("Stop the daemon")
             exit_code = daemon.stop()
             demo.check(f"SIGTERM ended it with exit code {exit_code}", exit_code == 0)
