@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 # Tests wait for processes more than they compute. Files are run in their order: by default those with
 # few tests come last, which are the longest, and a worker that has none left waits for the other.
-WORKERS ?= 2
+WORKERS ?= 3
 
 .DEFAULT_GOAL := help
 .PHONY: help install run demo test lint format stubs wheel clean
