@@ -4,6 +4,8 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
+import psycopg
+
 from tests.tiles import TIMEOUT_S, by_key
 from tilecache.client import TileCacheClient
 from tilecache.v1.tile_cache_admin_pb2 import (
@@ -218,3 +220,17 @@ def touch(client: TileCacheClient, *keys: TileKey) -> None:
     """Records accesses of tiles, in order."""
     for key in keys:
         client.store.TouchTiles(TouchTilesRequest(tiles=[by_key(key)]), timeout=TIMEOUT_S)
+
+
+def empty_database(sql: psycopg.Connection[Any]) -> None:
+    """Deletes all tiles, evictions, flights, sectors and pins, and restores the rules."""
+    sql.execute(
+        "TRUNCATE tiles, tile_evictions, flights, sector_classifications, tile_pins, "
+        "tile_pin_blocks"
+    )
+    sql.execute(
+        "UPDATE tile_freshness_rules SET (max_age_months, action) = (old.months, old.action) "
+        "FROM (VALUES ('active_conflict', 6, 'reject'), ('stable_rear', 12, 'downgrade')) "
+        "AS old (classification, months, action) "
+        "WHERE tile_freshness_rules.classification = old.classification"
+    )

@@ -6,6 +6,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from tests.admin import empty_database
 from tests.daemon_process import DaemonProcess
 from tests.tiles import Block
 from tilecache.client import TileCacheClient
@@ -20,16 +21,7 @@ def client(shared_daemon: DaemonProcess) -> TileCacheClient:
 @pytest.fixture
 def admin(shared_daemon: DaemonProcess, sql: psycopg.Connection[Any]) -> TileCacheClient:
     """A client on the admin socket of the module's daemon, with an empty database."""
-    sql.execute(
-        "TRUNCATE tiles, tile_evictions, flights, sector_classifications, tile_pins, "
-        "tile_pin_blocks"
-    )
-    sql.execute(
-        "UPDATE tile_freshness_rules SET (max_age_months, action) = (old.months, old.action) "
-        "FROM (VALUES ('active_conflict', 6, 'reject'), ('stable_rear', 12, 'downgrade')) "
-        "AS old (classification, months, action) "
-        "WHERE tile_freshness_rules.classification = old.classification"
-    )
+    empty_database(sql)
     return shared_daemon.admin_client
 
 

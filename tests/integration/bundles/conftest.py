@@ -1,8 +1,11 @@
 """Two daemons with tiles directories, one of which has tiles."""
 
 import json
+import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -10,6 +13,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from tests.admin import empty_database
 from tests.daemon_process import DaemonProcess, run_tilecache
 from tests.small_disk import small_disk
 from tests.tiles import bulk_insert, tile
@@ -39,6 +43,16 @@ class Cache(DaemonProcess):
         return run_tilecache(
             *arguments, socket_path=self.socket_path, admin_socket_path=self.admin_socket_path
         )
+
+    def empty(self) -> None:
+        """Empties the database and the tiles directory."""
+        with psycopg.connect(self.dsn, autocommit=True) as sql:
+            empty_database(sql)
+        for path in self.tiles.iterdir():
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
 
     def rows(self) -> list[tuple[Any, ...]]:
         """The carried fields of all tiles."""
@@ -81,17 +95,41 @@ def import_json(cache: Cache, *arguments: object) -> tuple[int, dict[str, Any]]:
     return run.returncode, report
 
 
-@pytest.fixture
-def aircraft(database: str, short_directory: Path, tmp_path: Path) -> Iterator[Cache]:
-    directory = short_directory / "a"
-    directory.mkdir()
-    with Cache(directory, database, tmp_path / "aircraft") as cache:
-        yield cache  # type: ignore[misc]
+@pytest.fixture(scope="module")
+def module_aircraft(
+    shared_database: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Cache]:
+    with running_cache(shared_database, tmp_path_factory.mktemp("aircraft") / "tiles") as cache:
+        yield cache
+
+
+@pytest.fixture(scope="module")
+def module_ground(
+    second_database: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Cache]:
+    with running_cache(second_database, tmp_path_factory.mktemp("ground") / "tiles") as cache:
+        yield cache
 
 
 @pytest.fixture
-def ground(other_database: str, short_directory: Path, tmp_path: Path) -> Iterator[Cache]:
-    directory = short_directory / "g"
-    directory.mkdir()
-    with Cache(directory, other_database, tmp_path / "ground") as cache:
+def aircraft(module_aircraft: Cache) -> Cache:
+    """Without tiles."""
+    module_aircraft.empty()
+    return module_aircraft
+
+
+@pytest.fixture
+def ground(module_ground: Cache) -> Cache:
+    """Without tiles."""
+    module_ground.empty()
+    return module_ground
+
+
+@contextmanager
+def running_cache(dsn: str, tiles: Path) -> Iterator[Cache]:
+    """A daemon with a tiles directory."""
+    with (
+        tempfile.TemporaryDirectory(prefix="tilecache-") as directory,
+        Cache(Path(directory), dsn, tiles) as cache,
+    ):
         yield cache  # type: ignore[misc]

@@ -113,7 +113,7 @@ def test_hostile_lines_are_refused_and_the_others_stored(ground: Cache, tmp_path
     reasons = sorted(refusal["reason"] for refusal in report["refused"])
     assert reasons == sorted(reason or "MALFORMED_LINE" for _, reason in HOSTILE.values())
     assert ground.files() == {"12/1/2.png": IMAGE, "12/1/3.png": IMAGE}
-    assert {path.name for path in tmp_path.iterdir()} == {"bundle", "ground"}
+    assert {path.name for path in ground.tiles.parent.iterdir()} == {"tiles"}
 
 
 def test_links_in_a_directory_are_not_followed(ground: Cache, tmp_path: Path) -> None:

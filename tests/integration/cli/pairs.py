@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import psycopg
 
+from tests.admin import empty_database
 from tests.daemon_process import DaemonProcess, run_tilecache
 from tests.tiles import TIMEOUT_S, bulk_insert, tile
 from tilecache.client import TileCacheClient
@@ -55,10 +56,10 @@ def running_pair(here_dsn: str, there_dsn: str, **there_settings: Any) -> Iterat
 
 
 def empty(*dsns: str) -> None:
-    """Deletes all tiles, evictions and sectors of some databases."""
+    """Empties some databases."""
     for dsn in dsns:
         with psycopg.connect(dsn, autocommit=True) as sql:
-            sql.execute("TRUNCATE tiles, tile_evictions, sector_classifications")
+            empty_database(sql)
 
 
 def digests(client: TileCacheClient) -> Digests:

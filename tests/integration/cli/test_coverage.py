@@ -29,9 +29,20 @@ def oceania(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="module")
+def filled(shared_daemon: DaemonProcess, oceania: Path) -> DaemonProcess:
+    """With tiles that no test changes."""
+    return fill(shared_daemon, oceania)
+
+
 @pytest.fixture
-def filled(daemon: DaemonProcess, oceania: Path) -> DaemonProcess:
-    run = run_tilecache("import", oceania, socket_path=daemon.socket_path)
+def changeable(daemon: DaemonProcess, oceania: Path) -> DaemonProcess:
+    """With tiles for one test."""
+    return fill(daemon, oceania)
+
+
+def fill(daemon: DaemonProcess, tiles: Path) -> DaemonProcess:
+    run = run_tilecache("import", tiles, socket_path=daemon.socket_path)
     assert run.returncode == 0, run.stderr
     return daemon
 
@@ -72,25 +83,25 @@ def test_several_zooms_are_a_line_each(filled: DaemonProcess) -> None:
     assert "all" in table.stdout
 
 
-def test_stale_cells_are_not_usable(database: str, filled: DaemonProcess) -> None:
+def test_stale_cells_are_not_usable(database: str, changeable: DaemonProcess) -> None:
     with psycopg.connect(database) as sql:
         sql.execute("UPDATE tiles SET freshness_status = 'rejected' WHERE y = 8")
 
-    _, summary = run_coverage(filled, "--zoom", 4, "--bbox", WHOLE_WORLD)
+    _, summary = run_coverage(changeable, "--zoom", 4, "--bbox", WHOLE_WORLD)
 
     counts = ("usable", "stale", "missing", "fresh", "rejected")
     assert [summary[name] for name in counts] == [4, 2, 250, 4, 2]
     run = run_tilecache(
-        *("coverage", "--zoom", 4, "--cells", "14,15,7,8"), socket_path=filled.socket_path
+        *("coverage", "--zoom", 4, "--cells", "14,15,7,8"), socket_path=changeable.socket_path
     )
     assert "stale: zoom 4, x 14 to 15, y 8 to 8" in run.stdout
     assert "missing: zoom 4, x 14 to 15, y 7 to 7" in run.stdout
 
 
-def test_coverage_on_a_day_is_that_of_its_end(filled: DaemonProcess) -> None:
+def test_coverage_on_a_day_is_that_of_its_end(changeable: DaemonProcess) -> None:
     """The tiles are those of 2004; in the sector they are rejected after a hundred years."""
-    admin = filled.admin_client
-    oldest = run_coverage(filled, "--zoom", 4, "--bbox", WHOLE_WORLD)[1]["oldest_captured_at"]
+    admin = changeable.admin_client
+    oldest = run_coverage(changeable, "--zoom", 4, "--bbox", WHOLE_WORLD)[1]["oldest_captured_at"]
     captured = datetime.fromisoformat(oldest.replace("Z", "+00:00"))
     set_rule(admin, STABLE_REAR, 1_200, REJECT)
     set_rule(admin, ACTIVE_CONFLICT, 1_200, REJECT)
@@ -98,7 +109,7 @@ def test_coverage_on_a_day_is_that_of_its_end(filled: DaemonProcess) -> None:
     day = captured.replace(year=captured.year + 100)
 
     usable = {
-        moment: run_coverage(filled, "--zoom", 4, "--bbox", WHOLE_WORLD, "--on", moment)[1]
+        moment: run_coverage(changeable, "--zoom", 4, "--bbox", WHOLE_WORLD, "--on", moment)[1]
         for moment in (
             f"{day - timedelta(days=1):%Y-%m-%d}",
             f"{day:%Y-%m-%d}",
@@ -253,7 +264,7 @@ def test_an_invalid_region_is_a_usage_error(arguments: list[object], named: str)
     assert named in " ".join(run.stderr.split())
 
 
-def test_a_region_that_the_daemon_refuses_is_named(daemon: DaemonProcess) -> None:
+def test_a_region_that_the_daemon_refuses_is_named(shared_daemon: DaemonProcess) -> None:
     refused = {
         ("--bbox", "50,10,40,20"): "region.bounding_box.south",
         ("--bbox", "nan,10,40,20"): "region.bounding_box.south",
@@ -261,7 +272,9 @@ def test_a_region_that_the_daemon_refuses_is_named(daemon: DaemonProcess) -> Non
         ("--cells", "0,16,0,0"): "region.cell_range.x_to",
     }
     for arguments, named in refused.items():
-        run = run_tilecache("coverage", "--zoom", 4, *arguments, socket_path=daemon.socket_path)
+        run = run_tilecache(
+            "coverage", "--zoom", 4, *arguments, socket_path=shared_daemon.socket_path
+        )
 
         assert run.returncode == 4, arguments
         assert named in run.stderr
