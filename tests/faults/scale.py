@@ -4,7 +4,7 @@ import os
 
 SOAKING = bool(os.environ.get("TILECACHE_SOAK"))
 
-ROUNDS = 20 if SOAKING else 2
+ROUNDS = 20 if SOAKING else 1
 """How often faults are repeated."""
 OUTAGE_S = 60.0 if SOAKING else 1.0
 """The duration of an outage."""

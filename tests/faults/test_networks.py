@@ -134,7 +134,10 @@ def test_idle_connections_that_a_firewall_forgets_are_replaced(
     foreign: ForeignPostgres, network: Network, dsn: str, short_directory: Path
 ) -> None:
     keepalives = "keepalives_idle=1 keepalives_interval=1 keepalives_count=1"
-    daemon = Daemon(short_directory, dsn=f"{dsn} {keepalives}", pool_min_size=4)
+    # A connection that was in use when the network lost it is cut after two statement timeouts.
+    daemon = Daemon(
+        short_directory, dsn=f"{dsn} {keepalives}", pool_min_size=4, statement_timeout_s=2.0
+    )
     network.enter(daemon)
     with daemon, open_channel(daemon.socket_path, ("grpc.enable_retries", 0)) as channel:
         ports = eventually(lambda: len(found := ports_of_pool(foreign.dsn)) == 4 and found)

@@ -257,7 +257,7 @@ def test_a_full_disk_fails_writes_and_loses_nothing(small_disk: Path) -> None:
     with Daemon(small_disk) as daemon:
         dsn = embedded_dsn(daemon.state_directory)
         with Load(daemon.socket_path) as load:
-            for _ in range(ROUNDS):
+            for _ in range(ROUNDS + 1):
                 fill_up(filler)
                 load.wait_until_refused("bulk", "insert")
                 assert FULL in load.refused("bulk") + load.refused("insert")
