@@ -31,6 +31,7 @@ AREA = [(column, row) for column in range(20, 20 + EDGE) for row in range(20, 20
 """Where one flight has been."""
 SCATTERED = random.Random(17).sample(CELLS, CHANGED)
 MOST_OF_AREA, MOST_SCATTERED = 0.05, 0.15
+BATCH = 4_096
 
 
 @pytest.fixture(scope="module")
@@ -49,8 +50,8 @@ def key(cell: tuple[int, int]) -> TileKey:
 
 
 def batches(cells: Sequence[tuple[int, int]]) -> Iterator[list[TileMetadata]]:
-    for start in range(0, len(cells), 4_096):
-        yield [tile(key(cell), str(cell)) for cell in cells[start : start + 4_096]]
+    for start in range(0, len(cells), BATCH):
+        yield [tile(key(cell), str(cell)) for cell in cells[start : start + BATCH]]
 
 
 @pytest.mark.parametrize(
@@ -66,7 +67,8 @@ def test_what_differs_is_exchanged_and_little_more(
         tile(key(cell), f"{cell} {hours}", captured_at, file_path=f"{hours}/{cell}.jpg")
         for cell in changed
     ]
-    bulk_insert(pair.there.client, newer, on_conflict=ON_CONFLICT_CONVERGE)
+    in_batches = (newer[start : start + BATCH] for start in range(0, len(newer), BATCH))
+    bulk_insert(pair.there.client, *in_batches, on_conflict=ON_CONFLICT_CONVERGE)
     whole = ListTilesResponse(tiles=stored(pair.there.client).values()).ByteSize()
 
     run = run_tilecache(
