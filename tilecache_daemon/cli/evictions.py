@@ -30,6 +30,7 @@ from tilecache_daemon.cli.removal import (
 )
 from tilecache_daemon.cli.sizes import format_count, format_size
 from tilecache_daemon.cli.tile_files import RootError, TileFiles
+from tilecache_daemon.paging import read_pages
 
 PAGE_SIZE: Final = 1_000
 REMOVAL_BATCH: Final = 100
@@ -225,21 +226,16 @@ def _sample_stored(client: TileCacheClient) -> list[str]:
     return [tile.file_path for tile in first.tiles[:SAMPLE_SIZE]]
 
 
-def _read_page(
-    client: TileCacheClient, token: str, page_size: int = PAGE_SIZE
-) -> pb.ListEvictionsResponse:
-    request = pb.ListEvictionsRequest(page_size=page_size, page_token=token)
+def _read_page(client: TileCacheClient, token: str) -> pb.ListEvictionsResponse:
+    """A page of files that are removed together."""
+    request = pb.ListEvictionsRequest(page_size=REMOVAL_BATCH, page_token=token)
     return client.admin.ListEvictions(request, timeout=CALL_TIMEOUT_S)
 
 
 def _pages(client: TileCacheClient) -> Iterator[Sequence[pb.EvictedTile]]:
-    token = ""
-    while True:
-        answer = _read_page(client, token)
-        yield answer.tiles
-        token = answer.next_page_token
-        if not token:
-            return
+    request = pb.ListEvictionsRequest(page_size=PAGE_SIZE)
+    for page in read_pages(client.admin.ListEvictions, request, CALL_TIMEOUT_S):
+        yield page.tiles
 
 
 def _confirm(client: TileCacheClient, eviction_ids: Sequence[int]) -> list[bool]:
@@ -305,7 +301,7 @@ def remove_listed(
     usage = client.admin.GetStorageUsage(pb.GetStorageUsageRequest(), timeout=CALL_TIMEOUT_S)
     with progress_bar("Removing", usage.pending_removal.used_bytes, hidden=hidden) as advance:
         while True:
-            page = _read_page(client, token, REMOVAL_BATCH)
+            page = _read_page(client, token)
             paths = {tile.eviction_id: tile.file_path for tile in page.tiles}
             removal = files.remove(paths, partial(_read_ids, client, token))
             for problem in removal.problems.values():
@@ -343,4 +339,4 @@ class AbsentFiles:
 
 def _read_ids(client: TileCacheClient, token: str) -> set[int]:
     """The evictions of a page that are listed now, and perhaps some of the next page."""
-    return {tile.eviction_id for tile in _read_page(client, token, REMOVAL_BATCH).tiles}
+    return {tile.eviction_id for tile in _read_page(client, token).tiles}

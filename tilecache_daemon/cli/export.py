@@ -3,9 +3,8 @@
 import signal
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from datetime import datetime
 from pathlib import Path
 from typing import Final
 
@@ -14,7 +13,7 @@ from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from tilecache.client import TileCacheClient
-from tilecache.identity import MAX_ZOOM, SOURCE_NUMBERS
+from tilecache.identity import MAX_ZOOM
 from tilecache.paths import ADMIN_SOCKET_NAME
 from tilecache.v1.tile_metadata_store_pb2 import (
     GetServerInfoRequest,
@@ -35,10 +34,9 @@ from tilecache_daemon.cli.output import (
     socket_option,
 )
 from tilecache_daemon.cli.policy_copy import PolicyItem, read_policy
-from tilecache_daemon.cli.regions import optional_region_options, zooms_option
+from tilecache_daemon.cli.regions import optional_region_options
 from tilecache_daemon.cli.sizes import format_count, format_tiles
-from tilecache_daemon.cli.tiles import LABEL_NUMBERS, source_choice
-from tilecache_daemon.cli.times import Moment, to_timestamp
+from tilecache_daemon.cli.tile_filters import tile_filter_options
 from tilecache_daemon.errors import InvalidRequestError
 from tilecache_daemon.export.bundle_writers import (
     BundleWriter,
@@ -61,27 +59,7 @@ _MAX_EXAMPLES: Final = 3
 @click.command("export")
 @click.argument("target", type=click.Path(path_type=Path))
 @optional_region_options
-@zooms_option(required=False)
-@click.option(
-    "--source",
-    "sources",
-    type=source_choice,
-    multiple=True,
-    help="Only this source. May be repeated.",
-)
-@click.option("--flight", metavar="UUID", help="Only tiles of this flight.")
-@click.option("--captured-after", type=Moment(), help="Only tiles captured after this time (UTC).")
-@click.option(
-    "--captured-before", type=Moment(), help="Only tiles captured before this time (UTC)."
-)
-@click.option(
-    "--label",
-    "labels",
-    type=click.Choice(sorted(LABEL_NUMBERS)),
-    multiple=True,
-    help="Only this label. May be repeated.  [default: all]",
-)
-@click.option("--pending-uploads", is_flag=True, help="Only tiles that wait for upload.")
+@tile_filter_options
 @click.option("--policy", "with_policy", is_flag=True, help="Also sectors, rules and pins.")
 @click.option(
     "--mbtiles",
@@ -102,13 +80,7 @@ _MAX_EXAMPLES: Final = 3
 def export_command(
     target: Path,
     region: Region | None,
-    zooms: tuple[int, ...],
-    sources: tuple[str, ...],
-    flight: str | None,
-    captured_after: datetime | None,
-    captured_before: datetime | None,
-    labels: tuple[str, ...],
-    pending_uploads: bool,
+    request: ListTilesRequest,
     with_policy: bool,
     as_mbtiles: bool,
     root: Path | None,
@@ -141,16 +113,8 @@ def export_command(
         raise click.UsageError(f"{target}: give --mbtiles, or another name for a bundle.")
     if as_mbtiles and with_policy:
         raise click.UsageError("--policy: an .mbtiles file has no place for it.")
-    request = ListTilesRequest(
-        zooms=zooms,
-        sources=[SOURCE_NUMBERS[source] for source in sources],
-        flight_id=flight,
-        captured_after=to_timestamp(captured_after),
-        captured_before=to_timestamp(captured_before),
-        labels=[LABEL_NUMBERS[label] for label in labels],
-        pending_upload=pending_uploads,
-    )
-    wanted = _region_filter(region, zooms)
+    everything = region is None and not request.ByteSize()
+    wanted = _region_filter(region, request.zooms)
     with connect(socket_path) as client:
         tiles = filter(wanted, read_tiles(client, request))
         if dry_run:
@@ -164,17 +128,13 @@ def export_command(
         writer: MBTilesWriter | BundleWriter = _open_writer(target, as_mbtiles)
         with closing(writer), _exporter(root, writer, report) as exporter:
             _run(exporter, tiles, report)
-            _finish(client, writer, exporter.counts, policy, report, everything=_is_empty(request))
+            _finish(client, writer, exporter.counts, policy, report, everything=everything)
     report.print(exporter.counts)
     sys.exit(ExitCode.IN_PART if exporter.counts.refused else ExitCode.DONE)
 
 
-def _is_empty(request: ListTilesRequest) -> bool:
-    return not request.ByteSize()
-
-
 def _region_filter(
-    region: Region | None, zooms: tuple[int, ...]
+    region: Region | None, zooms: Sequence[int]
 ) -> Callable[[TileMetadata], bool] | None:
     if region is None:
         return None

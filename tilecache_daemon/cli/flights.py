@@ -23,6 +23,7 @@ from tilecache_daemon.cli.output import (
 from tilecache_daemon.cli.removal import confirm, removal_options, require_confirmation
 from tilecache_daemon.cli.sizes import format_tiles
 from tilecache_daemon.cli.times import Moment, format_moment, json_time, to_timestamp
+from tilecache_daemon.paging import read_pages
 
 CALL_TIMEOUT_S: Final = 60
 PAGE_SIZE: Final = 1_000
@@ -146,15 +147,9 @@ def delete_flight_command(
 
 def read_flights(client: TileCacheClient) -> Iterator[pb.Flight]:
     """All flights, by id."""
-    token = ""
-    while True:
-        answer = client.store.ListFlights(
-            pb.ListFlightsRequest(page_size=PAGE_SIZE, page_token=token), timeout=CALL_TIMEOUT_S
-        )
-        yield from answer.flights
-        token = answer.next_page_token
-        if not token:
-            return
+    request = pb.ListFlightsRequest(page_size=PAGE_SIZE)
+    for page in read_pages(client.store.ListFlights, request, CALL_TIMEOUT_S):
+        yield from page.flights
 
 
 def _start(flight: pb.Flight) -> tuple[int, int]:

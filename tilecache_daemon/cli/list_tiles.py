@@ -1,14 +1,13 @@
 """`tilecache list`."""
 
 from collections.abc import Iterator
-from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
 import click
 
 from tilecache.client import TileCacheClient
-from tilecache.identity import SOURCE_NUMBERS, SOURCE_TEXTS
+from tilecache.identity import SOURCE_TEXTS
 from tilecache.v1.tile_metadata_store_pb2 import ListTilesRequest, TileMetadata
 from tilecache_daemon.cli.cell_lists import format_options, write_cells
 from tilecache_daemon.cli.output import (
@@ -17,9 +16,10 @@ from tilecache_daemon.cli.output import (
     print_json_line,
     socket_option,
 )
-from tilecache_daemon.cli.regions import zooms_option
-from tilecache_daemon.cli.tiles import LABEL_NUMBERS, LABEL_TEXTS, source_choice
-from tilecache_daemon.cli.times import Moment, json_time, to_timestamp
+from tilecache_daemon.cli.tile_filters import tile_filter_options
+from tilecache_daemon.cli.tiles import LABEL_TEXTS
+from tilecache_daemon.cli.times import json_time
+from tilecache_daemon.paging import read_pages
 
 CALL_TIMEOUT_S: Final = 60
 _TIMES: Final = ("captured_at", "created_at", "accessed_at", "uploaded_at")
@@ -33,37 +33,11 @@ FIELDS: Final = (
 
 
 @click.command("list")
-@zooms_option(required=False)
-@click.option(
-    "--source",
-    "sources",
-    type=source_choice,
-    multiple=True,
-    help="Only this source. May be repeated.",
-)
-@click.option("--flight", metavar="UUID", help="Only tiles of this flight.")
-@click.option("--captured-after", type=Moment(), help="Only tiles captured after this time (UTC).")
-@click.option(
-    "--captured-before", type=Moment(), help="Only tiles captured before this time (UTC)."
-)
-@click.option(
-    "--label",
-    "labels",
-    type=click.Choice(sorted(LABEL_NUMBERS)),
-    multiple=True,
-    help="Only this label. May be repeated.  [default: all]",
-)
-@click.option("--pending-uploads", is_flag=True, help="Only tiles that wait for upload.")
+@tile_filter_options
 @format_options
 @socket_option
 def list_command(
-    zooms: tuple[int, ...],
-    sources: tuple[str, ...],
-    flight: str | None,
-    captured_after: datetime | None,
-    captured_before: datetime | None,
-    labels: tuple[str, ...],
-    pending_uploads: bool,
+    request: ListTilesRequest,
     output: str,
     socket_path: Path,
 ) -> None:
@@ -79,15 +53,6 @@ def list_command(
 
     With --json: JSON Lines, one tile a line, then the summary.
     """
-    request = ListTilesRequest(
-        zooms=zooms,
-        sources=[SOURCE_NUMBERS[source] for source in sources],
-        flight_id=flight,
-        captured_after=to_timestamp(captured_after),
-        captured_before=to_timestamp(captured_before),
-        labels=[LABEL_NUMBERS[label] for label in labels],
-        pending_upload=pending_uploads,
-    )
     summary = {"kind": "summary", "tile_count": 0, "used_bytes": 0}
     with connect(socket_path) as client:
         rows = map(tile_to_dict, _counting(summary, read_tiles(client, request)))
@@ -98,12 +63,8 @@ def list_command(
 
 def read_tiles(client: TileCacheClient, request: ListTilesRequest) -> Iterator[TileMetadata]:
     """All tiles that a request names, page by page."""
-    while True:
-        answer = client.store.ListTiles(request, timeout=CALL_TIMEOUT_S)
-        yield from answer.tiles
-        request.page_token = answer.next_page_token
-        if not request.page_token:
-            return
+    for page in read_pages(client.store.ListTiles, request, CALL_TIMEOUT_S):
+        yield from page.tiles
 
 
 def tile_to_dict(tile: TileMetadata) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from tilecache_daemon.cli.regions import describe_region, region_options, zooms_
 from tilecache_daemon.cli.removal import confirm, removal_options, require_confirmation
 from tilecache_daemon.cli.sizes import format_count, format_size, format_tiles
 from tilecache_daemon.cli.times import Moment, format_moment, json_time, to_timestamp
+from tilecache_daemon.paging import read_pages
 
 CALL_TIMEOUT_S: Final = 300
 PAGE_SIZE: Final = 1_000
@@ -143,15 +144,9 @@ def delete_pin_command(
 
 def read_pins(client: TileCacheClient) -> Iterator[pb.Pin]:
     """All pins, by name."""
-    token = ""
-    while True:
-        answer = client.admin.ListPins(
-            pb.ListPinsRequest(page_size=PAGE_SIZE, page_token=token), timeout=CALL_TIMEOUT_S
-        )
-        yield from answer.pins
-        token = answer.next_page_token
-        if not token:
-            return
+    request = pb.ListPinsRequest(page_size=PAGE_SIZE)
+    for page in read_pages(client.admin.ListPins, request, CALL_TIMEOUT_S):
+        yield from page.pins
 
 
 def _row(pin: pb.Pin) -> tuple[str, ...]:

@@ -41,6 +41,7 @@ from tilecache_daemon.cli.sizes import format_count
 from tilecache_daemon.cli.tiles import LABEL_TEXTS, source_choice, tile_reference
 from tilecache_daemon.flightplans.shapes import AreaShape
 from tilecache_daemon.freshness_policy import FreshnessAction, SectorClassification
+from tilecache_daemon.paging import read_pages
 
 CALL_TIMEOUT_S: Final = 30
 RELABEL_TIMEOUT_S: Final = 3_600
@@ -318,15 +319,9 @@ def _relabellings(tried: pb.SetSectorResponse | pb.SetFreshnessRuleResponse) -> 
 
 def read_sectors(client: TileCacheClient) -> Iterator[pb.Sector]:
     """All sectors, by name."""
-    token = ""
-    while True:
-        answer = client.admin.ListSectors(
-            pb.ListSectorsRequest(page_size=PAGE_SIZE, page_token=token), timeout=CALL_TIMEOUT_S
-        )
-        yield from answer.sectors
-        token = answer.next_page_token
-        if not token:
-            return
+    request = pb.ListSectorsRequest(page_size=PAGE_SIZE)
+    for page in read_pages(client.admin.ListSectors, request, CALL_TIMEOUT_S):
+        yield from page.sectors
 
 
 def _row(sector: pb.Sector) -> tuple[str, str, str]:

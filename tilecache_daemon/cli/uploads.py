@@ -19,6 +19,7 @@ from tilecache_daemon.cli.output import (
     socket_option,
 )
 from tilecache_daemon.cli.sizes import format_count, format_size
+from tilecache_daemon.paging import read_pages
 
 PAGE_SIZE: Final = 1_000
 CALL_TIMEOUT_S: Final = 30
@@ -108,16 +109,9 @@ def mark_command(
 
 
 def _pending(client: TileCacheClient, flight: str | None) -> Iterator[pb.TileMetadata]:
-    token = ""
-    while True:
-        request = pb.ListPendingUploadsRequest(
-            page_size=PAGE_SIZE, page_token=token, flight_id=flight
-        )
-        answer = client.store.ListPendingUploads(request, timeout=CALL_TIMEOUT_S)
-        yield from answer.tiles
-        token = answer.next_page_token
-        if not token:
-            return
+    request = pb.ListPendingUploadsRequest(page_size=PAGE_SIZE, flight_id=flight)
+    for page in read_pages(client.store.ListPendingUploads, request, CALL_TIMEOUT_S):
+        yield from page.tiles
 
 
 def _parse(lines: Iterable[str]) -> Iterator[pb.UploadedTile]:

@@ -14,6 +14,7 @@ from typing import Final, NamedTuple
 from tilecache.client import TileCacheClient
 from tilecache.v1.tile_cache_admin_pb2 import ListEvictionsRequest
 from tilecache.v1.tile_metadata_store_pb2 import ListTilesRequest, TileMetadata
+from tilecache_daemon.paging import read_pages
 
 CALL_TIMEOUT_S: Final = 60
 MAX_PATHS: Final = 1_000
@@ -157,24 +158,16 @@ class FileChecker:
         """The tiles that name these files."""
         for batch in _storable(paths):
             request = ListTilesRequest(file_paths=batch)
-            while True:
-                answer = self._client.store.ListTiles(request, timeout=CALL_TIMEOUT_S)
-                yield from answer.tiles
-                request.page_token = answer.next_page_token
-                if not request.page_token:
-                    break
+            for page in read_pages(self._client.store.ListTiles, request, CALL_TIMEOUT_S):
+                yield from page.tiles
 
     def _find_listed(self, paths: Sequence[str]) -> set[str]:
         """Which of these files are listed for removal."""
         listed: set[str] = set()
         for batch in _storable(paths):
             request = ListEvictionsRequest(file_paths=batch)
-            while True:
-                answer = self._client.admin.ListEvictions(request, timeout=CALL_TIMEOUT_S)
-                listed.update(eviction.file_path for eviction in answer.tiles)
-                request.page_token = answer.next_page_token
-                if not request.page_token:
-                    break
+            for page in read_pages(self._client.admin.ListEvictions, request, CALL_TIMEOUT_S):
+                listed.update(eviction.file_path for eviction in page.tiles)
         return listed
 
 

@@ -138,6 +138,9 @@ def test_names_and_times_of_flights_are_copied(
 
     aircraft.run("export", tmp_path / "one", "--flight", FLIGHT)
     assert import_json(ground, tmp_path / "one")[1]["notes"] == ["Recorded 1 flight"]
+    # Of the tiles in a region, only their flights.
+    aircraft.run("export", tmp_path / "region", "--bbox", "-10,0,10,10")
+    assert import_json(ground, tmp_path / "region")[1]["notes"] == []
     aircraft.run("export", tmp_path / "all")
     assert import_json(ground, tmp_path / "all")[1]["notes"] == ["Recorded 1 flight"]
     flights = ground.client.store.ListFlights(ListFlightsRequest(), timeout=10).flights
