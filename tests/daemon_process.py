@@ -117,10 +117,12 @@ def daemon_environment(**settings: object) -> dict[str, str]:
     return inherited | given
 
 
-def run_tilecache(*arguments: object, **settings: object) -> "subprocess.CompletedProcess[str]":
-    """Runs a `tilecache` command to its end."""
+def run_tilecache(
+    *arguments: object, prefix: Sequence[str] = (), **settings: object
+) -> "subprocess.CompletedProcess[str]":
+    """Runs a `tilecache` command to its end, by the command `prefix` if there is one."""
     return subprocess.run(
-        [TILECACHE, *map(str, arguments)],
+        [*prefix, TILECACHE, *map(str, arguments)],
         env=daemon_environment(**settings),
         capture_output=True,
         text=True,

@@ -4,14 +4,11 @@ import sys
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
-
-import click
 
 from tilecache.client import TileCacheClient
-from tilecache.v1.tile_metadata_store_pb2 import GetServerInfoRequest
 from tilecache_daemon.cli.import_report import ImportReport
-from tilecache_daemon.cli.import_run import INTERRUPTED, run_import
+from tilecache_daemon.cli.import_run import run_import
+from tilecache_daemon.cli.interruptions import INTERRUPTED
 from tilecache_daemon.cli.output import ExitCode, connect, fail
 from tilecache_daemon.cli.policy_copy import (
     PolicyItem,
@@ -19,14 +16,13 @@ from tilecache_daemon.cli.policy_copy import (
     describe_policy,
     record_flights,
 )
+from tilecache_daemon.cli.roots import choose_root, describe_server
 from tilecache_daemon.cli.sizes import format_count
 from tilecache_daemon.ingest.bundle import Bundle
 from tilecache_daemon.ingest.errors import SourceError
 from tilecache_daemon.ingest.image_store import ImageStore
 from tilecache_daemon.ingest.importer import ImportOptions
 from tilecache_daemon.ingest.unpacking import NoRoomError, UnpackingError
-
-_ANSWER_TIMEOUT_S: Final = 10.0
 
 
 def import_bundle(
@@ -49,22 +45,13 @@ def import_bundle(
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
     with closing(bundle), connect(socket_path) as client:
-        info = client.store.GetServerInfo(GetServerInfoRequest(), timeout=_ANSWER_TIMEOUT_S)
-        with closing(_open_store(_root(root, info.tiles_directory), bundle)) as store:
+        info = describe_server(client)
+        with closing(_open_store(choose_root(root, info.tiles_directory), bundle)) as store:
             report = ImportReport(bundle.path, bundle.scheme, bundle.count(), as_json)
             _copy_what_belongs_to_it(bundle, admin_socket_path, report, with_policy=with_policy)
             batch_size = min(options.batch_size, info.limits.max_batch_tiles)
             options = replace(options, root=store.root, batch_size=batch_size)
             run_import(client, options, None, bundle, report, store)
-
-
-def _root(root: Path | None, tiles_directory: str) -> Path:
-    if root is None and not tiles_directory:
-        raise click.UsageError(
-            "Give --root DIR, where the images are to be stored: the daemon has no tiles directory "
-            "configured."
-        )
-    return root or Path(tiles_directory)
 
 
 def _open_store(root: Path, bundle: Bundle) -> ImageStore:

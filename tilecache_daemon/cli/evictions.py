@@ -10,7 +10,6 @@ import click
 
 from tilecache.client import TileCacheClient
 from tilecache.v1 import tile_cache_admin_pb2 as pb
-from tilecache.v1.tile_metadata_store_pb2 import GetServerInfoRequest
 from tilecache_daemon.cli.output import (
     ExitCode,
     admin_socket_option,
@@ -28,6 +27,7 @@ from tilecache_daemon.cli.removal import (
     removal_options,
     require_confirmation,
 )
+from tilecache_daemon.cli.roots import choose_root, describe_server, root_option
 from tilecache_daemon.cli.sizes import format_count, format_size
 from tilecache_daemon.cli.tile_files import RootError, TileFiles
 from tilecache_daemon.paging import read_pages
@@ -37,13 +37,6 @@ REMOVAL_BATCH: Final = 100
 """Files of a page of the list, which is read again for each of their directories."""
 SAMPLE_SIZE: Final = 100
 CALL_TIMEOUT_S: Final = 30
-
-root_option = click.option(
-    "--root",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="The tile directory that stored paths are relative to.  "
-    "[default: the daemon's tiles directory]",
-)
 
 
 class RemovedFiles(NamedTuple):
@@ -181,30 +174,22 @@ def remove_command(
 def open_tile_files(client: TileCacheClient, root: Path | None) -> Iterator[TileFiles]:
     """The files below a root (default: the daemon's tiles directory) that is locked and has
     stored tiles' files. Ends the command otherwise."""
+    tiles_directory = describe_server(client).tiles_directory
     try:
-        with closing(TileFiles(root or tiles_directory(client))) as files:
+        with closing(TileFiles(choose_root(root, tiles_directory))) as files:
             files.check_root(_sample_stored(client))
-            _compare_root(client, files.root)
+            _compare_root(files.root, tiles_directory)
             yield files
     except RootError as error:
         fail(ExitCode.USAGE, str(error))
 
 
-def tiles_directory(client: TileCacheClient) -> Path:
-    """The daemon's tiles directory. Ends the command if it is not configured."""
-    info = client.store.GetServerInfo(GetServerInfoRequest(), timeout=CALL_TIMEOUT_S)
-    if not info.tiles_directory:
-        raise click.UsageError("Give --root DIR: the daemon has no tiles directory configured.")
-    return Path(info.tiles_directory)
-
-
-def _compare_root(client: TileCacheClient, root: Path) -> None:
+def _compare_root(root: Path, tiles_directory: str) -> None:
     """Notes on stderr if a root is not the daemon's tiles directory. That may be meant: images may
     be imported with another root, or be mounted elsewhere."""
-    info = client.store.GetServerInfo(GetServerInfoRequest(), timeout=CALL_TIMEOUT_S)
-    if info.tiles_directory and Path(info.tiles_directory).resolve() != root:
+    if tiles_directory and Path(tiles_directory).resolve() != root:
         click.echo(
-            f"Note: {root} is not the daemon's tiles directory ({info.tiles_directory}).", err=True
+            f"Note: {root} is not the daemon's tiles directory ({tiles_directory}).", err=True
         )
 
 

@@ -1,6 +1,5 @@
 """`tilecache export`."""
 
-import signal
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,13 +15,13 @@ from tilecache.client import TileCacheClient
 from tilecache.identity import MAX_ZOOM
 from tilecache.paths import ADMIN_SOCKET_NAME
 from tilecache.v1.tile_metadata_store_pb2 import (
-    GetServerInfoRequest,
     ListTilesRequest,
     Region,
     TileMetadata,
 )
 from tilecache_daemon.cli.flights import read_flights
-from tilecache_daemon.cli.import_run import INTERRUPTED, RateColumn
+from tilecache_daemon.cli.import_run import RateColumn
+from tilecache_daemon.cli.interruptions import INTERRUPTED, stop_on_interrupt
 from tilecache_daemon.cli.list_tiles import read_tiles
 from tilecache_daemon.cli.output import (
     ExitCode,
@@ -35,6 +34,7 @@ from tilecache_daemon.cli.output import (
 )
 from tilecache_daemon.cli.policy_copy import PolicyItem, read_policy
 from tilecache_daemon.cli.regions import optional_region_options
+from tilecache_daemon.cli.roots import choose_root, describe_server, root_option
 from tilecache_daemon.cli.sizes import format_count, format_tiles
 from tilecache_daemon.cli.tile_filters import tile_filter_options
 from tilecache_daemon.errors import InvalidRequestError
@@ -67,12 +67,7 @@ _MAX_EXAMPLES: Final = 3
     is_flag=True,
     help="Write an .mbtiles file for map programs: the best image of each cell, no metadata.",
 )
-@click.option(
-    "--root",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="The tile directory that stored paths are relative to.  "
-    "[default: the daemon's tiles directory]",
-)
+@root_option
 @click.option("--dry-run", is_flag=True, help="Only show how many tiles would be exported.")
 @socket_option
 @second_socket_option
@@ -120,7 +115,7 @@ def export_command(
         if dry_run:
             _print_dry_run(tiles, as_json)
             return
-        root = root or _tiles_directory(client)
+        root = choose_root(root, describe_server(client).tiles_directory)
         policy = []
         if with_policy:
             policy = read_policy(admin_socket_path or socket_path.with_name(ADMIN_SOCKET_NAME))
@@ -157,13 +152,6 @@ def _print_dry_run(tiles: Iterable[TileMetadata], as_json: bool) -> None:
         click.echo(f"Would export {format_tiles(count, used_bytes)}. Nothing was written.")
 
 
-def _tiles_directory(client: TileCacheClient) -> Path:
-    info = client.store.GetServerInfo(GetServerInfoRequest(), timeout=CALL_TIMEOUT_S)
-    if not info.tiles_directory:
-        raise click.UsageError("Give --root DIR: the daemon has no tiles directory configured.")
-    return Path(info.tiles_directory)
-
-
 def _open_writer(target: Path, as_mbtiles: bool) -> MBTilesWriter | BundleWriter:
     try:
         if as_mbtiles:
@@ -196,16 +184,8 @@ def _exporter(root: Path, writer: TileWriter, report: "_Report") -> Iterator[Til
 
 
 def _run(exporter: TileExporter, tiles: Iterable[TileMetadata], report: "_Report") -> None:
-    def stop(*_: object) -> None:
-        exporter.stopping.set()
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-    previous_handler = signal.signal(signal.SIGINT, stop)
-    try:
-        with _failing(report, exporter.counts):
-            exporter.run(tiles)
-    finally:
-        signal.signal(signal.SIGINT, previous_handler)
+    with stop_on_interrupt(exporter.stopping), _failing(report, exporter.counts):
+        exporter.run(tiles)
     if exporter.stopping.is_set():
         report.print(exporter.counts, "interrupted")
         sys.exit(INTERRUPTED)

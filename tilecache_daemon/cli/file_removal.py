@@ -15,10 +15,10 @@ from tilecache_daemon.cli.evictions import (
     describe_listed,
     open_tile_files,
     remove_listed,
-    root_option,
 )
 from tilecache_daemon.cli.output import Command
 from tilecache_daemon.cli.removal import confirm
+from tilecache_daemon.cli.roots import root_option
 from tilecache_daemon.cli.tile_files import TileFiles
 
 

@@ -1,10 +1,8 @@
 """Runs an import for the commands: progress, Ctrl-C, the report, the exit code."""
 
-import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Final
 
 from rich.console import Console
 from rich.progress import (
@@ -22,14 +20,13 @@ from tilecache.client import TileCacheClient
 from tilecache.errors import CallError
 from tilecache_daemon.cli.capture_times import describe_captures
 from tilecache_daemon.cli.import_report import ImportReport
+from tilecache_daemon.cli.interruptions import INTERRUPTED, stop_on_interrupt
 from tilecache_daemon.cli.output import ExitCode, fail
 from tilecache_daemon.ingest.errors import SourceError
 from tilecache_daemon.ingest.found import Source, printable
 from tilecache_daemon.ingest.image_store import ImageStore
 from tilecache_daemon.ingest.importer import ImportOptions, TileImporter
 from tilecache_daemon.ingest.unpacking import NoRoomError, UnpackDirectory
-
-INTERRUPTED: Final = 128 + signal.SIGINT
 
 
 def run_import(
@@ -52,7 +49,7 @@ def run_import(
             advance,
             image_store,
         )
-        with _stop_on_interrupt(importer):
+        with stop_on_interrupt(importer.stopping):
             try:
                 importer.run(source)
             except (CallError, SourceError, NoRoomError) as error:
@@ -93,18 +90,3 @@ def _progress_bar(report: ImportReport) -> Iterator[Callable[[int], None]]:
     ) as progress:
         task = progress.add_task(f"Importing {printable(report.source.name)}", total=report.total)
         yield lambda count: progress.advance(task, count)
-
-
-@contextmanager
-def _stop_on_interrupt(importer: TileImporter) -> Iterator[None]:
-    """The first Ctrl-C stops after the batches in flight; the second ends the process."""
-
-    def stop(*_: object) -> None:
-        importer.stopping.set()
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-    previous_handler = signal.signal(signal.SIGINT, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, previous_handler)

@@ -23,11 +23,12 @@ from tilecache.identity import (
 from tilecache.paths import ADMIN_SOCKET_NAME
 from tilecache.v1.tile_cache_admin_pb2 import UpdateTilesRequest
 from tilecache.v1.tile_identity_pb2 import TileSource
-from tilecache.v1.tile_metadata_store_pb2 import GetServerInfoRequest, OnConflict
+from tilecache.v1.tile_metadata_store_pb2 import OnConflict
 from tilecache_daemon.cli.bundle_import import import_bundle
 from tilecache_daemon.cli.capture_times import CapturedFromParam
 from tilecache_daemon.cli.import_report import ImportReport
-from tilecache_daemon.cli.import_run import INTERRUPTED, run_import
+from tilecache_daemon.cli.import_run import run_import
+from tilecache_daemon.cli.interruptions import INTERRUPTED
 from tilecache_daemon.cli.output import (
     ExitCode,
     connect,
@@ -37,6 +38,7 @@ from tilecache_daemon.cli.output import (
     second_socket_option,
     socket_option,
 )
+from tilecache_daemon.cli.roots import describe_server
 from tilecache_daemon.cli.times import Moment
 from tilecache_daemon.ingest.bundle import is_bundle
 from tilecache_daemon.ingest.capture_times import CapturedFrom
@@ -232,8 +234,9 @@ def import_command(
         if update_metadata:
             _check_admin_socket(client)
         images = unpack_directory.path if unpack_directory else opened.path
+        info = describe_server(client)
         options = ImportOptions(
-            root=_resolve_root(root, images, _tiles_directory(client)),
+            root=_resolve_root(root, images, info.tiles_directory),
             source=_SOURCES[source],
             flight_id=flight,
             captured_at=captured_from if isinstance(captured_from, datetime) else captured_at,
@@ -243,7 +246,7 @@ def import_command(
             captures_given=captured_at is not None or _is_given(context, "captured_from"),
             update_metadata=update_metadata,
             on_conflict=_ON_CONFLICT[on_conflict],
-            batch_size=min(batch_size, _max_batch_tiles(client)),
+            batch_size=min(batch_size, info.limits.max_batch_tiles),
         )
         report = ImportReport(opened.path, opened.scheme, total, as_json)
         run_import(client, options, unpack_directory, opened, report)
@@ -294,11 +297,6 @@ def _unpack_directory(source: Source, into: Path | None) -> Iterator[UnpackDirec
         yield directory
 
 
-def _max_batch_tiles(client: TileCacheClient) -> int:
-    info = client.store.GetServerInfo(GetServerInfoRequest(), timeout=_ANSWER_TIMEOUT_S)
-    return info.limits.max_batch_tiles
-
-
 def _check_bundle_options(context: click.Context) -> None:
     """A bundle says itself what these options say of other sources."""
     for name in _NOT_FOR_BUNDLES:
@@ -319,15 +317,10 @@ def _check_flight(source: str, flight: str | None) -> None:
         )
 
 
-def _tiles_directory(client: TileCacheClient) -> Path | None:
-    """The daemon's tiles directory, if it is configured."""
-    info = client.store.GetServerInfo(GetServerInfoRequest(), timeout=_ANSWER_TIMEOUT_S)
-    return Path(info.tiles_directory).resolve() if info.tiles_directory else None
-
-
-def _resolve_root(root: Path | None, images: Path, tiles_directory: Path | None) -> Path:
+def _resolve_root(root: Path | None, images: Path, configured: str) -> Path:
     """The directory that stored paths are relative to. Other programs read them relative to the
     daemon's tiles directory, so images elsewhere need a root that somebody has named."""
+    tiles_directory = Path(configured).resolve() if configured else None
     if root is None and tiles_directory and not images.is_relative_to(tiles_directory):
         question = f"{images} is not inside the daemon's tiles directory ({tiles_directory})"
         if not sys.stdin.isatty():

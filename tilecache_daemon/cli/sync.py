@@ -1,6 +1,5 @@
 """`tilecache sync`."""
 
-import signal
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -13,6 +12,7 @@ import grpc
 from tilecache.client import TileCacheClient
 from tilecache.identity import MAX_ZOOM
 from tilecache.v1.tile_metadata_store_pb2 import Region
+from tilecache_daemon.cli.interruptions import INTERRUPTED
 from tilecache_daemon.cli.output import (
     ExitCode,
     fail,
@@ -20,13 +20,13 @@ from tilecache_daemon.cli.output import (
     socket_option,
 )
 from tilecache_daemon.cli.regions import optional_region_options, zooms_option
+from tilecache_daemon.cli.roots import choose_root
 from tilecache_daemon.cli.sync_report import SyncReport
 from tilecache_daemon.ingest.image_store import ImageStore, StoreError
 from tilecache_daemon.sync.fetching import Fetch, Files
 from tilecache_daemon.sync.peer import Peer, PeerError
 from tilecache_daemon.sync.pushing import Push
 
-INTERRUPTED: Final = 128 + signal.SIGINT
 RESTART_TIMEOUT_S: Final = 60.0
 _file = click.Path(exists=True, dir_okay=False, path_type=Path)
 _directory = click.Path(exists=True, file_okay=False, path_type=Path)
@@ -175,9 +175,7 @@ def _exit_codes() -> Iterator[None]:
 
 @contextmanager
 def _files(here: Peer, source: Path, root: Path | None) -> Iterator[Files]:
-    directory = root or Path(here.describe_server().tiles_directory)
-    if directory == Path():
-        raise click.UsageError("The daemon has no tiles directory: give --root DIR.")
+    directory = choose_root(root, here.describe_server().tiles_directory)
     try:
         files = Files(source, ImageStore(directory))
     except OSError as error:

@@ -1,15 +1,14 @@
 """The files of a tile directory, for commands that remove them."""
 
-import fcntl
 import os
 import stat
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
-_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+from tilecache_daemon.ingest.directory_lock import DIRECTORY, LockedError, open_locked
 
 
 class RootError(Exception):
@@ -36,13 +35,10 @@ class TileFiles:
         """Raises RootError if another process has locked the root."""
         self.root = root.resolve()
         try:
-            self._root = os.open(self.root, _DIRECTORY)
+            self._root = open_locked(self.root)
         except OSError as error:
             raise RootError(f"{root}: {error.strerror}") from error
-        try:
-            fcntl.flock(self._root, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(self._root)
+        except LockedError:
             raise RootError(
                 f"{root}: another process removes or unpacks files there; try again later"
             ) from None
@@ -130,7 +126,7 @@ class TileFiles:
         try:
             for number, part in enumerate(parents):
                 try:
-                    below = os.open(part, _DIRECTORY, dir_fd=directory)
+                    below = os.open(part, DIRECTORY, dir_fd=directory)
                 except FileNotFoundError:
                     if _is_empty(directory):
                         empty = self.root.joinpath(*parents[:number])

@@ -25,8 +25,7 @@ from tilecache.client import TileCacheClient
 from tilecache.errors import CallError
 from tilecache.paths import state_directory
 from tilecache.v1.tile_cache_admin_pb2 import GetStorageUsageRequest
-from tilecache_daemon.cli.evictions import root_option, tiles_directory
-from tilecache_daemon.cli.import_run import INTERRUPTED
+from tilecache_daemon.cli.interruptions import INTERRUPTED
 from tilecache_daemon.cli.output import (
     ExitCode,
     admin_socket_option,
@@ -35,6 +34,7 @@ from tilecache_daemon.cli.output import (
     json_option,
 )
 from tilecache_daemon.cli.removal import confirm, removal_options, require_confirmation
+from tilecache_daemon.cli.roots import choose_root, describe_server, root_option
 from tilecache_daemon.cli.tile_files import RootError, TileFiles
 from tilecache_daemon.cli.times import parse_duration
 from tilecache_daemon.cli.verify_actions import Actions, Intent, act
@@ -143,7 +143,7 @@ def verify_command(
     report = Report(intent, as_json=as_json)
     with connect(socket_path) as client:
         options = _Options(
-            root=_resolve(root or tiles_directory(client)),
+            root=_resolve(choose_root(root, describe_server(client).tiles_directory)),
             socket_path=socket_path.absolute(),
             acts=acts,
             dry_run=dry_run,

@@ -1,7 +1,6 @@
 """Stores images under their paths in a tiles directory: verified, durable, never overwriting."""
 
 import errno
-import fcntl
 import os
 import stat
 from collections.abc import Iterator, Sequence
@@ -12,9 +11,9 @@ from pathlib import Path, PurePosixPath
 from threading import Lock
 from typing import Final, NamedTuple
 
+from tilecache_daemon.ingest.directory_lock import DIRECTORY, LockedError, open_locked
 from tilecache_daemon.ingest.unpacking import NoRoomError, UnpackingError
 
-_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _NEW_FILE: Final = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
 _NO_ROOM: Final = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
@@ -72,16 +71,13 @@ class ImageStore:
         self._lock = Lock()
         self._path_locks = [Lock() for _ in range(_LOCKS)]
         try:
-            self._root = os.open(self.root, _DIRECTORY)
+            self._root = open_locked(self.root)
         except OSError as error:
             raise StoreError(f"{root}: {error.strerror}") from error
-        try:
-            fcntl.flock(self._root, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            os.close(self._root)
+        except LockedError:
             raise StoreError(
                 f"{root}: another process adds or removes files there; try again later"
-            ) from error
+            ) from None
 
     def close(self) -> None:
         """Unlocks the directory."""
@@ -215,7 +211,7 @@ def opened_below(root: int, parents: Sequence[str], *, create: bool = False) -> 
             if create:
                 with suppress(FileExistsError):
                     os.mkdir(part, dir_fd=directory)
-            below = os.open(part, _DIRECTORY, dir_fd=directory)
+            below = os.open(part, DIRECTORY, dir_fd=directory)
             os.close(directory)
             directory = below
         yield directory

@@ -1,12 +1,13 @@
 """Unpacks the images of an archive into a directory."""
 
 import errno
-import fcntl
 import os
 from contextlib import suppress
 from pathlib import Path
 from threading import Lock
 from typing import Final
+
+from tilecache_daemon.ingest.directory_lock import LockedError, open_locked
 
 _NO_ROOM: Final = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
 """Errors of the file system, which the next image would get too."""
@@ -29,14 +30,11 @@ class UnpackDirectory:
         self._full: NoRoomError | None = None
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self._handle = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
+            self._handle = open_locked(self.path)
         except OSError as error:
             raise UnpackingError(f"{path}: {error.strerror}") from error
-        try:
-            fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            os.close(self._handle)
-            raise UnpackingError(f"{path}: another import is unpacking there") from error
+        except LockedError:
+            raise UnpackingError(f"{path}: another import is unpacking there") from None
 
     def close(self) -> None:
         """Releases the directory for other imports."""

@@ -1,7 +1,7 @@
 """Commands run against the module's daemon, and tiles for them."""
 
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
@@ -19,9 +19,10 @@ Run = Callable[..., "subprocess.CompletedProcess[str]"]
 def run(shared_daemon: DaemonProcess) -> Run:
     """Runs a command without a terminal."""
 
-    def run(*arguments: object) -> "subprocess.CompletedProcess[str]":
+    def run(*arguments: object, prefix: Sequence[str] = ()) -> "subprocess.CompletedProcess[str]":
         return run_tilecache(
             *arguments,
+            prefix=prefix,
             socket_path=shared_daemon.socket_path,
             admin_socket_path=shared_daemon.admin_socket_path,
         )

@@ -364,14 +364,22 @@ def test_rows_and_directories_that_cannot_be_checked_are_named_and_left(
     assert all(is_stored(admin, block.key(30 + number)) for number in range(len(names)))
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
 def test_without_permission_nothing_is_repaired(
     admin: TileCacheClient, stored: list[TileMetadata], root: Path, run: Run
 ) -> None:
+    # Root is refused like others without these capabilities.
+    as_others: tuple[str, ...] = ()
+    if os.geteuid() == 0:
+        as_others = ("setpriv", "--bounding-set=-dac_override,-dac_read_search")
+        if not shutil.which("setpriv"):
+            pytest.skip("root may read everything, and there is no setpriv")
     closed = (root / stored[0].file_path).parent
     closed.chmod(0)
     try:
-        ran = run("verify", "--repair", "--root", root, "--json", "--yes", "--trust-root")
+        ran = run(
+            *("verify", "--repair", "--root", root, "--json", "--yes", "--trust-root"),
+            prefix=as_others,
+        )
     finally:
         closed.chmod(0o700)
     assert {problem for problem, _ in findings(ran)} == {"unreadable"}
